@@ -1,0 +1,42 @@
+"""``python -m ovd_lightning``. Heavy imports wait until there is something to do."""
+
+import sys
+
+HELP = """\
+usage: python -m ovd_lightning {fit,validate,test,predict} --config CONFIG [--config OVERLAY ...] [--KEY VALUE ...]
+
+On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
+trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
+
+  fit        train: --config configs/quickstart.yaml runs on a laptop
+  validate   answer the validation problems of every benchmark   (--ckpt_path runs/.../last.ckpt)
+  test       answer the test problems of every benchmark
+  predict    write the answers to the test problems
+
+groups of settings (python -m ovd_lightning fit --help lists every one):
+  method     what is credited and minimised, with its teacher   --method.init_args.threshold 5
+  task       data, prompt, checker, reward                      --task.init_args.seed 1
+  engine     what generates for the student                     --engine.class_path ovd_lightning.engines.hf.HFEngine
+  model      student, optimiser, schedule                       --model.learning_rate 1e-6
+  data       problems a round, rounds, updates a round          --data.rounds 60
+  rollout    temperature, token limit                           --rollout.temperature 0.6
+  benchmark  evaluation during and after training               --benchmark.samples 4
+  checkpoint, summary, run, trainer                             --run.name mine --trainer.devices 8
+
+the rest:
+  python -m ovd_lightning.report RUN      the HTML page of a run
+  python -m ovd_lightning.sweep FILE      a sweep without W&B's service
+"""
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(HELP, end="")
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    from ovd_lightning.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""RolloutCallback: the engine's lifetime, weight sync, teacher scoring and replacement, one pull a round."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from ovd_lightning.collate import collate
+from ovd_lightning.data import OVDDataModule
+from ovd_lightning.engines.base import Engine, Sampling
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.module import OVDModule
+from ovd_lightning.preflight import check_run
+from ovd_lightning.rollout import Round, RoundMetrics
+from ovd_lightning.transcripts import TranscriptWriter
+from ovd_lightning.types import Batch, Group
+
+PHASES = ("sync", "generate", "score", "replace", "logprobs", "train")
+
+
+class RolloutCallback(L.Callback):
+    """Fills the data module's ``collect`` slot: sync -> sample -> annotate -> micro-batches.
+
+    A round is collected when the loader is asked for its first micro-batch, which Lightning does between the
+    previous round's last ``on_train_batch_end`` and this round's first ``on_train_batch_start``: never ahead.
+
+    Args:
+        engine: generates for the student.
+        max_tokens: limit of a completion (A.6.2: 3072 for mathematics).
+        temperature: of the student's samples (A.6.2: 0.6); log-probabilities everywhere are at this temperature.
+        top_p: below 1, the engine's log-probabilities are those of a cut distribution: see mismatch/logprob_abs_mean.
+        chat: render prompts through the student's chat template.
+        transcripts: write every trajectory of every round to <run>/transcripts.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        max_tokens: int = 3072,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        chat: bool = False,
+        transcripts: bool = True,
+    ) -> None:
+        if max_tokens < 1:
+            raise ConfigError("rollout.max_tokens", f"is {max_tokens}.", "Use 1 or more.")
+        if temperature <= 0:
+            raise ConfigError("rollout.temperature", f"is {temperature}.", "Groups need samples: use a positive value.")
+        if not 0 < top_p <= 1:
+            raise ConfigError("rollout.top_p", f"is {top_p}.", "Use a value in (0, 1].")
+        self.engine = engine
+        self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        self.chat = chat
+        self.transcripts = transcripts
+        self.history: list[dict[str, float]] = []
+        """The logged metrics of every round of this process."""
+        self._pending: RoundMetrics | None = None
+        self._train_start = 0.0
+        self._synced: tuple[int, int] | None = None
+
+    # -------------------------------------------------------------- lifetime
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        module, data = self._parts(trainer, pl_module)
+        check_run(
+            student=module.student_path,
+            method=module.method,
+            data=data,
+            engine=self.engine,
+            max_tokens=self.sampling.max_tokens,
+            chat=self.chat,
+            stage=stage,
+            world_size=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+        self.engine.start()
+        if stage == "fit":
+            if module.method.teacher is not None:
+                module.method.teacher.start()
+            data.collect = lambda index: self.collect(index, trainer, module, data)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Engines stay until the process ends: freeing one in-process engine breaks the others and the trainer."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._synced = None  # a checkpoint may have been restored since the last sync
+
+    on_test_start = on_predict_start = on_fit_start
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._synced = None
+
+    @staticmethod
+    def _parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[OVDModule, OVDDataModule]:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, OVDModule) or not isinstance(data, OVDDataModule):
+            raise ConfigError("trainer", "RolloutCallback works with OVDModule and OVDDataModule.", "Use them.")
+        return pl_module, data
+
+    def sync(self, trainer: L.Trainer, module: OVDModule) -> None:
+        """Give the engine the student's weights if it does not have them. Collective: every rank enters."""
+        key = (id(module), trainer.global_step)
+        if self._synced != key:
+            self.engine.sync(module.student.hf_named_parameters(), version=trainer.global_step)
+            self._synced = key
+
+    # ------------------------------------------------------------- one round
+
+    def collect(self, index: int, trainer: L.Trainer, module: OVDModule, data: OVDDataModule) -> list[Batch]:
+        """Round ``index`` as its micro-batches, generated by the weights of ``trainer.global_step``."""
+        problems, first_group = data.problems_of_round(index, trainer.global_rank, trainer.world_size)
+        tokenizer = self.engine.tokenizer
+        assert tokenizer is not None
+        round = Round(
+            index=index,
+            run_seed=data.seed,
+            task=data.task,
+            engine=self.engine,
+            tokenizer=tokenizer,
+            sampling=self.sampling,
+            policy_version=trainer.global_step,
+            chat=self.chat,
+            first_group=first_group,
+        )
+        with self.engine.awake():
+            with round.phase("sync"):
+                self.sync(trainer, module)
+            if self.engine.version != trainer.global_step:
+                raise RuntimeError(f"the engine holds step {self.engine.version}, the trainer {trainer.global_step}")
+            groups = module.method.sample(problems, round)
+        module.method.annotate(groups, round)
+        self._describe(groups, round)
+        if self.transcripts:
+            TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)
+        with round.phase("logprobs"):
+            batches = self._batches(groups, round, trainer, module, data)
+        self._pending = round.metrics
+        module.train_metrics = RoundMetrics()
+        self._train_start = time.perf_counter()
+        return batches
+
+    def _batches(
+        self, groups: list[Group], round: Round, trainer: L.Trainer, module: OVDModule, data: OVDDataModule
+    ) -> list[Batch]:
+        def all_reduce_sum(value: float) -> float:
+            return float(trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum"))
+
+        pad = round.tokenizer.pad_token_id
+        steps = collate(
+            groups,
+            mini_batches=data.mini_batches,
+            accumulate=trainer.accumulate_grad_batches,
+            aggregation=module.method.aggregation,
+            max_tokens=self.sampling.max_tokens,
+            pad_id=pad if pad is not None else 0,  # masked everywhere; carries no meaning
+            temperature=self.sampling.temperature,
+            round=round.index,
+            policy_version=round.policy_version,
+            world_size=trainer.world_size,
+            all_reduce_sum=all_reduce_sum,
+        )
+        # With one update a round, rho = 1 and no pass for old log-probabilities is needed.
+        old = data.updates_per_round > 1
+        if old or module.method.needs_reference:
+            steps = [[module.annotate_logprobs(batch, old) for batch in step] for step in steps]
+        batches = [
+            replace(batch, update=epoch * data.mini_batches + i)
+            for epoch in range(data.epochs_per_round)
+            for i, step in enumerate(steps)
+            for batch in step
+        ]
+        batches[-1].last_in_round = True
+        return batches
+
+    @staticmethod
+    def _describe(groups: list[Group], round: Round) -> None:
+        """Metrics of the mixture that every method shares."""
+        mixture = [y for g in groups for y in g.mixture]
+        idle = [float(all(abs(a) < 1e-8 for y in g.mixture for a in y.advantages)) for g in groups]
+        round.log_mean("reward/mixture", [y.reward for y in mixture])
+        round.log_mean("ovd/zero_advantage_groups", idle)
+        round.log_mean("ovd/teacher_token_fraction", [
+            1 - y.student_tokens / len(y.completion_ids) for y in mixture if y.completion_ids
+        ])  # fmt: skip
+        right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups]
+        round.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
+        round.log_mean("reward/groups_all_wrong", [float(share == 0) for share in right])
+
+    # --------------------------------------------------------------- logging
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not batch.last_in_round or self._pending is None:
+            return
+        module, data = self._parts(trainer, pl_module)
+        metrics, trained = self._pending, module.train_metrics
+        metrics.seconds["train"] += time.perf_counter() - self._train_start
+        metrics.means.update(trained.means)
+        metrics.sums.update(trained.sums)
+        metrics.maxima.update(trained.maxima)
+        self._pending = None
+        values = self._reduce(metrics, trainer, module)
+        values["loss"] = values["loss"] / (data.mini_batches * trainer.accumulate_grad_batches * trainer.world_size)
+        values["round"] = float(batch.round)
+        values["samples"] = float((batch.round + 1) * data.problems_per_round * module.method.group_size)
+        for kind, phase in (("generated", "generate"), ("trained", "train")):
+            tokens = values.pop(f"throughput/{kind}_tokens")
+            values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{phase}"], 1e-9)
+        self.history.append(values)
+        for logger in trainer.loggers:
+            self._log_histograms(logger, metrics, trainer)
+        shown = {"reward/student", "ovd/acceptance_rate", "throughput/generated_tokens_per_s"}
+        bar = {k: v for k, v in values.items() if k in shown}
+        module.log_dict({k: v for k, v in values.items() if k not in bar}, rank_zero_only=False, batch_size=1)
+        module.log_dict(bar, prog_bar=True, batch_size=1)
+
+    @staticmethod
+    def _reduce(metrics: RoundMetrics, trainer: L.Trainer, module: OVDModule) -> dict[str, float]:
+        """The round's numbers over all ranks: sums, means and histograms add up, maxima and seconds take the slowest."""
+        names = sorted(metrics.means)
+        flat = [part for name in names for part in metrics.means[name]]
+        flat += [metrics.sums[name] for name in sorted(metrics.sums)]
+        for name in sorted(metrics.histograms):
+            flat += metrics.histograms[name][1]
+        top = [metrics.maxima[name] for name in sorted(metrics.maxima)] + [metrics.seconds[p] for p in PHASES]
+        device = module.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        total = trainer.strategy.reduce(torch.tensor(flat, dtype=dtype, device=device), reduce_op="sum").tolist()
+        highest = trainer.strategy.reduce(torch.tensor(top, dtype=dtype, device=device), reduce_op="max").tolist()
+        values: dict[str, float] = {}
+        rest = iter(total)
+        for name in names:
+            amount, count = next(rest), next(rest)
+            if count:
+                values[name] = amount / count
+        for name in sorted(metrics.sums):
+            values[name] = next(rest)
+        for name in sorted(metrics.histograms):
+            bins, counts = metrics.histograms[name]
+            metrics.histograms[name] = (bins, [int(next(rest)) for _ in counts])
+        for name, value in zip([*sorted(metrics.maxima), *(f"time/{p}" for p in PHASES)], highest, strict=True):
+            if value != float("-inf"):
+                values[name] = value
+        return values
+
+    @staticmethod
+    def _log_histograms(logger: Any, metrics: RoundMetrics, trainer: L.Trainer) -> None:
+        """W&B gets histograms; every logger gets the counts as numbers, so that the run's page can draw them."""
+        from lightning.pytorch.loggers import WandbLogger
+
+        for name, (bins, counts) in metrics.histograms.items():
+            if isinstance(logger, WandbLogger):
+                import numpy as np
+                import wandb
+
+                edges = np.array([b - 0.5 for b in bins] + [bins[-1] + 0.5])
+                histogram = wandb.Histogram(np_histogram=(np.array(counts), edges))
+                logger.experiment.log({name: histogram, "trainer/global_step": trainer.global_step - 1})
+            else:
+                total = max(sum(counts), 1)
+                logger.log_metrics(
+                    {f"{name}/{b:g}": c / total for b, c in zip(bins, counts, strict=True)}, step=trainer.global_step - 1
+                )

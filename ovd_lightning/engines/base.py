@@ -1,0 +1,157 @@
+"""The contract of an engine: what runs a language model for sampling and scoring.
+
+Token in, token out: prompts given as token ids are used as they are, and completions come back as the
+very ids that were sampled. Text and chat prompts (for teachers, which have their own vocabulary) are
+rendered with the engine's own tokenizer and chat template.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ovd_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+"""``{"role": ..., "content": ...}``"""
+Prompt = str | list[int] | list[Message]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Sampling:
+    """How a completion is drawn."""
+
+    max_tokens: int = 512
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Below 1 the engine's log-probabilities are no longer those of softmax(logits / temperature)."""
+    stop: tuple[str, ...] = ()
+    """Generation ends after the first of these texts, which stays part of the completion."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Request:
+    """One completion of one prompt."""
+
+    prompt: Prompt
+    seed: int | None = None
+    """A request's own random state; ignored when greedy. The same seed gives the same tokens whatever else
+    is in the batch, where the engine can promise that (vLLM; ``hf`` promises it per call)."""
+    max_tokens: int | None = None
+    """Overrides ``Sampling.max_tokens``, e.g. for the continuation of a prefix."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Completion:
+    """What came back for a request."""
+
+    text: str
+    """Decoded, without special tokens."""
+    token_ids: list[int] | None
+    """[T] in the engine's vocabulary, the end-of-sequence token included; None from endpoints that hide it."""
+    logprobs: list[float] | None
+    """[T] log-probability of each sampled token under softmax(logits / temperature); None if unavailable."""
+    truncated: bool
+    """Stopped by ``max_tokens``."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+    """Why this one request failed after its retries; ``text`` is then empty."""
+
+
+class Engine(ABC):
+    """Runs one model. Construction checks settings and is cheap; :meth:`start` loads."""
+
+    trainable: ClassVar[bool] = True
+    """Whether :meth:`sync` can work at all (an endpoint cannot be synchronised)."""
+
+    def __init__(self) -> None:
+        self.version: int = -1
+        """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's own."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Identifies model and engine, e.g. for cache keys and the run's record."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Everything that can be checked without loading: paths, versions, an endpoint's health.
+
+        Raises: ConfigError naming the setting and the mend.
+        """
+
+    @abstractmethod
+    def start(self) -> None:
+        """Load. A second call does nothing. Leaves torch's, numpy's and Python's random state and torch's
+        thread count as they were."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """None where the vocabulary is hidden; available before :meth:`start`."""
+
+    @property
+    @abstractmethod
+    def max_context(self) -> int | None:
+        """Prompt plus completion, in tokens; None if unknown; available before :meth:`start`."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion per request, in order. One batch for the whole list."""
+
+    @abstractmethod
+    def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
+        """[P, C] float32: log-probability (temperature 1, full vocabulary) of each candidate as next token.
+
+        An endpoint gives -inf to a candidate outside the few it reports, and a row of NaN to a prompt whose
+        request failed after its retries; local engines do neither.
+        """
+
+    def next_text_logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
+        """[P, C] float32: as :meth:`next_token_logprobs`, for candidates given as text, each one token.
+
+        Raises: ConfigError when the vocabulary is hidden or a text is not exactly one token of it.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise ConfigError("tokenizer", f"{self.name} has none to turn candidates into tokens with.", "Set it.")
+        token_ids: list[int] = []
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) != 1:
+                raise ConfigError(
+                    "texts",
+                    f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}.",
+                    "Use candidates of exactly one token.",
+                )
+            token_ids.append(ids[0])
+        return self.next_token_logprobs(prompts, token_ids)
+
+    @abstractmethod
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
+        """Per pair, [T] float32: log-probability (temperature 1) of each given completion token."""
+
+    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replace the weights (Hugging Face names) and drop every cached key and value.
+
+        Raises: RuntimeError on a frozen engine, and when a parameter is missing or unknown.
+        """
+        raise RuntimeError(f"{self.name} is frozen: only the student's engine is synchronised")
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Memory for generation is held inside this block only, where the engine can give it back."""
+        yield
+
+    def close(self) -> None:  # noqa: B027 -- most engines hold nothing that must be given back
+        """Give everything back. The engine cannot be used afterwards."""

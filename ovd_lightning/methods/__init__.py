@@ -1,0 +1,1 @@
+"""One short file a method; configs name them by class_path."""

@@ -1,0 +1,169 @@
+"""OVDModule: owns the student, its optimiser and schedule. Knows no engine and no teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import Method
+from ovd_lightning.rollout import RoundMetrics
+from ovd_lightning.types import Batch
+
+
+class OVDModule(L.LightningModule):
+    """The student and its training step.
+
+    Args:
+        student: checkpoint folder or hub id of the initial student, which is also the KL reference.
+        method: what is sampled, credited and minimised.
+        learning_rate: AdamW (A.6.2: 1e-6, constant).
+        betas, weight_decay: AdamW.
+        lr_scheduler: a name of transformers' SchedulerType: constant, constant_with_warmup, linear, cosine, ...
+        warmup_fraction: share of all updates with linear warm-up (A.6.2, Web Q&A: 0.95 of "linear").
+        dtype: of the parameters. float32 with Trainer precision bf16-mixed keeps float32 master weights.
+        chunk_size: trained tokens whose logits exist at a time.
+        gradient_checkpointing: recompute activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        student: str,
+        method: Method,
+        learning_rate: float = 1e-6,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        lr_scheduler: str = "constant",
+        warmup_fraction: float = 0.0,
+        dtype: str = "float32",
+        chunk_size: int = 1024,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        from transformers import SchedulerType
+
+        if learning_rate < 0:
+            raise ConfigError("model.learning_rate", f"is {learning_rate}.", "Use 0 or more.")
+        if not 0 <= warmup_fraction <= 1:
+            raise ConfigError("model.warmup_fraction", f"is {warmup_fraction}.", "It is a share: 0 to 1.")
+        if chunk_size < 1:
+            raise ConfigError("model.chunk_size", f"is {chunk_size}.", "Use 1 or more.")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError("model.dtype", f"is {dtype!r}.", "Use float32, bfloat16 or float16.")
+        names = [s.value for s in SchedulerType]
+        if lr_scheduler not in names:
+            raise ConfigError("model.lr_scheduler", f"is {lr_scheduler!r}.", f"Use one of {', '.join(names)}.")
+        self.student_path = student
+        self.method = method
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.lr_scheduler = lr_scheduler
+        self.warmup_fraction = warmup_fraction
+        self.dtype_name = dtype
+        self.chunk_size = chunk_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.student: Any = None
+        self.train_metrics = RoundMetrics()
+        """What the training steps of the current round measured; the rollout callback takes and logs it."""
+        self._reference: list[Any] = []  # in a list, so that it is no submodule: never sharded, never saved
+
+    # ----------------------------------------------------------------- model
+
+    def configure_model(self) -> None:
+        if self.student is not None:
+            return
+        from ovd_lightning.student import Student
+
+        self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
+        mesh = self.device_mesh
+        if mesh is not None:  # FSDP2: Trainer(strategy=ModelParallelStrategy())
+            from torch.distributed.fsdp import fully_shard
+
+            shard = mesh["data_parallel"]
+            for block in self.student.hf.base_model.layers:
+                fully_shard(block, mesh=shard)
+            fully_shard(self.student, mesh=shard)
+
+    @property
+    def reference(self) -> Any:
+        """The frozen initial student, loaded when first needed and never if the method has no KL term."""
+        if not self._reference:
+            from ovd_lightning.student import Student
+
+            model = Student(self.student_path, self.dtype_name, self.chunk_size).to(self.device)
+            self._reference.append(model.requires_grad_(False).eval())
+        return self._reference[0]
+
+    @torch.no_grad()
+    def annotate_logprobs(self, batch: Batch, old: bool) -> Batch:
+        """Fill ``old_logprobs`` (under the weights as they are now) and ``reference_logprobs`` where needed."""
+        batch = batch.to(self.device)
+        inputs = (batch.input_ids, batch.attention_mask, batch.completion_mask, batch.temperature)
+        was_training = self.student.training
+        self.student.eval()
+        # Automatic precision is the training step's, so that old and new log-probabilities differ by the update only.
+        with self.trainer.precision_plugin.forward_context():
+            if old:
+                batch.old_logprobs = self.student(*inputs)[0]
+            if self.method.needs_reference:
+                batch.reference_logprobs = self.reference(*inputs)[0]
+        self.student.train(was_training)
+        return batch
+
+    # -------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.global_step - batch.policy_version != batch.update:
+            raise RuntimeError(
+                f"stale data: update {batch.update} of round {batch.round} was generated by weights of step "
+                f"{batch.policy_version}, but step {self.global_step} is being trained"
+            )
+        output = self.method.loss(self.student, batch)
+        if not torch.isfinite(output.loss):
+            raise RuntimeError(
+                f"the loss of round {batch.round} is {output.loss.item()}: see policy/ratio_max and lower "
+                "model.learning_rate or data.epochs_per_round"
+            )
+        metrics = self.train_metrics
+        for name, values in output.means.items():
+            total, count = metrics.means.get(name, (0.0, 0.0))
+            metrics.means[name] = (total + values.sum().item(), count + values.numel())
+        for name, values in output.maxima.items():
+            value = values.max().item() if values.numel() else float("-inf")
+            metrics.maxima[name] = max(metrics.maxima.get(name, float("-inf")), value)
+        trained = int(batch.completion_mask.sum())
+        metrics.sums["throughput/trained_tokens"] = metrics.sums.get("throughput/trained_tokens", 0.0) + trained
+        if batch.update == 0:
+            metrics.sums["loss"] = metrics.sums.get("loss", 0.0) + output.loss.item()
+        return output.loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        value = norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item()
+        self.train_metrics.maxima["policy/grad_norm"] = max(self.train_metrics.maxima.get("policy/grad_norm", 0), value)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        from transformers import get_scheduler
+
+        optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ------------------------------------------- evaluation is the callback's
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Empty: BenchmarkCallback answers and grades."""
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Empty: BenchmarkCallback answers and grades."""
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Empty: BenchmarkCallback answers and writes."""

@@ -1,0 +1,59 @@
+"""The contract of a task: data, prompt, steps, checker and reward in one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ovd_lightning.types import Grade, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Split = Literal["train", "validation", "test"]
+
+
+class Task(ABC):
+    """What a method needs to know of a problem family.
+
+    Adding a task is one file that implements the abstract methods; configs name it by ``class_path``.
+    """
+
+    name: str
+
+    @abstractmethod
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of a split, always in the same order. Splits share no question."""
+
+    @abstractmethod
+    def grade(self, response: str, problem: Problem) -> Grade:
+        """Outcome reward of a response (the completion alone, never the prompt), eq. 2."""
+
+    @abstractmethod
+    def prompt(self, problem: Problem) -> str:
+        """The text the student (and the teacher as demonstrator) completes."""
+
+    step_separator: str = "\n"
+    """A step ends with this text (paper, section 2: "sentences or logical derivations")."""
+
+    def split_steps(self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+        """Half-open token spans [start, end) of the steps; they cover ``token_ids`` without gap or overlap.
+
+        A span ends with the token that completes ``step_separator``; trailing tokens without any visible
+        text (an end of sequence) belong to the last step. Empty input gives no step.
+        """
+        spans: list[tuple[int, int]] = []
+        start = 0
+        text = ""
+        for i in range(len(token_ids)):
+            text = tokenizer.decode(token_ids[start : i + 1], skip_special_tokens=True)
+            if text.strip() and text.endswith(self.step_separator):
+                spans.append((start, i + 1))
+                start, text = i + 1, ""
+        if start < len(token_ids):
+            if text.strip() or not spans:
+                spans.append((start, len(token_ids)))
+            else:
+                spans[-1] = (spans[-1][0], len(token_ids))
+        return spans

@@ -1,0 +1,239 @@
+"""The verbal teacher: scores with one number, and writes demonstrations. Black box: no logits, no shared vocabulary.
+
+Section 3.3: the teacher "outputs a distribution over a discrete verbal vocabulary of size v = 10". Where the
+engine gives log-probabilities of chosen next tokens, that distribution is read exactly; where it does not,
+a score is sampled as text and parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.teachers.cache import AnswerCache
+from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale
+
+
+def seed_of(*parts: Any) -> int:
+    """A 31-bit seed that is a function of ``parts`` alone."""
+    return int(AnswerCache.key(*parts)[:8], 16) & 0x7FFFFFFF
+
+
+@dataclass(slots=True)
+class Judgement:
+    """The teacher's verdict on one scoring prompt."""
+
+    distribution: list[float] | None
+    """[v] over the score vocabulary, at temperature 1, normalised; one-hot when parsed from text; None: no score."""
+    mass: float
+    """Probability the teacher gave to score tokens at all, before normalising: the judge's health. 0 for None."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was asked of the teacher in a round, and what it cost."""
+
+    scores: int = 0
+    """Scoring prompts wanted."""
+    asked: int = 0
+    """... and really sent: not repeated in the round, not in the cache."""
+    parse_failures: int = 0
+    demonstrations: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    mass: list[float] = field(default_factory=list)
+
+
+class VerbalTeacher(Teacher):
+    """A judge and a demonstrator, usually one model.
+
+    Args:
+        engine: judges, and demonstrates unless ``demonstrator`` is given.
+        demonstrator: another engine for writing trajectories.
+        scale: "zero_to_nine" (the paper's body, v = 10) or "one_to_ten" (its prompt A.4).
+        read: "distribution" reads the next-token distribution over the score vocabulary; "text" samples a number
+            at ``score_temperature`` and parses it (for endpoints without log-probabilities).
+        chat: send prompts as one user message through the engine's chat template.
+        score_temperature: sampling temperature for ``read="text"`` (A.6.2: 0.7).
+        score_tokens: token limit of a score given as text.
+        demonstration_temperature: temperature at which trajectories are written.
+        demonstration_tokens: token limit of a demonstration; null for the student's limit.
+        max_parse_failures: share of a round's scores without a number above which the run stops.
+        min_mass: a distribution with less probability on score tokens than this counts as a parse failure.
+        cache: file of the disk cache; null keeps answers in memory only.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        demonstrator: Engine | None = None,
+        scale: ScoreScale = "zero_to_nine",
+        read: Literal["distribution", "text"] = "distribution",
+        chat: bool = False,
+        score_temperature: float = 0.7,
+        score_tokens: int = 8,
+        demonstration_temperature: float = 0.7,
+        demonstration_tokens: int | None = None,
+        max_parse_failures: float = 0.5,
+        min_mass: float = 1e-3,
+        cache: str | None = None,
+    ) -> None:
+        name = "method.init_args.teacher.init_args"
+        if score_temperature < 0:
+            raise ConfigError(f"{name}.score_temperature", f"is {score_temperature}.", "Use 0 (greedy) or more.")
+        if not 0 <= max_parse_failures <= 1:
+            raise ConfigError(f"{name}.max_parse_failures", f"is {max_parse_failures}.", "It is a share: 0 to 1.")
+        self.engine = engine
+        self.demonstrator = demonstrator or engine
+        self.scale: Scale = SCALES[scale]
+        self.read = read
+        self.chat = chat
+        self.score_temperature = score_temperature
+        self.score_tokens = score_tokens
+        self.demonstration_temperature = demonstration_temperature
+        self.demonstration_tokens = demonstration_tokens
+        self.max_parse_failures = max_parse_failures
+        self.min_mass = min_mass
+        self.cache = AnswerCache(cache)
+        self.ledger = Ledger()
+
+    @property
+    def engines(self) -> list[Engine]:
+        return [self.engine] if self.demonstrator is self.engine else [self.engine, self.demonstrator]
+
+    # ---------------------------------------------------------------- scoring
+
+    def score(self, prompts: Sequence[str], seed: int = 0) -> list[Judgement]:
+        """Judge each scoring prompt (see ``prompts.py``). Equal prompts are asked once.
+
+        Args:
+            seed: random state of the scores sampled as text; the distribution needs none.
+        Raises: RuntimeError when more than ``max_parse_failures`` of the prompts got no number.
+        """
+        seed = seed if self.read == "text" else 0
+        keys = [AnswerCache.key(self.engine.name, self.read, self.chat, self.scale.low, p, seed) for p in prompts]
+        known = self.cache.get(keys)
+        missing = {k: p for k, p in zip(keys, prompts, strict=True) if k not in known}
+        if missing:
+            ask = self._distributions if self.read == "distribution" else self._texts
+            answers = dict(zip(missing, ask(list(missing.values()), seed), strict=True))
+            self.cache.put(answers)
+            known.update(answers)
+        judgements = [Judgement(*known[k]) for k in keys]
+        failures = sum(j.distribution is None for j in judgements)
+        self.ledger.scores += len(prompts)
+        self.ledger.asked += len(missing)
+        self.ledger.parse_failures += failures
+        self.ledger.mass += [j.mass for j in judgements]
+        if prompts and failures / len(prompts) > self.max_parse_failures:
+            raise RuntimeError(
+                f"{failures} of {len(prompts)} scoring prompts got no score from {self.engine.name}: the teacher does "
+                "not follow the scoring prompt. Check method.init_args.teacher (chat: true for a chat model, "
+                "read: text for one that thinks before it answers, with a larger score_tokens), or raise "
+                "max_parse_failures."
+            )
+        return judgements
+
+    def _render(self, text: str) -> Prompt:
+        return [{"role": "user", "content": text}] if self.chat else text
+
+    def _distributions(self, prompts: list[str], seed: int) -> list[tuple[list[float] | None, float]]:
+        """Exact distributions over the score vocabulary: per prompt ([v], mass)."""
+        digits = [str(d) for d in range(10)]
+        texts = digits + [" " + d for d in digits]
+        single = self._single_token_texts(texts)
+        logprobs = self.engine.next_text_logprobs([self._render(p) for p in prompts], single)  # [P, C]
+        mass = {text: logprobs[:, i].exp() for i, text in enumerate(single)}
+        digit = [mass[d] + mass.get(" " + d, 0.0) for d in digits]  # 10 x [P]
+        if self.scale.high == 9:
+            scores = digit
+        else:
+            # "10" is two tokens: P(10) = P("1") P("0" | "1"); what follows "1" otherwise leaves it a 1.
+            after_one = self.engine.next_text_logprobs([self._after(p, "1") for p in prompts], ["0"])[:, 0].exp()
+            scores = [digit[1] * (1 - after_one), *digit[2:], digit[1] * after_one]
+        results: list[tuple[list[float] | None, float]] = []
+        for row in zip(*(s.tolist() for s in scores), strict=True):
+            total = sum(row)
+            results.append(([p / total for p in row] if total >= self.min_mass else None, total))
+        return results
+
+    def _single_token_texts(self, texts: list[str]) -> list[str]:
+        """Those of ``texts`` that are one token (" 7" often is not); all when the vocabulary is hidden."""
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            return texts
+        unknown = tokenizer.unk_token_id
+        return [
+            t for t in texts
+            if len(ids := tokenizer.encode(t, add_special_tokens=False)) == 1 and ids[0] != unknown
+        ]  # fmt: skip
+
+    def _after(self, prompt: str, start: str) -> Prompt:
+        if self.chat:
+            return [{"role": "user", "content": prompt}, {"role": "assistant", "content": start}]
+        return prompt + start
+
+    def _texts(self, prompts: list[str], seed: int) -> list[tuple[list[float] | None, float]]:
+        """Scores sampled as text: one-hot distributions, None where no number of the scale was found."""
+        requests = [Request(prompt=self._render(p), seed=seed_of(seed, p)) for p in prompts]
+        sampling = Sampling(max_tokens=self.score_tokens, temperature=self.score_temperature)
+        completions = self.engine.generate(requests, sampling)
+        self._count(completions)
+        results: list[tuple[list[float] | None, float]] = []
+        for completion in completions:
+            value = self.parse(completion.text)
+            one_hot = None if value is None else [float(value == s) for s in self.scale.values]
+            results.append((one_hot, 0.0 if one_hot is None else 1.0))
+        return results
+
+    def parse(self, text: str) -> int | None:
+        """The score in a teacher's answer, None if there is none.
+
+        What stands before ``</think>`` is not part of the answer. An answer that begins with a number means it;
+        otherwise the last whole number counts. A number outside the scale is no score.
+        """
+        answer = text.rsplit("</think>", 1)[-1].strip(" \t\r\n*`\"'")
+        numbers = re.findall(r"(?<![\d.\-])\d+(?!\d|\.\d)", answer.split("/")[0])
+        if not numbers:
+            return None
+        value = int(numbers[0] if answer[0].isdigit() else numbers[-1])
+        return value if self.scale.low <= value <= self.scale.high else None
+
+    # ---------------------------------------------------------- demonstrating
+
+    def demonstrate(
+        self, prompts: Sequence[str], prefixes: Sequence[str], seeds: Sequence[int], max_tokens: Sequence[int]
+    ) -> list[Completion]:
+        """Trajectories y ~ pi_T(. | x), or the rest of those that begin with a prefix.
+
+        Args:
+            prompts: task prompts, as text: the teacher has a vocabulary of its own.
+            prefixes: what the answer already says; "" for a whole trajectory. It is not repeated in the result.
+            seeds, max_tokens: one a prompt.
+        """
+        requests = [
+            Request(prompt=self._after(p, prefix) if prefix else self._render(p), seed=seed, max_tokens=limit)
+            for p, prefix, seed, limit in zip(prompts, prefixes, seeds, max_tokens, strict=True)
+        ]
+        completions = self.demonstrator.generate(requests, Sampling(temperature=self.demonstration_temperature))
+        self.ledger.demonstrations += len(requests)
+        self._count(completions)
+        return completions
+
+    def _count(self, completions: Sequence[Completion]) -> None:
+        self.ledger.prompt_tokens += sum(c.prompt_tokens for c in completions)
+        self.ledger.completion_tokens += sum(c.completion_tokens for c in completions)
+
+    def take_ledger(self) -> Ledger:
+        """What was asked since the last call."""
+        ledger, self.ledger = self.ledger, Ledger()
+        return ledger
+
+    def close(self) -> None:
+        self.cache.close()
+        super().close()

@@ -1,0 +1,78 @@
+"""Every trajectory of every round, on disk before it trains: one JSON line each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovd_lightning.types import Group, Trajectory
+
+
+def record(y: Trajectory, round: int, in_mixture: bool) -> dict[str, Any]:
+    """What a transcript line holds of a trajectory. ``in_mixture`` is false for one that was replaced."""
+    assert y.grade is not None
+    return {
+        "round": round,
+        "problem_id": y.problem.id,
+        "question": y.problem.question,
+        "answers": list(y.problem.answers),
+        "group": y.group,
+        "sample": y.sample,
+        "source": y.source,
+        "in_mixture": in_mixture,
+        "text": y.text,
+        "reward": y.grade.reward,
+        "correct": y.grade.correct,
+        "answer": y.grade.answer,
+        "score": y.score,
+        "distribution": _rounded(y.distribution),
+        "accepted": y.accepted,
+        "advantage": sum(y.advantages) / len(y.advantages) if y.advantages else None,
+        "truncated": y.truncated,
+        "tokens": len(y.completion_ids),
+        "student_tokens": y.student_tokens,
+        "policy_version": y.policy_version,
+        "steps": [
+            {"text": s.text, "start": s.start, "end": s.end, "score": s.score, "distribution": _rounded(s.distribution)}
+            for s in y.steps
+        ],
+    }
+
+
+def _rounded(distribution: list[float] | None) -> list[float] | None:
+    return None if distribution is None else [round(p, 5) for p in distribution]
+
+
+class TranscriptWriter:
+    """Writes ``round-000000.jsonl`` (``round-000000-rank1.jsonl`` on other ranks) under a folder.
+
+    A file appears whole or not at all, so a killed run leaves no half a line, and a round that is repeated after
+    a resume replaces its file.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.folder = folder
+        self.suffix = f"-rank{rank}" if rank else ""
+
+    def write(self, round: int, groups: Sequence[Group]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"round-{round:06d}{self.suffix}.jsonl"
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            for group in groups:
+                trains = {id(y) for y in group.mixture}
+                rejected = [y for y in group.sampled if id(y) not in trains]
+                for y in [*rejected, *group.mixture]:
+                    file.write(json.dumps(record(y, round, id(y) in trains), ensure_ascii=False) + "\n")
+        os.replace(partial, path)
+        return path
+
+
+def read_transcripts(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every line of every round, in order."""
+    for path in sorted(folder.glob("round-*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)

@@ -1,0 +1,161 @@
+"""Every noun of the project, once.
+
+Legend for shapes: ``T`` completion tokens of one trajectory, ``K`` its steps, ``N`` trajectories of a
+group, ``B`` rows of a micro-batch, ``L`` its padded length, ``v`` the size of the score vocabulary (10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Source = Literal["student", "teacher", "mixed"]
+"""Who wrote a trajectory; ``mixed`` is a student prefix that the teacher continued."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Problem:
+    """A question with its reference."""
+
+    id: str
+    question: str
+    """The question as the student and the teacher's scoring prompt show it, without any template."""
+    answers: tuple[str, ...]
+    """Alternatives; any one is correct. Empty means that the problem cannot be graded."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Grade:
+    """What a task's checker says of one response."""
+
+    reward: float
+    """Outcome reward R(y), eq. 2: 0/1 for mathematics, F1 for Web Q&A."""
+    correct: bool
+    """The "incorrect" of Algorithm 1 is ``not correct``."""
+    answer: str | None
+    """The extracted answer, None when there is none."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A scored span s_k of a trajectory."""
+
+    start: int
+    end: int
+    """Half-open token span in ``Trajectory.completion_ids``."""
+    text: str
+    distribution: list[float] | None = None
+    """The teacher's probabilities over the score vocabulary, [v]; None until scored or unparseable."""
+    score: float | None = None
+    """Verbal score S(s_k) on the method's scale; None until scored, or when it could not be parsed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Trajectory:
+    """One rollout's record. Token in, token out: ``completion_ids`` are what was generated."""
+
+    problem: Problem
+    group: int
+    """Index of its group in the round, over all ranks. A problem may have several groups (one-example training)."""
+    sample: int
+    """Index within the group, 0 .. N-1."""
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    """[T]; ends with the end-of-sequence token when the model emitted one."""
+    completion_mask: list[bool]
+    """[T]; True on tokens the student trains on. Observations (environment text) are False."""
+    text: str
+    """``completion_ids`` decoded, special tokens left out."""
+    source: Source = "student"
+    behaviour_logprobs: list[float] | None = None
+    """[T]; log-probabilities under the sampling policy at the sampling temperature; None for teachers."""
+    truncated: bool = False
+    """Generation stopped at the token limit, not at an end of sequence."""
+    policy_version: int = -1
+    """``global_step`` of the weights that generated it; -1 for the teacher."""
+    student_tokens: int = 0
+    """Leading completion tokens that the student wrote (all, none, or the kept prefix when ``mixed``)."""
+    grade: Grade | None = None
+    steps: list[Step] = field(default_factory=list)
+    score: float | None = None
+    """Trajectory score S(y), aggregated over steps or asked for as a whole."""
+    distribution: list[float] | None = None
+    """The teacher's distribution for S(y) when the whole trajectory was scored at once, [v]."""
+    accepted: bool | None = None
+    """The decision a(y), eq. 5; None when nothing was decided (no teacher)."""
+    advantages: list[float] = field(default_factory=list)
+    """[T]; constant over tokens for trajectory-level rewards."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(group, sample): what names a trajectory within its round; a replacement has its predecessor's."""
+        return self.group, self.sample
+
+    @property
+    def reward(self) -> float:
+        if self.grade is None:
+            raise RuntimeError(f"trajectory {self.problem.id}/{self.sample} has not been graded yet")
+        return self.grade.reward
+
+    @property
+    def trainable_tokens(self) -> int:
+        return sum(self.completion_mask)
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """The trajectories of one problem: what the student sampled, and what it trains on."""
+
+    problem: Problem
+    sampled: list[Trajectory]
+    """The student's N trajectories, never altered: rewards before replacement are read here."""
+    mixture: list[Trajectory] = field(default_factory=list)
+    """What trains: N (substituted) or more (added) trajectories; accepted ones are the same objects."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One micro-batch, right-padded. Row = trajectory; position j of a row predicts token j+1."""
+
+    input_ids: Tensor
+    """[B, L] int64: prompt, completion, padding."""
+    attention_mask: Tensor
+    """[B, L] int64: 1 on prompt and completion."""
+    completion_mask: Tensor
+    """[B, L-1] bool: True where the *predicted* token is trained on."""
+    advantages: Tensor
+    """[B, L-1] float32, 0 outside ``completion_mask``."""
+    teacher_mask: Tensor
+    """[B, L-1] bool: trained tokens that the teacher wrote."""
+    weights: Tensor
+    """[B, L-1] float32: each token's weight in the loss. Sums to 1 over one optimiser step, all ranks and
+    micro-batches, times the factor by which Lightning averages, so micro-batching cannot change the loss."""
+    behaviour_logprobs: Tensor
+    """[B, L-1] float32: the engine's log-probabilities; NaN where it gave none (teacher tokens)."""
+    old_logprobs: Tensor | None = None
+    """[B, L-1] float32 under the student that starts the round; None when one update a round makes rho = 1."""
+    reference_logprobs: Tensor | None = None
+    """[B, L-1] float32 under the initial student; None without a KL term."""
+    temperature: float = 1.0
+    """Sampling temperature: every log-probability here is of softmax(logits / temperature)."""
+    policy_version: int = 0
+    """``global_step`` of the weights that generated the round."""
+    round: int = 0
+    update: int = 0
+    """Index of this micro-batch's optimiser step within the round."""
+    last_in_round: bool = False
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=non_blocking)
+        return Batch(**moved)
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
