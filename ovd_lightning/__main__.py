@@ -1,5 +1,6 @@
 """``python -m ovd_lightning``. Heavy imports wait until there is something to do."""
 
+import os
 import sys
 
 HELP = """\
@@ -33,6 +34,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(HELP, end="")
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     from ovd_lightning.cli import main as run
 
     run()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import transformers
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
+from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.data import OVDDataModule
@@ -84,7 +88,11 @@ def provenance() -> dict[str, Any]:
         dirty = bool(commit and git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.TimeoutExpired):
         commit, dirty = "", False
-    return {"git_commit": commit + ("+changes" if dirty else "") or None, "packages": found, "python": sys.version.split()[0]}
+    return {
+        "git_commit": commit + ("+changes" if dirty else "") or None,
+        "packages": found,
+        "python": sys.version.split()[0],
+    }
 
 
 def run_folder(run: RunConfig) -> Path:
@@ -106,8 +114,34 @@ def run_folder(run: RunConfig) -> Path:
     return folder
 
 
+def set_aside(path: Path) -> None:
+    """Rename a file that a logger would overwrite: metrics.csv -> metrics-1.csv, the first free number."""
+    n = 1
+    while path.exists():
+        aside = path.with_stem(f"{path.stem}-{n}")
+        if not aside.exists():
+            path.rename(aside)
+        n += 1
+
+
+def quiet() -> None:
+    """Silence what says nothing of the run: loaders' bars, tips, and warnings that do not apply here."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage() and "Loading `train_dataloader`" not in record.getMessage()
+    )
+    for message in (
+        ".*Experiment logs directory.*",  # the run's folder holds more than the logger's file
+        ".*treespec, LeafSpec.*",
+        ".*does not have many workers.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
-    """"auto": WANDB_MODE if set, online with an API key (environment or netrc), else offline."""
+    """ "auto": WANDB_MODE if set, online with an API key (environment or netrc), else offline."""
     if setting != "auto":
         return setting  # type: ignore[return-value]
     mode = os.environ.get("WANDB_MODE")
@@ -126,6 +160,7 @@ class OVDCLI(LightningCLI):
             OVDModule,
             OVDDataModule,
             save_config_callback=RunRecordCallback,
+            save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             args=args,
             run=run,
@@ -147,6 +182,7 @@ class OVDCLI(LightningCLI):
         parser.add_lightning_class_args(BenchmarkCallback, "benchmark")
         parser.add_lightning_class_args(RoundCheckpoint, "checkpoint")
         parser.add_lightning_class_args(SummaryCallback, "summary")
+        parser.link_arguments("model.student", "engine.init_args.model")  # one student, named once
         parser.link_arguments("task", "data.task", apply_on="instantiate")
         parser.link_arguments("method", "model.method", apply_on="instantiate")
         parser.link_arguments("engine", "rollout.engine", apply_on="instantiate")
@@ -156,9 +192,12 @@ class OVDCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer") or {}
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         if configured.get("logger") in (None, True):
             kwargs["logger"] = self.loggers(run, folder)
+        if configured.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     @staticmethod
@@ -184,6 +223,7 @@ class OVDCLI(LightningCLI):
 
 def main(args: Any = None) -> None:
     """Run the command line; a ConfigError ends it with its message alone and exit code 2."""
+    quiet()
     try:
         OVDCLI(args)
     except ConfigError as error:

@@ -19,16 +19,39 @@ def split_balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
         raise ValueError(f"{len(lengths)} trajectories cannot fill {parts} micro-batches")
     bins: list[list[int]] = [[] for _ in range(parts)]
     totals = [0] * parts
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for rank, i in enumerate(_longest_first(lengths)):
         # Every bin gets its first item before any gets a second.
-        target = min(range(parts), key=lambda b: (bool(bins[b]) and any(not x for x in bins), totals[b], b))
+        target = rank if rank < parts else min(range(parts), key=lambda b: (totals[b], b))
         bins[target].append(i)
         totals[target] += lengths[i]
     return [sorted(b) for b in bins]
 
 
+def split_even(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Indices in ``parts`` bins of equal count (one more or less), the longest dealt out to and fro.
+
+    Raises: ValueError with fewer items than parts.
+    """
+    if len(lengths) < parts:
+        raise ValueError(f"{len(lengths)} groups cannot fill {parts} optimiser steps")
+    bins: list[list[int]] = [[] for _ in range(parts)]
+    for rank, i in enumerate(_longest_first(lengths)):
+        row, column = divmod(rank, parts)
+        bins[column if row % 2 == 0 else parts - 1 - column].append(i)
+    return [sorted(b) for b in bins]
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
 def to_batch(
-    trajectories: Sequence[Trajectory], weights: Sequence[float], pad_id: int, temperature: float, round: int, version: int
+    trajectories: Sequence[Trajectory],
+    weights: Sequence[float],
+    pad_id: int,
+    temperature: float,
+    round: int,
+    version: int,
 ) -> Batch:
     """One micro-batch. ``weights``: per trajectory, what each of its trained tokens weighs in the loss."""
     rows = len(trajectories)
@@ -84,12 +107,12 @@ def collate(
 
     Lightning divides a micro-batch's loss by ``accumulate`` and averages gradients over ``world_size`` ranks; the
     weights undo both, so that each step's loss is sum_tokens(loss) / denominator over all its tokens wherever they
-    are. Whole groups go to one optimiser step.
+    are. Whole groups go to one optimiser step, equally many to each (the paper's mini-batch counts problems).
 
     Args:
         all_reduce_sum: sums a number over ranks; entered once per mini-batch by every rank.
     """
-    order = split_balanced([sum(len(y.completion_ids) for y in g.mixture) for g in groups], mini_batches)
+    order = split_even([sum(len(y.completion_ids) for y in g.mixture) for g in groups], mini_batches)
     steps: list[list[Batch]] = []
     for indices in order:
         trajectories = [y for i in indices for y in groups[i].mixture]
@@ -105,7 +128,12 @@ def collate(
         steps.append(
             [
                 to_batch(
-                    [trajectories[i] for i in part], [weights[i] for i in part], pad_id, temperature, round, policy_version
+                    [trajectories[i] for i in part],
+                    [weights[i] for i in part],
+                    pad_id,
+                    temperature,
+                    round,
+                    policy_version,
                 )
                 for part in split_balanced(lengths, accumulate)
             ]

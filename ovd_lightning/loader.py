@@ -76,7 +76,9 @@ class ProblemBatch:
 class ProblemLoader:
     """Every rank's stride of a benchmark, each problem exactly once over all ranks: none dropped, none repeated."""
 
-    def __init__(self, benchmark: str, problems: Sequence[Problem], batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, benchmark: str, problems: Sequence[Problem], batch_size: int, rank: int, world_size: int
+    ) -> None:
         self.benchmark = benchmark
         self.problems = list(problems)[rank::world_size]
         self.batch_size = batch_size

@@ -147,7 +147,7 @@ class OVDModule(L.LightningModule):
         value = norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item()
         self.train_metrics.maxima["policy/grad_norm"] = max(self.train_metrics.maxima.get("policy/grad_norm", 0), value)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         from transformers import get_scheduler
 
         optimizer = torch.optim.AdamW(
@@ -155,6 +155,7 @@ class OVDModule(L.LightningModule):
         )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)
+        # Stepped with every update, not every epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ------------------------------------------- evaluation is the callback's

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.rollout import encode_prompt
+from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def check_model_path(setting: str, path: str) -> None:
         return
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or "/" not in path or folder.parent.is_dir():
-        raise ConfigError(setting, f"{path} is not there.", "Give a checkpoint folder, or a hub id like Qwen/Qwen2.5-0.5B.")
+        raise ConfigError(
+            setting, f"{path} is not there.", "Give a checkpoint folder, or a hub id like Qwen/Qwen2.5-0.5B."
+        )
 
 
 def check_problems(setting: str, problems: Sequence[Problem]) -> None:
@@ -49,15 +51,19 @@ def check_problems(setting: str, problems: Sequence[Problem]) -> None:
             )
 
 
-def check_prompts(setting: str, task: Task, problems: Sequence[Problem], engine: Engine, max_tokens: int, chat: bool) -> None:
+def check_prompts(
+    setting: str, task: Task, problems: Sequence[Problem], engine: Engine, max_tokens: int, chat: bool
+) -> None:
     """Raises: ConfigError when a prompt is empty, or too long for the model's context with a full completion."""
     tokenizer, context = engine.tokenizer, engine.max_context
     if tokenizer is None or context is None:
         return
     if chat and not getattr(tokenizer, "chat_template", None):
-        raise ConfigError("rollout.chat", "is true, but the student's tokenizer has no chat template.", "Set it to false.")
-    longest = sorted(problems, key=lambda p: -len(task.prompt(p)))[:LONGEST]
-    for problem in longest:
+        raise ConfigError(
+            "rollout.chat", "is true, but the student's tokenizer has no chat template.", "Set it to false."
+        )
+    by_length = sorted(problems, key=lambda p: -len(task.prompt(p)))
+    for problem in [*by_length[:LONGEST], *by_length[LONGEST:][-1:]]:  # the shortest one may be empty
         tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat))
         if tokens == 0:
             raise ConfigError(setting, f"problem {problem.id!r} has an empty prompt.", "Leave it out of the data.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.teachers.verbal import seed_of
+from ovd_lightning.tokens import decode, encode_prompt, same_vocabulary
 from ovd_lightning.types import Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ class Round:
         """N graded student trajectories a problem, from one call of the engine."""
         prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
-        requests = [
-            Request(prompt=prompts[g], seed=self.seed("sample", self.first_group + g, j)) for g, j in wanted
-        ]
+        requests = [Request(prompt=prompts[g], seed=self.seed("sample", self.first_group + g, j)) for g, j in wanted]
         with self.phase("generate"):
             completions = self.engine.generate(requests, self.sampling)
         groups = [Group(problem=p, sampled=[]) for p in problems]
@@ -98,10 +97,7 @@ class Round:
     def finish(self, y: Trajectory) -> None:
         """Split into steps and grade."""
         spans = self.task.split_steps(y.completion_ids, self.tokenizer)
-        y.steps = [
-            Step(start=a, end=b, text=self.tokenizer.decode(y.completion_ids[a:b], skip_special_tokens=True).strip())
-            for a, b in spans
-        ]
+        y.steps = [Step(start=a, end=b, text=decode(self.tokenizer, y.completion_ids[a:b]).strip()) for a, b in spans]
         y.grade = self.task.grade(y.text, y.problem)
 
     def demonstrate(
@@ -114,8 +110,7 @@ class Round:
         """
         limit = self.sampling.max_tokens
         prefixes = [
-            self.tokenizer.decode(y.completion_ids[:n], skip_special_tokens=True) if n else ""
-            for y, n in zip(replaced, kept, strict=True)
+            decode(self.tokenizer, y.completion_ids[:n]) if n else "" for y, n in zip(replaced, kept, strict=True)
         ]
         completions = teacher.demonstrate(
             [self.task.prompt(y.problem) for y in replaced],
@@ -129,8 +124,8 @@ class Round:
             if completion.error is not None:
                 written.append(None)
                 continue
-            tokens = self._student_tokens(completion, same)[: limit - n]
-            ids = [*y.completion_ids[:n], *tokens]
+            tokens = self._student_tokens(completion, same)
+            ids = [*y.completion_ids[:n], *tokens][:limit]
             new = Trajectory(
                 problem=y.problem,
                 group=y.group,
@@ -138,9 +133,9 @@ class Round:
                 prompt_ids=y.prompt_ids,
                 completion_ids=ids,
                 completion_mask=[True] * len(ids),
-                text=self.tokenizer.decode(ids, skip_special_tokens=True),
+                text=decode(self.tokenizer, ids),
                 source="mixed" if n else "teacher",
-                truncated=completion.truncated,
+                truncated=completion.truncated or n + len(tokens) > limit,
                 student_tokens=n,
             )
             self.finish(new)
@@ -149,11 +144,15 @@ class Round:
         return written
 
     def _student_tokens(self, completion: Completion, same: bool) -> list[int]:
-        """A demonstration in the student's vocabulary, with an end of sequence unless it was cut off."""
-        if same and completion.token_ids is not None:
-            return completion.token_ids
-        ids = self.tokenizer.encode(completion.text, add_special_tokens=False)
+        """A demonstration in the student's vocabulary, with the student's end of sequence unless it was cut off."""
         end = self.tokenizer.eos_token_id
+        if same and completion.token_ids is not None:
+            ids = list(completion.token_ids)
+            # A chat model ends its turn with a token of its own, at which the student's engine would not stop.
+            if end is not None and ids and not completion.truncated and ids[-1] in self.tokenizer.all_special_ids:
+                ids[-1] = end
+            return ids
+        ids = self.tokenizer.encode(completion.text, add_special_tokens=False)
         return ids if completion.truncated or end is None else [*ids, end]
 
     # ------------------------------------------------------------- randomness
@@ -190,16 +189,3 @@ class Round:
         for value in values:
             counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += 1
         self.metrics.histograms[name] = (list(bins), counts)
-
-
-def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """A task's prompt in the student's tokens: as it stands, or as a user message in the chat template."""
-    if not chat:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    messages = [{"role": "user", "content": text}]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-
-
-def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase | None) -> bool:
-    """Whether the same ids mean the same tokens, so that token ids can be passed on."""
-    return b is not None and (a is b or a.get_vocab() == b.get_vocab())

@@ -35,7 +35,7 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
-        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype])
+        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).train()
         for attribute in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
             if getattr(self.hf.config, attribute, None) not in (None, 1, 1.0):
                 raise ConfigError(
@@ -62,7 +62,8 @@ class Student(nn.Module):
         rows = hidden.last_hidden_state[:, :-1][mask]  # [M, d]
         targets = input_ids[:, 1:][mask]  # [M]
         logprobs, entropies = [], []
-        for start in range(0, rows.shape[0], self.chunk_size):
+        # One pass even when nothing is trained keeps every parameter, the head's too, in the graph, as DDP demands.
+        for start in range(0, max(rows.shape[0], 1), self.chunk_size):
             span = slice(start, start + self.chunk_size)
             if torch.is_grad_enabled():
                 chunk = checkpoint(self._chunk, rows[span], targets[span], temperature, use_reentrant=False)
@@ -70,13 +71,8 @@ class Student(nn.Module):
                 chunk = self._chunk(rows[span], targets[span], temperature)
             logprobs.append(chunk[0])
             entropies.append(chunk[1])
-        shape = mask.shape
-        # The sum over rows keeps the graph connected when nothing is trained, so that DDP sees every parameter.
-        empty = rows.float().sum() * 0
-        values = torch.cat(logprobs) if logprobs else rows.new_zeros(0, dtype=torch.float32)
-        entropy = torch.cat(entropies) if entropies else rows.new_zeros(0, dtype=torch.float32)
-        out = torch.zeros(shape, dtype=torch.float32, device=rows.device).masked_scatter(mask, values + empty)
-        return out, torch.zeros_like(out).masked_scatter(mask, entropy)
+        zeros = torch.zeros(mask.shape, dtype=torch.float32, device=rows.device)
+        return zeros.masked_scatter(mask, torch.cat(logprobs)), zeros.masked_scatter(mask, torch.cat(entropies))
 
     def _chunk(self, rows: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """[c, d], [c] -> ([c], [c])."""

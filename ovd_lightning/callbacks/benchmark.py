@@ -17,8 +17,8 @@ from ovd_lightning.engines.base import Request, Sampling
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.module import OVDModule
-from ovd_lightning.rollout import encode_prompt
 from ovd_lightning.teachers.verbal import seed_of
+from ovd_lightning.tokens import encode_prompt
 
 PREFIX = {"validation": "eval", "test": "test"}
 
@@ -207,7 +207,8 @@ class BenchmarkCallback(L.Callback):
     on_test_epoch_start = on_validation_epoch_start
 
     def _batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ProblemBatch, split: str) -> None:
-        assert self._tally is not None and isinstance(pl_module, OVDModule)
+        assert self._tally is not None
+        assert isinstance(pl_module, OVDModule)
         rows = self.answer(batch, trainer, pl_module, self._data(trainer), split)
         self._add(self._tally, rows, split)
 
@@ -227,10 +228,9 @@ class BenchmarkCallback(L.Callback):
         assert self._tally is not None
         values = self._tally.compute(self._names(self._data(trainer), split))
         self.history.setdefault(trainer.global_step, {}).update(values)
-        shown = {k: v for k, v in values.items() if k.endswith("/accuracy")}
-        pl_module.log_dict(shown, prog_bar=True, batch_size=1)
-        pl_module.log_dict({k: v for k, v in values.items() if k not in shown}, batch_size=1)
-        pl_module.log("time/eval", time.perf_counter() - self._start, batch_size=1)
+        for logger in trainer.loggers:
+            logger.log_metrics({**values, "time/eval": time.perf_counter() - self._start}, step=trainer.global_step)
+        pl_module.log_dict(values, logger=False, batch_size=1, sync_dist=True)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_end(trainer, pl_module, "validation")

@@ -33,6 +33,11 @@ class RoundCheckpoint(ModelCheckpoint):
         )
         self.every_n_rounds = every_n_rounds
 
+    @property
+    def state_key(self) -> str:
+        """The same whatever the interval, so that a run may be resumed with another."""
+        return "RoundCheckpoint"
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"

@@ -214,16 +214,22 @@ class RolloutCallback(L.Callback):
             tokens = values.pop(f"throughput/{kind}_tokens")
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{phase}"], 1e-9)
         self.history.append(values)
+        # Straight to the loggers: what is logged through the module is repeated at the next round's first batch.
         for logger in trainer.loggers:
-            self._log_histograms(logger, metrics, trainer)
-        shown = {"reward/student", "ovd/acceptance_rate", "throughput/generated_tokens_per_s"}
-        bar = {k: v for k, v in values.items() if k in shown}
-        module.log_dict({k: v for k, v in values.items() if k not in bar}, rank_zero_only=False, batch_size=1)
-        module.log_dict(bar, prog_bar=True, batch_size=1)
+            logger.log_metrics(values, step=trainer.global_step)
+            self._log_histograms(logger, metrics, trainer.global_step)
+        shown = {
+            "reward/student": "reward",
+            "ovd/acceptance_rate": "accepted",
+            "throughput/generated_tokens_per_s": "tok/s",
+        }
+        bar = {short: values[name] for name, short in shown.items() if name in values}
+        module.log_dict(values, logger=False, batch_size=1)  # for callbacks that monitor a metric
+        module.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     @staticmethod
     def _reduce(metrics: RoundMetrics, trainer: L.Trainer, module: OVDModule) -> dict[str, float]:
-        """The round's numbers over all ranks: sums, means and histograms add up, maxima and seconds take the slowest."""
+        """The round's numbers over all ranks: sums, means, histograms add up; maxima and seconds take the largest."""
         names = sorted(metrics.means)
         flat = [part for name in names for part in metrics.means[name]]
         flat += [metrics.sums[name] for name in sorted(metrics.sums)]
@@ -251,7 +257,7 @@ class RolloutCallback(L.Callback):
         return values
 
     @staticmethod
-    def _log_histograms(logger: Any, metrics: RoundMetrics, trainer: L.Trainer) -> None:
+    def _log_histograms(logger: Any, metrics: RoundMetrics, step: int) -> None:
         """W&B gets histograms; every logger gets the counts as numbers, so that the run's page can draw them."""
         from lightning.pytorch.loggers import WandbLogger
 
@@ -262,9 +268,10 @@ class RolloutCallback(L.Callback):
 
                 edges = np.array([b - 0.5 for b in bins] + [bins[-1] + 0.5])
                 histogram = wandb.Histogram(np_histogram=(np.array(counts), edges))
-                logger.experiment.log({name: histogram, "trainer/global_step": trainer.global_step - 1})
+                logger.experiment.log({name: histogram, "trainer/global_step": step})
             else:
                 total = max(sum(counts), 1)
                 logger.log_metrics(
-                    {f"{name}/{b:g}": c / total for b, c in zip(bins, counts, strict=True)}, step=trainer.global_step - 1
+                    {f"{name}/{b:g}": c / total for b, c in zip(bins, counts, strict=True)},
+                    step=step,
                 )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
+from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.module import OVDModule
 
@@ -26,6 +27,31 @@ class SummaryCallback(L.Callback):
     def __init__(self, export: bool = True, report: bool = True) -> None:
         self.export = export
         self.report = report
+        self._finished = False
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """One line an evaluation, for whoever watches the log instead of the bar."""
+        rollout, benchmark = self._callback(trainer, RolloutCallback), self._callback(trainer, BenchmarkCallback)
+        if trainer.state.fn != "fit" or not trainer.is_global_zero or not (rollout and rollout.history and benchmark):
+            return
+        last, measured = rollout.history[-1], benchmark.history.get(trainer.global_step, {})
+        parts = [f"round {int(last['round']) + 1}"]
+        for name, text in (
+            ("reward/student", "reward {:.3f}"),
+            ("reward/mixture", "mixture {:.3f}"),
+            ("ovd/acceptance_rate", "accepted {:.0%}"),
+            ("ovd/replaced_fraction", "replaced {:.0%}"),
+            ("ovd/zero_advantage_groups", "zero-advantage {:.0%}"),
+        ):
+            if name in last:
+                parts.append(text.format(last[name]))
+        parts += [f"{label(name)} {value:.1%}" for name, value in measured.items() if "accuracy" in name]
+        bar = trainer.progress_bar_callback
+        line = " | ".join(parts)
+        if isinstance(bar, RunProgressBar) and bar.is_enabled:
+            bar.print(line)
+        else:
+            print(line, flush=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, OVDModule)
@@ -40,10 +66,40 @@ class SummaryCallback(L.Callback):
             from ovd_lightning.report import write_report
 
             write_report(run)
+        self._finished = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prints here, where the progress bar has stopped."""
+        if not self._finished:
+            return
+        self._finished = False
+        run = Path(trainer.default_root_dir)
         console = Console()
         console.print(self.table(trainer))
         for name, path in self.places(trainer, run):
             console.print(f"  [bold]{name:<12}[/bold] {path}", soft_wrap=True, highlight=False)
+
+    def _print_evaluation(self, trainer: L.Trainer) -> None:
+        benchmark = self._callback(trainer, BenchmarkCallback)
+        if not trainer.is_global_zero or benchmark is None:
+            return
+        table = Table(title="Benchmarks", title_justify="left")
+        table.add_column("")
+        table.add_column("accuracy", justify="right")
+        for name, value in benchmark.history.get(trainer.global_step, {}).items():
+            if name.endswith("accuracy"):
+                table.add_row(label(name), f"{value:.1%}")
+        console = Console()
+        console.print(table)
+        if benchmark.save:
+            console.print(f"  answers  {Path(trainer.default_root_dir) / 'evaluations'}", soft_wrap=True, highlight=False)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._print_evaluation(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._print_evaluation(trainer)
 
     @staticmethod
     def _callback(trainer: L.Trainer, kind: type) -> Any:
@@ -101,7 +157,7 @@ class SummaryCallback(L.Callback):
 
 
 def label(metric: str) -> str:
-    """"test/arithmetic/sampled_accuracy" -> "arithmetic, test, sampled accuracy"."""
+    """ "test/arithmetic/sampled_accuracy" -> "arithmetic, test, sampled accuracy"."""
     split, benchmark, kind = metric.split("/")
     what = {"accuracy": "greedy accuracy", "sampled_accuracy": "sampled accuracy"}[kind]
     return f"{benchmark}, {'validation' if split == 'eval' else split}, {what}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from ovd_lightning.teachers.base import Teacher
 
 Aggregation = Literal["token_mean", "trajectory_mean", "constant"]
+Ratio = Literal["token", "trajectory"]
+
+
+def check_choice(setting: str, value: str, choices: Any) -> None:
+    """Raises: ConfigError for a value that is not one of a Literal's (the command line checks it too)."""
+    if value not in get_args(choices):
+        raise ConfigError(setting, f"is {value!r}.", f"Use one of {', '.join(get_args(choices))}.")
 
 
 @dataclass(slots=True)
@@ -61,7 +68,7 @@ class Method(ABC):
         clip_high: float | None = None,
         kl_coefficient: float = 0.001,
         entropy_coefficient: float = 0.0,
-        ratio: Literal["token", "trajectory"] = "token",
+        ratio: Ratio = "token",
         aggregation: Aggregation = "token_mean",
     ) -> None:
         name = "method.init_args"
@@ -73,6 +80,8 @@ class Method(ABC):
             raise ConfigError(f"{name}.clip_high", f"is {clip_high}.", "Use a positive value, or null for `clip`.")
         if kl_coefficient < 0:
             raise ConfigError(f"{name}.kl_coefficient", f"is {kl_coefficient}.", "Use 0 or more.")
+        check_choice(f"{name}.ratio", ratio, Ratio)
+        check_choice(f"{name}.aggregation", aggregation, Aggregation)
         self.group_size = group_size
         self.clip = clip
         self.clip_high = clip if clip_high is None else clip_high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods import functional as F
@@ -20,7 +20,7 @@ class GRPO(Method):
         scale_by_std: divide by the group's standard deviation; false is Dr. GRPO's advantage.
     """
 
-    def __init__(self, scale_by_std: bool = True, **objective) -> None:
+    def __init__(self, scale_by_std: bool = True, **objective: Any) -> None:
         super().__init__(**objective)
         if self.group_size < 2:
             raise ConfigError(

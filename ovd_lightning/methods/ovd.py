@@ -1,27 +1,37 @@
 """OVD: On-policy Verbal Distillation (arXiv 2601.21968), Algorithm 1 and what it leaves open.
 
-    for each problem x_i, for j = 1 .. N:                                  line of `annotate` below
-        generate tau ~ pi_S(. | x_i)                                       (sample, in the base class)
-        query score S(tau); compute reward R(tau)                          query_scores
-        if S(tau) < theta or incorrect: replace by tau ~ pi_T(. | x_i)     rejects, replace
-    advantages A = (R - mu_i) / (sigma_i + eps)                            credit
-    update pi_S by the clipped policy gradient                             (loss, in the base class)
+for each problem x_i, for j = 1 .. N:                                  line of `annotate` below
+    generate tau ~ pi_S(. | x_i)                                       (sample, in the base class)
+    query score S(tau); compute reward R(tau)                          query_scores
+    if S(tau) < theta or incorrect: replace by tau ~ pi_T(. | x_i)     rejects, replace
+advantages A = (R - mu_i) / (sigma_i + eps)                            credit
+update pi_S by the clipped policy gradient                             (loss, in the base class)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods import functional as F
-from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.base import Method, check_choice
 from ovd_lightning.teachers.prompts import step_prompt, trajectory_prompt
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.rollout import Round
+
+Scoring = Literal["step", "trajectory"]
+ScoreReading = Literal["sample", "mean", "argmax"]
+StepAggregation = Literal["min", "mean", "last"]
+Acceptance = Literal["threshold", "soft"]
+ReplaceWhen = Literal["score", "incorrect", "score_or_incorrect"]
+Replacement = Literal["trajectory", "continuation"]
+Mixing = Literal["substitute", "add"]
+Advantage = Literal["reward", "mixed_group", "student_group"]
+Credit = Literal["trajectory", "step"]
 
 
 class OVD(Method):
@@ -62,24 +72,36 @@ class OVD(Method):
         self,
         teacher: VerbalTeacher,
         threshold: float = 7,
-        scoring: Literal["step", "trajectory"] = "step",
-        score_reading: Literal["sample", "mean", "argmax"] = "sample",
+        scoring: Scoring = "step",
+        score_reading: ScoreReading = "sample",
         score_temperature: float = 0.7,
-        step_aggregation: Literal["min", "mean", "last"] = "min",
-        acceptance: Literal["threshold", "soft"] = "threshold",
+        step_aggregation: StepAggregation = "min",
+        acceptance: Acceptance = "threshold",
         soft_beta: float = 3.0,
         soft_bound: float = 20.0,
-        replace_when: Literal["score", "incorrect", "score_or_incorrect"] = "score_or_incorrect",
-        replacement: Literal["trajectory", "continuation"] = "trajectory",
-        mixing: Literal["substitute", "add"] = "substitute",
+        replace_when: ReplaceWhen = "score_or_incorrect",
+        replacement: Replacement = "trajectory",
+        mixing: Mixing = "substitute",
         max_replacements: int | None = None,
-        advantage: Literal["reward", "mixed_group", "student_group"] = "reward",
+        advantage: Advantage = "reward",
         sigma_floor: float = 0.25,
-        credit: Literal["trajectory", "step"] = "trajectory",
-        **objective,
+        credit: Credit = "trajectory",
+        **objective: Any,
     ) -> None:
         super().__init__(**objective)
         name = "method.init_args"
+        for setting, value, choices in (
+            ("scoring", scoring, Scoring),
+            ("score_reading", score_reading, ScoreReading),
+            ("step_aggregation", step_aggregation, StepAggregation),
+            ("acceptance", acceptance, Acceptance),
+            ("replace_when", replace_when, ReplaceWhen),
+            ("replacement", replacement, Replacement),
+            ("mixing", mixing, Mixing),
+            ("advantage", advantage, Advantage),
+            ("credit", credit, Credit),
+        ):
+            check_choice(f"{name}.{setting}", value, choices)
         low, top = teacher.scale.low, teacher.scale.reject_all
         if not low <= threshold <= top:
             raise ConfigError(
@@ -107,7 +129,15 @@ class OVD(Method):
             raise ConfigError(f"{name}.max_replacements", f"is {max_replacements}.", "Use 0 or more, or null.")
         if score_temperature <= 0:
             raise ConfigError(
-                f"{name}.score_temperature", f"is {score_temperature}.", "Use a positive value, or score_reading: argmax."
+                f"{name}.score_temperature",
+                f"is {score_temperature}.",
+                "Use a positive value, or score_reading: argmax.",
+            )
+        if sigma_floor < 0 or (advantage == "student_group" and sigma_floor == 0):
+            raise ConfigError(
+                f"{name}.sigma_floor",
+                f"is {sigma_floor}: where the student's rewards are all equal, it is what divides.",
+                "Use a positive value.",
             )
         self.teacher = teacher
         self.threshold = threshold
@@ -170,7 +200,7 @@ class OVD(Method):
             return None
         values = self.teacher.scale.values
         if self.score_reading == "argmax":
-            return float(max(values, key=lambda s: judgement.distribution[s - values[0]]))
+            return float(values[max(range(len(values)), key=judgement.distribution.__getitem__)])
         if self.score_reading == "mean":
             return sum(s * p for s, p in zip(values, judgement.distribution, strict=True))
         weights = F.temper(judgement.distribution, self.score_temperature)
@@ -248,7 +278,7 @@ class OVD(Method):
             return list(rewards)
         if self.advantage == "mixed_group":
             return F.group_advantages(rewards)
-        return F.group_advantages(rewards, reference=before, sigma_floor=self.sigma_floor)
+        return F.group_advantages(rewards, reference=before or None, sigma_floor=self.sigma_floor)
 
     def step_reward(self, step: Step, y: Trajectory) -> float:
         """R_k of eq. 3: the step's score on [0, 1]; the outcome where the teacher gave no score."""

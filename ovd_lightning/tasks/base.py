@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ovd_lightning.tokens import decode
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -44,16 +45,19 @@ class Task(ABC):
         text (an end of sequence) belong to the last step. Empty input gives no step.
         """
         spans: list[tuple[int, int]] = []
+        pieces: dict[int, str] = {}
         start = 0
-        text = ""
-        for i in range(len(token_ids)):
-            text = tokenizer.decode(token_ids[start : i + 1], skip_special_tokens=True)
+        for i, token in enumerate(token_ids):
+            piece = pieces[token] if token in pieces else pieces.setdefault(token, decode(tokenizer, [token]))
+            if not piece.endswith(self.step_separator[-1]):
+                continue  # cannot complete the separator: spares a decoding for each token
+            text = decode(tokenizer, token_ids[start : i + 1])
             if text.strip() and text.endswith(self.step_separator):
                 spans.append((start, i + 1))
-                start, text = i + 1, ""
+                start = i + 1
         if start < len(token_ids):
-            if text.strip() or not spans:
-                spans.append((start, len(token_ids)))
-            else:
+            if spans and not decode(tokenizer, token_ids[start:]).strip():
                 spans[-1] = (spans[-1][0], len(token_ids))
+            else:
+                spans.append((start, len(token_ids)))
         return spans

@@ -1,0 +1,85 @@
+"""What a sweep came to: a table of its runs, one of means over seeds, and results.csv."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovd_lightning.report.read import read_metrics
+
+if TYPE_CHECKING:
+    from ovd_lightning.sweep import Job, Sweep
+
+
+def last_values(job: Job) -> dict[str, float]:
+    """Every metric's last value; empty for a run that logged nothing."""
+    return {name: series[-1][1] for name, series in read_metrics(job.folder).items()}
+
+
+def shown_metrics(metric: str | None, results: Sequence[dict[str, float]]) -> list[str]:
+    """The sweep's own metric first, then every accuracy: greedy accuracy moves in jumps, sampled does not."""
+    logged = sorted({name for result in results for name in result if name.endswith("accuracy")})
+    return list(dict.fromkeys([*([metric] if metric else []), *logged]))
+
+
+def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
+    """Prints both tables and writes ``folder/results.csv`` with every last value of every run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ovd_lightning.sweep import SEED, short_names
+
+    results = [last_values(job) for job in jobs]
+    metrics = shown_metrics(sweep.metric, results)
+    short = short_names([job.values for job in jobs])
+    console = Console()
+
+    table = Table(title=f"{sweep.name}: last values", title_justify="left")
+    for name in short.values():
+        table.add_column(name)
+    for name in ("status", "seconds"):
+        table.add_column(name, justify="right")
+    for name in metrics:
+        table.add_column(name, justify="right", overflow="fold")
+    for job, result in zip(jobs, results, strict=True):
+        cells = [str(job.values.get(name, "")) for name in short]
+        values = [f"{result[m]:.4f}" if m in result else "-" for m in metrics]
+        table.add_row(*cells, job.status, f"{job.seconds:.0f}", *values)
+    console.print(table)
+
+    cells_by_setting: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    names = [name for name in short if name != SEED]
+    for job, result in zip(jobs, results, strict=True):
+        if job.status.startswith("finished"):
+            cells_by_setting.setdefault(tuple(str(job.values.get(n, "")) for n in names), []).append(result)
+    if any(len(found) > 1 for found in cells_by_setting.values()):
+        means = Table(title="Mean ± standard deviation over seeds, finished runs", title_justify="left")
+        for name in names:
+            means.add_column(short[name])
+        means.add_column("n", justify="right")
+        for name in metrics:
+            means.add_column(name, justify="right", overflow="fold")
+        for setting, found in cells_by_setting.items():
+            means.add_row(*setting, str(len(found)), *(_spread([r[m] for r in found if m in r]) for m in metrics))
+        console.print(means)
+
+    columns = list(dict.fromkeys(name for result in results for name in sorted(result)))
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [*short, "status", "seconds", "folder", *columns], restval="")
+        writer.writeheader()
+        for job, result in zip(jobs, results, strict=True):
+            own: dict[str, Any] = {"status": job.status, "seconds": round(job.seconds, 1), "folder": job.folder.name}
+            writer.writerow({**job.values, **own, **result})
+    console.print(f"  every last value: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"

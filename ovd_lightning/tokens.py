@@ -1,0 +1,27 @@
+"""Between text and tokens. What the student generated is decoded for reading, never encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of some tokens, special tokens left out."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+    """A task's prompt in the student's tokens: as it stands, or as a user message in the chat template."""
+    if not chat:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    messages = [{"role": "user", "content": text}]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase | None) -> bool:
+    """Whether the same ids mean the same tokens, so that token ids can be passed on."""
+    return b is not None and (a is b or a.get_vocab() == b.get_vocab())

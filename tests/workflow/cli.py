@@ -1,0 +1,68 @@
+"""Runs the real command line in its own process, as a user would."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--data.rounds=3", "--data.problems_per_round=4", "--data.validation_limit=8", "--data.test_limit=8",
+    "--benchmark.every_n_rounds=2", "--checkpoint.every_n_rounds=1", "--checkpoint.keep=-1",
+]  # fmt: skip
+HF = ["--engine=configs/engine/hf.yaml"]
+GRPO = ["--method=configs/method/grpo.yaml"]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "OVD_"))}
+    return {**env, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **extra}
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "ovd_lightning", *args]
+
+
+def run(*args: str, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
+    """``python -m ovd_lightning ARGS`` in the repository's root; nothing is asserted."""
+    return subprocess.run(
+        command(*args), cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+
+
+def fit(
+    folder: Path, *args: str, config: str = "configs/quickstart.yaml", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A small ``fit`` into ``folder`` that must succeed."""
+    done = run("fit", f"--config={config}", *SMALL, f"--trainer.default_root_dir={folder}", *args, **env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """metrics.csv, a row a logging call, empty cells left out."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def rounds(folder: Path) -> list[dict[str, float]]:
+    """The row of every training round."""
+    return [row for row in metrics(folder) if "reward/student" in row]
+
+
+def transcripts(folder: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for path in sorted((folder / "transcripts").glob("*.jsonl")):
+        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    return lines
+
+
+def timeless(row: dict[str, float]) -> dict[str, float]:
+    """A row without what a clock measured."""
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))}

@@ -1,0 +1,57 @@
+"""Bad input ends at once with the setting and the mend, before any model is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow import cli
+
+LITERAL = ["--method=configs/method/ovd_literal.yaml"]
+TEACHER = "--method.init_args.teacher.init_args.engine"
+
+
+@pytest.mark.parametrize(
+    ("args", "setting"),
+    [
+        (["--method.init_args.threshold=12"], "method.init_args.threshold"),
+        ([*LITERAL, "--method.init_args.group_size=1"], "method.init_args.group_size"),
+        ([*cli.GRPO, "--method.init_args.group_size=1"], "method.init_args.group_size"),
+        (["--method.init_args.tau=3"], "tau"),
+        (["--model.student=nowhere/at/all"], "model.student"),
+        (["--model.student=configs"], "model.student"),
+        (
+            [f"{TEACHER}=ovd_lightning.engines.openai.OpenAIEngine", f"{TEACHER}.init_args.model=m",
+             f"{TEACHER}.init_args.base_url=http://127.0.0.1:9/v1"],
+            "base_url",
+        ),
+        ([f"{TEACHER}.init_args.model=ovd_lightning/assets/none"], "ovd_lightning/assets/none"),
+        (["--rollout.max_tokens=300"], "rollout.max_tokens"),
+        (["--trainer.accumulate_grad_batches=64"], "trainer.accumulate_grad_batches"),
+        (["--task=tests.workflow.bad_task.NoReference"], "no reference"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_a_clear_error(args: list[str], setting: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = cli.run(
+        "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *args, f"--trainer.default_root_dir={tmp_path}"
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert setting in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+    assert time.monotonic() - start < 60
+
+
+def test_help_is_quick_and_lists_the_commands() -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "ovd_lightning", "--help"], cwd=cli.ROOT, capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 3
+    assert all(word in done.stdout for word in ("fit", "validate", "test", "predict", "method"))

@@ -1,0 +1,112 @@
+"""A run that is stopped and resumed is the run that was not; a killed one keeps what it had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.workflow import cli
+
+OVD_HF = [
+    *cli.HF,
+    "--method.init_args.teacher.init_args.engine=configs/engine/hf.yaml",
+    "--method.init_args.teacher.init_args.engine.init_args.model=ovd_lightning/assets/teacher",
+]
+
+
+def assert_same_continuation(whole: Path, resumed: Path) -> None:
+    for index in (1, 2):
+        name = f"transcripts/round-{index:06d}.jsonl"
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+    a, b = cli.rounds(whole)[1:], cli.rounds(resumed)
+    assert [cli.timeless(row) for row in a] == [cli.timeless(row) for row in b]
+    x, y = (torch.load(f / "checkpoints/last.ckpt", weights_only=False) for f in (whole, resumed))
+    assert x["global_step"] == y["global_step"] == 6
+    assert all(torch.equal(x["state_dict"][name], y["state_dict"][name]) for name in x["state_dict"])
+    moments = [s["optimizer_states"][0]["state"] for s in (x, y)]
+    assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+
+
+def test_resume_is_exact_bit_for_bit_with_the_hf_engine(tmp_path: Path) -> None:
+    """Weights, optimiser state, every trajectory and every metric but the clock's, after OVD's own rounds."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    cli.fit(whole, *OVD_HF)
+    cli.fit(resumed, *OVD_HF, f"--ckpt_path={whole}/checkpoints/step-000002.ckpt")
+    assert_same_continuation(whole, resumed)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_resume_is_exact_with_vllm(tmp_path: Path) -> None:
+    """vLLM in float32 on the CPU with seeded requests repeats itself, so the same holds for it there."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    cli.fit(whole)
+    cli.fit(resumed, f"--ckpt_path={whole}/checkpoints/step-000002.ckpt")
+    assert_same_continuation(whole, resumed)
+
+
+def test_a_checkpoint_from_inside_a_round_is_refused(tmp_path: Path) -> None:
+    cli.fit(tmp_path / "whole", *cli.HF, *cli.GRPO)
+    done = cli.run(
+        "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *cli.HF, *cli.GRPO, "--data.epochs_per_round=3",
+        f"--ckpt_path={tmp_path}/whole/checkpoints/step-000002.ckpt", f"--trainer.default_root_dir={tmp_path}/b",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "in the middle of a round" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "killed"
+    args = [
+        *cli.HF,
+        *cli.GRPO,
+        "--data.rounds=200",
+        "--benchmark.every_n_rounds=0",
+        "--benchmark.before_training=false",
+    ]
+    args = ["fit", "--config=configs/quickstart.yaml", *cli.SMALL, *args, f"--trainer.default_root_dir={folder}"]
+    process = subprocess.Popen(
+        cli.command(*args), cwd=cli.ROOT, env=cli.environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "transcripts/round-000005.jsonl").exists():
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(how)
+        process.wait(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    finished = len(cli.rounds(folder))
+    assert finished >= 5
+    for line in cli.transcripts(folder):  # every line is whole JSON, every finished round is there
+        assert line["round"] <= finished
+    assert {line["round"] for line in cli.transcripts(folder)} >= set(range(finished))
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] >= 2 * (finished - 1)
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    done = checkpoint["global_step"] // 2
+    cli.fit(
+        tmp_path / "on", *cli.HF, *cli.GRPO, f"--data.rounds={done + 1}", f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    )
+    assert [int(row["round"]) for row in cli.rounds(tmp_path / "on")] == [done]
+
+
+def test_a_logger_never_deletes_an_earlier_run_in_the_same_folder(tmp_path: Path) -> None:
+    cli.fit(tmp_path, *cli.HF, *cli.GRPO)
+    first = (tmp_path / "metrics.csv").read_text()
+    cli.fit(tmp_path, *cli.HF, *cli.GRPO, f"--ckpt_path={tmp_path}/checkpoints/step-000002.ckpt")
+    assert (tmp_path / "metrics-1.csv").read_text() == first
+    assert len(cli.rounds(tmp_path)) == 2
+    assert json.loads((tmp_path / "transcripts/round-000000.jsonl").read_text().splitlines()[0])["round"] == 0
