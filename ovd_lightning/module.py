@@ -84,6 +84,12 @@ class OVDModule(L.LightningModule):
             from torch.distributed.fsdp import fully_shard
 
             shard = mesh["data_parallel"]
+            if shard.size() != mesh.size():
+                raise ConfigError(
+                    "trainer.strategy.init_args.data_parallel_size",
+                    f"comes to {shard.size()} of {mesh.size()} ranks; the student is sharded over all of them.",
+                    "Set it to the number of ranks, and tensor_parallel_size to 1: configs/strategy/fsdp2.yaml.",
+                )
             for block in self.student.hf.base_model.layers:
                 fully_shard(block, mesh=shard)
             fully_shard(self.student, mesh=shard)
@@ -157,6 +163,13 @@ class OVDModule(L.LightningModule):
         scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)
         # Stepped with every update, not every epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Whether the checkpoint's batch was the last is for this run's number of rounds to say: a finished run
+        goes on with a larger ``data.rounds``."""
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        if "epoch_loop.batch_progress" in loops:
+            loops["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     # ------------------------------------------- evaluation is the callback's
 

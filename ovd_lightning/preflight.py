@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.teachers.base import LONGEST
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from ovd_lightning.data import OVDDataModule
     from ovd_lightning.methods.base import Method
     from ovd_lightning.tasks.base import Task
-
-LONGEST = 64
-"""Prompts whose tokens are counted, those with the most characters: tokenising all could take minutes."""
 
 
 def check_model_path(setting: str, path: str) -> None:
@@ -101,8 +99,14 @@ def check_run(
                 "Every rank takes the same number of whole groups.",
             )
         groups = data.problems_per_round // world_size
+        if groups < data.mini_batches:
+            raise ConfigError(
+                "data.mini_batches",
+                f"is {data.mini_batches}, more than the {groups} groups a rank has of a round, which are kept whole.",
+                "Lower it, or raise data.problems_per_round.",
+            )
         smallest = groups // data.mini_batches * method.group_size
-        if groups < data.mini_batches or smallest < accumulate:
+        if smallest < accumulate:
             raise ConfigError(
                 "trainer.accumulate_grad_batches",
                 f"is {accumulate}, but an optimiser step has as few as {smallest} trajectories a rank.",
@@ -118,5 +122,7 @@ def check_run(
         method.teacher.check()
     if training:
         check_prompts("data.task (train)", data.task, data.train_problems(), engine, max_tokens, chat)
+        if method.teacher is not None:
+            method.teacher.check_problems(data.task, data.train_problems(), max_tokens)
     for name, problems in evaluated.items():
         check_prompts(f"data.benchmarks.{name} ({split})", data.benchmarks[name], problems, engine, max_tokens, chat)

@@ -37,7 +37,8 @@ KEYS = {
 }  # fmt: skip
 """What W&B's schema of sweep files knows at the top level."""
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-SEED = "seed_everything"
+SEED = "data.seed"
+"""The parameter that ``--seeds`` sets: of problem order and of every sample."""
 RESULT = "sweep_run.json"
 
 
@@ -118,7 +119,7 @@ def _check_parameter(name: str, parameter: Any, method: str) -> None:
 
 
 def expand(sweep: Sweep, *, count: int | None = None, seeds: Sequence[int] = (), sample_seed: int = 0) -> list[Values]:
-    """The runs' parameters. ``seeds`` stand in for whatever the file says of ``seed_everything``.
+    """The runs' parameters. ``seeds`` stand in for whatever the file says of ``data.seed``.
 
     grid: every combination, the last parameter fastest. random: ``count`` draws (default: the file's run_cap) that
     depend on ``sample_seed`` alone, each under every seed. Raises: ConfigError for random without a count.
@@ -259,7 +260,16 @@ class Runner:
         (job.folder / RESULT).write_text(json.dumps(record, indent=1))
         print(f"  {job.folder.name}: {job.status} after {job.seconds:.0f} s", flush=True)
         if code != 0:
-            print(f"    its output: {job.folder / 'output.log'}", flush=True)
+            print(
+                f"    {last_line(job.folder / 'output.log')}\n    all its output: {job.folder / 'output.log'}",
+                flush=True,
+            )
+
+
+def last_line(file: Path) -> str:
+    """The last line with anything on it, which is where a failed run says why."""
+    lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it printed nothing"
 
 
 def set_aside(folder: Path) -> None:

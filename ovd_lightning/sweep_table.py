@@ -35,23 +35,26 @@ def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
     results = [last_values(job) for job in jobs]
     metrics = shown_metrics(sweep.metric, results)
     short = short_names([job.values for job in jobs])
+    varied = {n: short[n] for n in short if len({str(job.values.get(n)) for job in jobs}) > 1} or short
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a file has no edge
 
     table = Table(title=f"{sweep.name}: last values", title_justify="left")
-    for name in short.values():
+    for name in varied.values():
         table.add_column(name)
     for name in ("status", "seconds"):
         table.add_column(name, justify="right")
     for name in metrics:
         table.add_column(name, justify="right", overflow="fold")
     for job, result in zip(jobs, results, strict=True):
-        cells = [str(job.values.get(name, "")) for name in short]
+        cells = [str(job.values.get(name, "")) for name in varied]
         values = [f"{result[m]:.4f}" if m in result else "-" for m in metrics]
         table.add_row(*cells, job.status, f"{job.seconds:.0f}", *values)
     console.print(table)
 
     cells_by_setting: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    names = [name for name in short if name != SEED]
+    names = [name for name in varied if name != SEED]
     for job, result in zip(jobs, results, strict=True):
         if job.status.startswith("finished"):
             cells_by_setting.setdefault(tuple(str(job.values.get(n, "")) for n in names), []).append(result)

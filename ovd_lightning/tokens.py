@@ -15,9 +15,10 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
 
 
 def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """A task's prompt in the student's tokens: as it stands, or as a user message in the chat template."""
+    """A task's prompt in the student's tokens: as it stands, behind the tokenizer's own beginning of sequence where
+    it has one (Llama), or as a user message in the chat template."""
     if not chat:
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return list(tokenizer.encode(text))
     messages = [{"role": "user", "content": text}]
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 

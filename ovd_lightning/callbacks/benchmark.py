@@ -88,9 +88,7 @@ class BenchmarkCallback(L.Callback):
         self, batch: ProblemBatch, trainer: L.Trainer, module: OVDModule, data: OVDDataModule, split: str
     ) -> list[dict[str, Any]]:
         """One row a problem and sample: response, verdict, truncation."""
-        rollout = next((c for c in trainer.callbacks if isinstance(c, RolloutCallback)), None)  # type: ignore[attr-defined]
-        if rollout is None:
-            raise ConfigError("trainer.callbacks", "holds no RolloutCallback, whose engine answers.", "Add one.")
+        rollout = self._rollout(trainer)
         engine, task = rollout.engine, data.benchmarks[batch.benchmark]
         tokenizer = engine.tokenizer
         assert tokenizer is not None
@@ -98,7 +96,6 @@ class BenchmarkCallback(L.Callback):
         prompts = [encode_prompt(task.prompt(p), tokenizer, rollout.chat) for p in batch.problems]
         rows: list[dict[str, Any]] = []
         with engine.awake():
-            rollout.sync(trainer, module)
             for sample in range(-1, self.samples):  # -1: the greedy answer
                 greedy = sample < 0
                 requests = [
@@ -155,7 +152,9 @@ class BenchmarkCallback(L.Callback):
 
     def evaluate(self, trainer: L.Trainer, module: OVDModule, split: str) -> dict[str, float]:
         """All benchmarks of a split, outside Lightning's own loops; logged at the current step."""
-        data = self._data(trainer)
+        data, rollout = self._data(trainer), self._rollout(trainer)
+        with rollout.engine.awake():
+            rollout.sync(trainer, module)  # every rank, also one that has nothing to answer
         tally = Tally(module.device)
         loaders = data.val_dataloader() if split == "validation" else data.test_dataloader()
         for loader in loaders:
@@ -166,6 +165,13 @@ class BenchmarkCallback(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         return values
+
+    @staticmethod
+    def _rollout(trainer: L.Trainer) -> RolloutCallback:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RolloutCallback):
+                return callback
+        raise ConfigError("trainer.callbacks", "holds no RolloutCallback, whose engine answers.", "Add one.")
 
     @staticmethod
     def _data(trainer: L.Trainer) -> OVDDataModule:

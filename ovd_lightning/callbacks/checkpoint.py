@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.types import Batch
 
 
 class RoundCheckpoint(ModelCheckpoint):
-    """Writes <run>/checkpoints/round-….ckpt and last.ckpt.
+    """Writes <run>/checkpoints/step-….ckpt and last.ckpt, after the last round in any case.
 
     Args:
         every_n_rounds: how often.
@@ -43,3 +46,12 @@ class RoundCheckpoint(ModelCheckpoint):
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
         self._every_n_train_steps = self.every_n_rounds * trainer.datamodule.updates_per_round  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        every = self._every_n_train_steps
+        if batch.last_in_round and batch.round == trainer.datamodule.rounds - 1:  # type: ignore[attr-defined]
+            self._every_n_train_steps = trainer.global_step  # the last round always
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._every_n_train_steps = every

@@ -90,11 +90,15 @@ class RolloutCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._synced = None  # a checkpoint may have been restored since the last sync
 
-    on_test_start = on_predict_start = on_fit_start
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Here and not when a rank has something to answer: gathering sharded weights takes every rank."""
+        module, _ = self._parts(trainer, pl_module)
         if trainer.state.fn != "fit":
             self._synced = None
+        with self.engine.awake():
+            self.sync(trainer, module)
+
+    on_test_start = on_predict_start = on_validation_start
 
     @staticmethod
     def _parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[OVDModule, OVDDataModule]:
@@ -207,7 +211,8 @@ class RolloutCallback(L.Callback):
         metrics.maxima.update(trained.maxima)
         self._pending = None
         values = self._reduce(metrics, trainer, module)
-        values["loss"] = values["loss"] / (data.mini_batches * trainer.accumulate_grad_batches * trainer.world_size)
+        # Of the round's first update; Lightning averages over micro-batches and ranks.
+        values["loss"] = values["loss"] / (trainer.accumulate_grad_batches * trainer.world_size)
         values["round"] = float(batch.round)
         values["samples"] = float((batch.round + 1) * data.problems_per_round * module.method.group_size)
         for kind, phase in (("generated", "generate"), ("trained", "train")):

@@ -92,7 +92,8 @@ class SummaryCallback(L.Callback):
         console = Console()
         console.print(table)
         if benchmark.save:
-            console.print(f"  answers  {Path(trainer.default_root_dir) / 'evaluations'}", soft_wrap=True, highlight=False)
+            answers = Path(trainer.default_root_dir) / "evaluations"
+            console.print(f"  answers  {answers}", soft_wrap=True, highlight=False)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_evaluation(trainer)

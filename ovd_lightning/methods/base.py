@@ -54,7 +54,8 @@ class Method(ABC):
         kl_coefficient: weight of the k3 KL to the initial student (A.6.2: 0.001). 0 loads no reference model.
         entropy_coefficient: weight of an entropy bonus. 0: the paper lists none; the recipe it builds on has 0.001.
         ratio: "token" (what the paper's code base computes) or "trajectory" (eq. 4 as printed: the ratio of whole
-            trajectories, which overflows or vanishes for long ones).
+            trajectories, which overflows or vanishes for long ones; use it with aggregation: trajectory_mean, since
+            token_mean would count a trajectory's one ratio once a token).
         aggregation: how token losses are averaged over an update: over all tokens; first within each trajectory
             (the original GRPO); or divided by trajectories x the token limit (Dr. GRPO). The paper does not say.
     """

@@ -56,7 +56,8 @@ class OVD(Method):
         replace_when: "score" (eq. 5: S < theta), "incorrect", or "score_or_incorrect" (Algorithm 1).
         replacement: "trajectory": a whole teacher trajectory; "continuation": the teacher goes on from the first
             rejected step, the accepted prefix stays (section 3.3); where no single step was rejected, a whole one.
-        mixing: "substitute" the rejected trajectory, or "add" the teacher's beside it.
+        mixing: "substitute" the rejected trajectory, or "add" the teacher's beside it, where the rejected ones go on
+            training (with advantage: reward, those that are right for all their low score: not eq. 7).
         max_replacements: at most this many a group, lowest scores first; null: no limit.
         advantage: "reward": A = R (eq. 7); "mixed_group": normalised within the mixture (Algorithm 1);
             "student_group": baseline and scale from the student's group before replacement.

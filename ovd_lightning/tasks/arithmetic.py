@@ -167,9 +167,7 @@ def random_expression(rng: random.Random, operations: int, value: int) -> Expres
         op, left = "-", value + int(rng.random() * (LIMIT - value + 1))
         right = left - value
     in_left = int(rng.random() * operations)
-    return Operation(
-        random_expression(rng, in_left, left), op, random_expression(rng, operations - 1 - in_left, right)
-    )
+    return Operation(random_expression(rng, in_left, left), op, random_expression(rng, operations - 1 - in_left, right))
 
 
 def render(expression: Expression) -> str:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Engine
+from ovd_lightning.types import Problem
+
+if TYPE_CHECKING:
+    from ovd_lightning.tasks.base import Task
+
+LONGEST = 64
+"""Problems whose tokens are counted before a run, those with the most characters: all could take minutes."""
 
 
 class Teacher(ABC):
@@ -21,6 +29,10 @@ class Teacher(ABC):
         """Checks that load nothing. Raises: ConfigError."""
         for engine in self.engines:
             engine.check()
+
+    def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """Whether these problems, with solutions of up to ``max_tokens``, fit the teacher. Raises: ConfigError."""
+        return
 
     def start(self) -> None:
         for engine in self.engines:

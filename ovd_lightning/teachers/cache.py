@@ -13,8 +13,11 @@ from typing import Any
 class AnswerCache:
     """Key -> JSON value, in SQLite; ``path=None`` keeps it in memory for the life of the process.
 
-    Every :meth:`put` is committed, so a killed run loses no answer. Several ranks may share one file.
+    Every :meth:`put` is committed, so a killed run loses no answer. Ranks of one machine may share a file; it must
+    not lie on a network file system. In memory, the oldest answers go when there are more than ``memory_limit``.
     """
+
+    memory_limit = 200_000
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
@@ -46,6 +49,10 @@ class AnswerCache:
             self._db.executemany(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?)", [(k, json.dumps(v)) for k, v in answers.items()]
             )
+            if self.path is None and (excess := len(self) - self.memory_limit) > 0:
+                self._db.execute(
+                    "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers ORDER BY rowid LIMIT ?)", [excess]
+                )
 
     def __len__(self) -> int:
         return self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0]

@@ -7,21 +7,33 @@ a score is sampled as text and parsed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
-from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale
+from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
+from ovd_lightning.types import Problem
+
+if TYPE_CHECKING:
+    from ovd_lightning.tasks.base import Task
 
 
 def seed_of(*parts: Any) -> int:
     """A 31-bit seed that is a function of ``parts`` alone."""
     return int(AnswerCache.key(*parts)[:8], 16) & 0x7FFFFFFF
+
+
+DIGITS = [str(digit) for digit in range(10)]
+Answer = tuple[list[float] | None, float]
+"""(distribution, mass) of a `Judgement`, as the cache keeps it."""
 
 
 @dataclass(slots=True)
@@ -31,7 +43,8 @@ class Judgement:
     distribution: list[float] | None
     """[v] over the score vocabulary, at temperature 1, normalised; one-hot when parsed from text; None: no score."""
     mass: float
-    """Probability the teacher gave to score tokens at all, before normalising: the judge's health. 0 for None."""
+    """Probability the teacher gave to score tokens at all, before normalising: the judge's health. 0 where the
+    request failed or the text held no score."""
 
 
 @dataclass(slots=True)
@@ -57,13 +70,14 @@ class VerbalTeacher(Teacher):
         demonstrator: another engine for writing trajectories.
         scale: "zero_to_nine" (the paper's body, v = 10) or "one_to_ten" (its prompt A.4).
         read: "distribution" reads the next-token distribution over the score vocabulary; "text" samples a number
-            at ``score_temperature`` and parses it (for endpoints without log-probabilities).
+            at ``text_temperature`` and parses it (for endpoints without log-probabilities).
         chat: send prompts as one user message through the engine's chat template.
-        score_temperature: sampling temperature for ``read="text"`` (A.6.2: 0.7).
+        text_temperature: sampling temperature for ``read="text"`` (A.6.2: 0.7); equal prompts of a round share the
+            number that is drawn. A distribution is tempered by the method instead (``score_temperature``).
         score_tokens: token limit of a score given as text.
         demonstration_temperature: temperature at which trajectories are written.
         demonstration_tokens: token limit of a demonstration; null for the student's limit.
-        max_parse_failures: share of a round's scores without a number above which the run stops.
+        max_parse_failures: share of the prompts of one call without a number above which the run stops.
         min_mass: a distribution with less probability on score tokens than this counts as a parse failure.
         cache: file of the disk cache; null keeps answers in memory only.
     """
@@ -75,7 +89,7 @@ class VerbalTeacher(Teacher):
         scale: ScoreScale = "zero_to_nine",
         read: Literal["distribution", "text"] = "distribution",
         chat: bool = False,
-        score_temperature: float = 0.7,
+        text_temperature: float = 0.7,
         score_tokens: int = 8,
         demonstration_temperature: float = 0.7,
         demonstration_tokens: int | None = None,
@@ -84,8 +98,15 @@ class VerbalTeacher(Teacher):
         cache: str | None = None,
     ) -> None:
         name = "method.init_args.teacher.init_args"
-        if score_temperature < 0:
-            raise ConfigError(f"{name}.score_temperature", f"is {score_temperature}.", "Use 0 (greedy) or more.")
+        if scale not in SCALES:
+            raise ConfigError(f"{name}.scale", f"is {scale!r}.", f"Use one of {', '.join(SCALES)}.")
+        if read not in ("distribution", "text"):
+            raise ConfigError(f"{name}.read", f"is {read!r}.", "Use distribution or text.")
+        for setting, tokens in (("score_tokens", score_tokens), ("demonstration_tokens", demonstration_tokens)):
+            if tokens is not None and tokens < 1:
+                raise ConfigError(f"{name}.{setting}", f"is {tokens}.", "Use 1 or more.")
+        if text_temperature < 0:
+            raise ConfigError(f"{name}.text_temperature", f"is {text_temperature}.", "Use 0 (greedy) or more.")
         if not 0 <= max_parse_failures <= 1:
             raise ConfigError(f"{name}.max_parse_failures", f"is {max_parse_failures}.", "It is a share: 0 to 1.")
         self.engine = engine
@@ -93,7 +114,7 @@ class VerbalTeacher(Teacher):
         self.scale: Scale = SCALES[scale]
         self.read = read
         self.chat = chat
-        self.score_temperature = score_temperature
+        self.text_temperature = text_temperature
         self.score_tokens = score_tokens
         self.demonstration_temperature = demonstration_temperature
         self.demonstration_tokens = demonstration_tokens
@@ -106,6 +127,47 @@ class VerbalTeacher(Teacher):
     def engines(self) -> list[Engine]:
         return [self.engine] if self.demonstrator is self.engine else [self.engine, self.demonstrator]
 
+    def check(self) -> None:
+        """Raises: ConfigError, also for a vocabulary in which a digit is not one token."""
+        super().check()
+        if self.read == "distribution" and self.engine.tokenizer is not None:
+            single = self._single_token_texts(DIGITS)
+            if len(single) < len(DIGITS):
+                missing = ", ".join(d for d in DIGITS if d not in single)
+                raise ConfigError(
+                    "method.init_args.teacher.init_args.read",
+                    f"is distribution, but {missing} is not one token in the vocabulary of {self.engine.name}.",
+                    "Use read: text.",
+                )
+
+    def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """Whether the longest problem, its whole solution and the answer fit both engines' contexts.
+
+        Counted in the teacher's tokens for the prompt and, for want of a better guess, in the student's for the
+        solution. Raises: ConfigError.
+        """
+        name = "method.init_args.teacher.init_args"
+        answers = (
+            (self.engine, "engine", self.score_tokens if self.read == "text" else 1, self._longest),
+            (self.demonstrator, "demonstrator", 0, task.prompt),
+        )
+        limit = self.demonstration_tokens or max_tokens
+        for engine, setting, answer, text in answers:
+            if engine.tokenizer is None or engine.max_context is None:
+                continue
+            for problem in sorted(problems, key=lambda p: -len(p.question))[:LONGEST]:
+                tokens = len(engine.tokenizer.encode(text(problem))) + max(limit, max_tokens) + answer
+                if tokens > engine.max_context:
+                    raise ConfigError(
+                        f"{name}.{setting}",
+                        f"{engine.name} holds {engine.max_context} tokens; problem {problem.id!r} with a solution of "
+                        f"{max(limit, max_tokens)} tokens may need {tokens}.",
+                        "Lower rollout.max_tokens or demonstration_tokens, or raise the engine's max_model_len.",
+                    )
+
+    def _longest(self, problem: Problem) -> str:
+        return step_prompt(problem.question, [], "", self.scale)
+
     # ---------------------------------------------------------------- scoring
 
     def score(self, prompts: Sequence[str], seed: int = 0) -> list[Judgement]:
@@ -116,14 +178,16 @@ class VerbalTeacher(Teacher):
         Raises: RuntimeError when more than ``max_parse_failures`` of the prompts got no number.
         """
         seed = seed if self.read == "text" else 0
-        keys = [AnswerCache.key(self.engine.name, self.read, self.chat, self.scale.low, p, seed) for p in prompts]
+        how = (self.text_temperature, self.score_tokens) if self.read == "text" else (self.min_mass,)
+        asking = (self.engine.name, self.read, self.chat, self.scale.low, *how, seed)
+        keys = [AnswerCache.key(*asking, p) for p in prompts]
         known = self.cache.get(keys)
         missing = {k: p for k, p in zip(keys, prompts, strict=True) if k not in known}
         if missing:
             ask = self._distributions if self.read == "distribution" else self._texts
             answers = dict(zip(missing, ask(list(missing.values()), seed), strict=True))
-            self.cache.put(answers)
-            known.update(answers)
+            self.cache.put({k: a for k, a in answers.items() if a is not None})
+            known.update((k, (None, 0.0) if a is None else a) for k, a in answers.items())
         judgements = [Judgement(*known[k]) for k in keys]
         failures = sum(j.distribution is None for j in judgements)
         self.ledger.scores += len(prompts)
@@ -142,50 +206,60 @@ class VerbalTeacher(Teacher):
     def _render(self, text: str) -> Prompt:
         return [{"role": "user", "content": text}] if self.chat else text
 
-    def _distributions(self, prompts: list[str], seed: int) -> list[tuple[list[float] | None, float]]:
+    def _distributions(self, prompts: list[str], seed: int) -> list[Answer | None]:
         """Exact distributions over the score vocabulary: per prompt ([v], mass)."""
-        digits = [str(d) for d in range(10)]
-        texts = digits + [" " + d for d in digits]
-        single = self._single_token_texts(texts)
+        texts = DIGITS if self.scale.high == 9 else [*DIGITS, "10"]
+        single = self._single_token_texts([*texts, *(" " + t for t in texts)])
         logprobs = self.engine.next_text_logprobs([self._render(p) for p in prompts], single)  # [P, C]
         mass = {text: logprobs[:, i].exp() for i, text in enumerate(single)}
-        digit = [mass[d] + mass.get(" " + d, 0.0) for d in digits]  # 10 x [P]
+        none = torch.zeros(len(prompts))
+        digit = [mass[d] + mass.get(" " + d, none) for d in DIGITS]  # 10 x [P]
         if self.scale.high == 9:
             scores = digit
         else:
-            # "10" is two tokens: P(10) = P("1") P("0" | "1"); what follows "1" otherwise leaves it a 1.
+            # P(10) = P("1") P("0" | "1"), and what follows "1" otherwise leaves it a 1; where the vocabulary has "10"
+            # as a token of its own (numbers of up to three digits), the teacher may write it that way too.
             after_one = self.engine.next_text_logprobs([self._after(p, "1") for p in prompts], ["0"])[:, 0].exp()
-            scores = [digit[1] * (1 - after_one), *digit[2:], digit[1] * after_one]
-        results: list[tuple[list[float] | None, float]] = []
+            ten = digit[1] * after_one + mass.get("10", none) + mass.get(" 10", none)
+            scores = [digit[1] * (1 - after_one), *digit[2:], ten]
+        results: list[Answer | None] = []
         for row in zip(*(s.tolist() for s in scores), strict=True):
             total = sum(row)
-            results.append(([p / total for p in row] if total >= self.min_mass else None, total))
+            distribution = [p / total for p in row] if total >= self.min_mass else None
+            results.append(None if math.isnan(total) else (distribution, total))
         return results
 
     def _single_token_texts(self, texts: list[str]) -> list[str]:
-        """Those of ``texts`` that are one token (" 7" often is not); all when the vocabulary is hidden."""
+        """Those of ``texts`` that are one token, each token once (" 7" is often two tokens, or the same as "7").
+
+        An endpoint with a hidden vocabulary compares texts without the white space around them: there, those without.
+        """
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
-            return texts
-        unknown = tokenizer.unk_token_id
-        return [
-            t for t in texts
-            if len(ids := tokenizer.encode(t, add_special_tokens=False)) == 1 and ids[0] != unknown
-        ]  # fmt: skip
+            return [t for t in texts if not t.startswith(" ")]
+        single: dict[int, str] = {}
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+                single.setdefault(ids[0], text)
+        return list(single.values())
 
     def _after(self, prompt: str, start: str) -> Prompt:
         if self.chat:
             return [{"role": "user", "content": prompt}, {"role": "assistant", "content": start}]
         return prompt + start
 
-    def _texts(self, prompts: list[str], seed: int) -> list[tuple[list[float] | None, float]]:
-        """Scores sampled as text: one-hot distributions, None where no number of the scale was found."""
+    def _texts(self, prompts: list[str], seed: int) -> list[Answer | None]:
+        """Scores sampled as text: one-hot distributions, none where no number of the scale was found."""
         requests = [Request(prompt=self._render(p), seed=seed_of(seed, p)) for p in prompts]
-        sampling = Sampling(max_tokens=self.score_tokens, temperature=self.score_temperature)
+        sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature)
         completions = self.engine.generate(requests, sampling)
         self._count(completions)
-        results: list[tuple[list[float] | None, float]] = []
+        results: list[Answer | None] = []
         for completion in completions:
+            if completion.error is not None:
+                results.append(None)
+                continue
             value = self.parse(completion.text)
             one_hot = None if value is None else [float(value == s) for s in self.scale.values]
             results.append((one_hot, 0.0 if one_hot is None else 1.0))
@@ -194,14 +268,20 @@ class VerbalTeacher(Teacher):
     def parse(self, text: str) -> int | None:
         """The score in a teacher's answer, None if there is none.
 
-        What stands before ``</think>`` is not part of the answer. An answer that begins with a number means it;
-        otherwise the last whole number counts. A number outside the scale is no score.
+        What stands before ``</think>`` is not part of the answer; a thought that never ended leaves none. An answer
+        that begins with a number means it; otherwise the last whole number counts, without the 10 of "7/10" or
+        "7 out of 10". A number outside the scale is no score.
         """
         answer = text.rsplit("</think>", 1)[-1].strip(" \t\r\n*`\"'")
-        numbers = re.findall(r"(?<![\d.\-])\d+(?!\d|\.\d)", answer.split("/")[0])
+        if "<think>" in answer:
+            return None
+        answer = re.sub(r"(/|\bout of)\s*\d+", "", answer)
+        numbers = re.findall(r"(?<![\d.\-−])\d+(?!\d|\.\d)", answer)
+        if re.match(r"\d", answer):
+            numbers = re.findall(r"^\d+(?!\d|\.\d)", answer)
         if not numbers:
             return None
-        value = int(numbers[0] if answer[0].isdigit() else numbers[-1])
+        value = int(numbers[-1])
         return value if self.scale.low <= value <= self.scale.high else None
 
     # ---------------------------------------------------------- demonstrating
@@ -214,10 +294,16 @@ class VerbalTeacher(Teacher):
         Args:
             prompts: task prompts, as text: the teacher has a vocabulary of its own.
             prefixes: what the answer already says; "" for a whole trajectory. It is not repeated in the result.
-            seeds, max_tokens: one a prompt.
+            seeds, max_tokens: one a prompt; ``demonstration_tokens``, where set, is the limit instead.
         """
+        if not prompts:
+            return []
         requests = [
-            Request(prompt=self._after(p, prefix) if prefix else self._render(p), seed=seed, max_tokens=limit)
+            Request(
+                prompt=self._after(p, prefix) if prefix else self._render(p),
+                seed=seed,
+                max_tokens=self.demonstration_tokens or limit,
+            )
             for p, prefix, seed, limit in zip(prompts, prefixes, seeds, max_tokens, strict=True)
         ]
         completions = self.demonstrator.generate(requests, Sampling(temperature=self.demonstration_temperature))

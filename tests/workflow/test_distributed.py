@@ -26,7 +26,33 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     assert [a[key]["text"] for key in sorted(a)] == [b[key]["text"] for key in sorted(b)]
     x, y = weights(one), weights(two)
     assert max(float((x[n] - y[n]).abs().max()) for n in x) < 5e-5
+    norms = [cli.rounds(f)[0]["policy/grad_norm"] for f in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     row, other = cli.rounds(one)[0], cli.rounds(two)[0]
     for name in ("reward/student", "ovd/zero_advantage_groups", "completion/length_mean", "policy/kl", "loss"):
         assert row[name] == pytest.approx(other[name], abs=1e-5), name
     assert cli.metrics(one)[-1]["test/arithmetic/accuracy"] == cli.metrics(two)[-1]["test/arithmetic/accuracy"]
+
+
+@pytest.mark.slow
+def test_fsdp2_trains_as_one(tmp_path: Path) -> None:
+    """Sharded over two ranks: the exported student is the one that a single rank trains."""
+    from safetensors.torch import load_file
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    args = [*cli.HF, *cli.GRPO, "--data.rounds=1"]
+    sharded = [
+        "--config=configs/strategy/fsdp2.yaml",
+        "--trainer.devices=2",
+        "--trainer.strategy.init_args.data_parallel_size=2",
+    ]
+    cli.fit(one, *args)
+    cli.fit(two, *args, *sharded)
+    norms = [cli.rounds(f)[0]["policy/grad_norm"] for f in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    x, y = (load_file(f / "student/model.safetensors") for f in (one, two))
+    assert x.keys() == y.keys()
+    assert max(float((x[n] - y[n]).abs().max()) for n in x) < 5e-5
+    resumed = tmp_path / "resumed"
+    cli.fit(resumed, *args, *sharded, "--data.rounds=2", f"--ckpt_path={two}/checkpoints/last.ckpt")
+    assert [row["round"] for row in cli.rounds(resumed)] == [1]

@@ -52,6 +52,15 @@ def test_resume_is_exact_with_vllm(tmp_path: Path) -> None:
     assert_same_continuation(whole, resumed)
 
 
+def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path) -> None:
+    """Three rounds, then two more, are five rounds: the last round is checkpointed whatever the interval."""
+    whole, first, more = tmp_path / "whole", tmp_path / "first", tmp_path / "more"
+    cli.fit(whole, *cli.HF, *cli.GRPO, "--data.rounds=5")
+    cli.fit(first, *cli.HF, *cli.GRPO, "--data.rounds=3", "--checkpoint.every_n_rounds=2")
+    cli.fit(more, *cli.HF, *cli.GRPO, "--data.rounds=5", f"--ckpt_path={first}/checkpoints/last.ckpt")
+    assert [cli.timeless(r) for r in cli.rounds(whole)][3:] == [cli.timeless(r) for r in cli.rounds(more)]
+
+
 def test_a_checkpoint_from_inside_a_round_is_refused(tmp_path: Path) -> None:
     cli.fit(tmp_path / "whole", *cli.HF, *cli.GRPO)
     done = cli.run(

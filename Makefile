@@ -1,0 +1,47 @@
+# make setup | quickstart | test | test-fast | lint | format | clean
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/quickstart.yaml
+
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python -m
+
+.PHONY: help setup quickstart test test-fast lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   install, then train the embedded example (configs/quickstart.yaml)"
+	@echo "make test         install, then run every test"
+	@echo "make test-fast    install, then run the tests that are not marked slow"
+	@echo "make lint         ruff and mypy"
+	@echo "make format       let ruff format and repair what it can"
+	@echo "make setup        only install, into $(VENV); does nothing when nothing changed"
+	@echo "make clean        delete $(VENV) and caches; runs/ stays"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements/constraints.txt requirements/cpu-nodeps.txt requirements/install.sh
+	@bash requirements/install.sh "$(PYTHON)" "$(VENV)"
+	@touch "$@"
+
+quickstart: setup
+	$(RUN) ovd_lightning fit --config $(CONFIG)
+
+test: setup
+	$(RUN) pytest
+
+test-fast: setup
+	$(RUN) pytest -m "not slow"
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: setup
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,195 @@
+"""The curves of a run, as Plotly figures ready for JSON. Colours (Okabe-Ito) are safe for colour-blind readers;
+those of text and grid follow the page's light or dark theme and are set in the browser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#8c8c8c")
+HEATMAP_ROUNDS = 60
+"""Rounds read for the score heat map; more would be slow to read and too narrow to see."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Panel:
+    """What one figure shows."""
+
+    id: str
+    title: str
+    metrics: tuple[str, ...]
+    """Names of metrics; a trailing ``*`` takes all that begin so."""
+    unit: str = ""
+    kind: Literal["line", "stack"] = "line"
+    without: str = "\0"
+    """Metrics with this in their names are left out."""
+    share: bool = False
+    """Values lie in [0, 1]: the axis shows all of it."""
+
+
+PANELS = (
+    Panel(id="accuracy", title="Validation problems", metrics=("eval/*",), without="truncated", share=True),
+    Panel(id="test", title="Test problems", metrics=("test/*",), without="truncated", share=True),
+    Panel(id="reward", title="Reward", metrics=("reward/student", "reward/mixture")),
+    Panel(
+        id="acceptance",
+        title="Acceptance and replacement",
+        metrics=("ovd/acceptance_rate", "ovd/replaced_fraction"),
+        unit="share of trajectories",
+        share=True,
+    ),
+    Panel(
+        id="zero-advantage",
+        title="Zero-advantage groups",
+        metrics=("ovd/zero_advantage_groups",),
+        unit="share of groups",
+        share=True,
+    ),
+    Panel(id="score", title="Verbal score, mean", metrics=("score/mean",), unit="score"),
+    Panel(id="score-entropy", title="Entropy of the score distribution", metrics=("score/entropy",), unit="nats"),
+    Panel(id="kl", title="KL to the initial student", metrics=("policy/kl",), unit="nats per token"),
+    Panel(id="entropy", title="Policy entropy", metrics=("policy/entropy",), unit="nats per token"),
+    Panel(id="clip", title="Clipped tokens", metrics=("policy/clip_fraction",), unit="share of tokens"),
+    Panel(id="mismatch", title="Sampler-trainer mismatch", metrics=("mismatch/logprob_abs_mean",), unit="nats"),
+    Panel(id="length", title="Completion length", metrics=("completion/length_mean",), unit="tokens"),
+    Panel(
+        id="time",
+        title="Time per phase",
+        metrics=("time/sync", "time/generate", "time/score", "time/replace", "time/train", "time/*"),
+        unit="seconds a round",
+        kind="stack",
+    ),
+    Panel(
+        id="throughput",
+        title="Throughput",
+        metrics=("throughput/generated_tokens_per_s", "throughput/trained_tokens_per_s"),
+        unit="tokens per second",
+    ),
+)
+
+
+def figures(run: Run) -> list[dict[str, Any]]:
+    """One entry per panel: ``id``, ``title``, ``summary`` (for readers who see no picture), ``missing`` (names of
+    metrics that the run did not log) and ``figure`` (Plotly's JSON, None when nothing is there to draw)."""
+    entries = [_panel(run, panel) for panel in PANELS]
+    entries.append(_score_heatmap(run))
+    return entries
+
+
+def select(run: Run, names: Sequence[str]) -> dict[str, Series]:
+    """The run's metrics that a panel asks for, each once, in the panel's order."""
+    chosen: dict[str, Series] = {}
+    for name in names:
+        if name.endswith("*"):
+            chosen |= {m: s for m, s in run.metrics.items() if m.startswith(name[:-1]) and m not in chosen}
+        elif name in run.metrics:
+            chosen[name] = run.metrics[name]
+    return chosen
+
+
+def _panel(run: Run, panel: Panel) -> dict[str, Any]:
+    import plotly.graph_objects as go
+
+    series = {name: s for name, s in select(run, panel.metrics).items() if panel.without not in name}
+    missing = [name for name in panel.metrics if not name.endswith("*") and name not in series]
+    if not series:
+        return {"id": panel.id, "title": panel.title, "missing": list(panel.metrics), "summary": "", "figure": None}
+    # The prefix that all names share says nothing: "reward/student" is "student" in a figure about reward.
+    prefix = min((name.rpartition("/")[0] + "/" for name in series), key=len)
+    if not all(name.startswith(prefix) for name in series):
+        prefix = ""
+    figure = go.Figure()
+    for i, (name, points) in enumerate(series.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        x, y = [step for step, _ in points], [_short(value) for _, value in points]
+        style: dict[str, Any] = {"mode": "lines", "line": {"width": 0.5, "color": colour}, "stackgroup": "phases"}
+        if panel.kind == "line":
+            dashes = ("solid", "dash", "dot", "dashdot")
+            mode = "lines+markers" if len(points) < 15 else "lines"
+            style = {"mode": mode, "line": {"width": 2, "color": colour, "dash": dashes[i // len(PALETTE) % 4]}}
+        figure.add_scatter(x=x, y=y, name=name.removeprefix(prefix), hovertemplate="%{y:.4g}", **style)
+    figure.update_layout(_layout(panel.unit, entries=len(series)))
+    figure.update_xaxes(title_text="optimiser step")
+    values = [value for points in series.values() for _, value in points]
+    if panel.share and min(values) >= 0 and max(values) <= 1:
+        figure.update_yaxes(range=[-0.02, 1.02])
+    else:
+        figure.update_yaxes(rangemode="tozero")
+    summary = "; ".join(f"{name} from {s[0][1]:.4g} to {s[-1][1]:.4g}" for name, s in series.items())
+    return {
+        "id": panel.id,
+        "title": panel.title,
+        "missing": missing,
+        "summary": summary,
+        "figure": figure.to_plotly_json() | {"layout": figure.layout.to_plotly_json()},
+    }
+
+
+def _layout(unit: str, *, entries: int) -> dict[str, Any]:
+    return {
+        "template": None,
+        "height": 260 + 19 * max(0, (entries - 1) // 2),  # room for the legend's rows
+        "margin": {"l": 48, "r": 12, "t": 8, "b": 44},
+        "hovermode": "x unified",
+        "showlegend": entries > 1,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
+        "yaxis": {"title": {"text": unit, "font": {"size": 11}, "standoff": 10}, "automargin": True},
+        "xaxis": {"title": {"font": {"size": 11}, "standoff": 6}, "automargin": True},
+    }
+
+
+def step_scores(records: Iterable[Record]) -> list[float]:
+    """Scores of what the student wrote: its steps', or its trajectories' where no step was scored."""
+    scores: list[float] = []
+    for record in records:
+        if record.get("source") != "student":
+            continue
+        steps = [step.get("score") for step in record.get("steps") or []]
+        found = [s for s in steps if s is not None] or [record.get("score")]
+        scores += [float(s) for s in found if s is not None and math.isfinite(s)]
+    return scores
+
+
+def _score_heatmap(run: Run) -> dict[str, Any]:
+    import plotly.graph_objects as go
+
+    entry: dict[str, Any] = {"id": "score-heatmap", "title": "Verbal scores of the student's steps, share by round"}
+    columns: dict[int, list[float]] = {}
+    for number in evenly(list(run.transcripts), HEATMAP_ROUNDS):
+        if scores := step_scores(chain.from_iterable(read_round(run.transcripts[number]))):
+            columns[number] = scores
+    if not columns:
+        return entry | {"missing": ["scores in transcripts/"], "summary": "", "figure": None}
+    low = run.score_low
+    bins = range(low, low + 10)
+    shares = {n: [0.0] * len(bins) for n in columns}
+    for number, scores in columns.items():
+        for score in scores:
+            shares[number][min(max(math.floor(score + 0.5) - low, 0), len(bins) - 1)] += 1 / len(scores)
+    figure = go.Figure(
+        go.Heatmap(
+            x=list(columns),
+            y=list(bins),
+            z=[[_short(shares[n][i]) for n in columns] for i in range(len(bins))],
+            zmin=0,
+            colorscale="Cividis",
+            colorbar={"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 11}},
+            hovertemplate="round %{x}, score %{y}: %{z:.1%}<extra></extra>",
+        )
+    )
+    figure.update_layout(_layout("score", entries=1) | {"hovermode": "closest"})
+    figure.update_xaxes(title_text="round", dtick=max(1, (max(columns) - min(columns)) // 8))
+    figure.update_yaxes(dtick=1)
+    means = [sum(s) / len(s) for s in columns.values()]
+    summary = f"mean score from {means[0]:.3g} in round {min(columns)} to {means[-1]:.3g} in round {max(columns)}"
+    return entry | {"missing": [], "summary": summary, "figure": figure.to_plotly_json()}
+
+
+def _short(value: float) -> float:
+    """Five digits: more are invisible in a picture and swell the page."""
+    return float(f"{value:.5g}")

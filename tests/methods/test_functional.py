@@ -1,0 +1,156 @@
+"""The mathematics, against numbers worked out by hand (the working stands beside each)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ovd_lightning.methods import functional as F
+
+
+def test_sample_std_divides_by_n_minus_one() -> None:
+    # mean 2.5, squared deviations 2.25 + 0.25 + 0.25 + 2.25 = 5, 5 / 3
+    assert F.sample_std([1, 2, 3, 4]) == pytest.approx(math.sqrt(5 / 3))
+    # mean 0.5, 0.25 + 0.25 = 0.5, 0.5 / 1
+    assert F.sample_std([0, 1]) == pytest.approx(math.sqrt(0.5))
+    assert F.sample_std([3.0]) == 0
+    assert F.sample_std([]) == 0
+
+
+def test_group_advantages() -> None:
+    # mu = 1/4; squared deviations 9/16 + 3 (1/16) = 12/16; sigma = sqrt((12/16) / 3) = 1/2
+    # (1 - 1/4) / (1/2) = 1.5; (0 - 1/4) / (1/2) = -0.5; epsilon moves them by 2 in a million
+    assert F.group_advantages([1, 0, 0, 0]) == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-5)
+
+
+def test_group_advantages_hold_epsilon_beside_sigma() -> None:
+    # mu = 0.5, sigma = sqrt(0.5): 0.5 / (0.70710678 + 0.000001)
+    assert F.group_advantages([1, 0])[0] == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-6), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 0.7])
+def test_a_constant_group_has_no_advantage(value: float) -> None:
+    # 0.1 + 0.1 + 0.1 is not 0.3 in binary: what is left is rounding, far below 1e-8
+    assert max(map(abs, F.group_advantages([value] * 3))) < 1e-8
+
+
+def test_the_reference_group_gives_baseline_and_scale() -> None:
+    # reference 0, 0, 0, 1: mu = 1/4, sigma = 1/2. Rewards 1 -> 1.5 each, though they are all equal.
+    assert F.group_advantages([1, 1, 1, 1], reference=[0, 0, 0, 1]) == pytest.approx([1.5] * 4, rel=1e-5)
+    # more rewards than references: (0.5 - 0.25) / 0.5 = 0.5
+    assert F.group_advantages([0.5] * 5, reference=[0, 0, 0, 1]) == pytest.approx([0.5] * 5, rel=1e-5)
+
+
+def test_sigma_floor() -> None:
+    # reference all 0: mu = 0, sigma = 0, floor 1/4: 1 / 0.25 = 4
+    assert F.group_advantages([1, 0], reference=[0, 0], sigma_floor=0.25) == pytest.approx([4, 0], rel=1e-5)
+    # sigma of 0, 0, 0, 1 is 1/2, above the floor, which then changes nothing
+    assert F.group_advantages([1], reference=[0, 0, 0, 1], sigma_floor=0.25) == pytest.approx([1.5], rel=1e-5)
+    # rewards equal to a constant reference
+    assert F.group_advantages([1, 1], reference=[1, 1], sigma_floor=0.25) == [0, 0]
+
+
+def test_without_std() -> None:
+    # mu = 1/4
+    assert F.group_advantages([1, 0, 0, 0], scale_by_std=False) == [0.75, -0.25, -0.25, -0.25]
+
+
+@pytest.mark.parametrize(
+    ("rho", "advantage", "value", "clipped"),
+    [
+        # min(rho A, clip(rho, 0.8, 1.28) A), A = 2 or -2
+        (1.5, 2.0, 2.56, True),  # min(3.0, 1.28 * 2): above, and wanted even likelier: cut
+        (0.5, 2.0, 1.00, False),  # min(1.0, 0.8 * 2 = 1.6): below, but wanted likelier: goes on
+        (1.5, -2.0, -3.00, False),  # min(-3.0, -2.56): above, but wanted less likely: goes on
+        (0.5, -2.0, -1.60, True),  # min(-1.0, -1.6): below, and wanted even less likely: cut
+        (1.1, 2.0, 2.20, False),  # inside
+        (0.9, -2.0, -1.80, False),
+        (1.0, 0.0, 0.00, False),
+    ],
+)
+def test_clipped_surrogate(rho: float, advantage: float, value: float, clipped: bool) -> None:
+    logprob = torch.tensor([math.log(rho) - 1.0], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
+    loss, ratio, cut = F.clipped_surrogate(logprob, old, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.28)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-value)
+    assert ratio.item() == pytest.approx(rho)
+    assert cut.tolist() == [clipped]
+    # d(-rho A) / d logprob = -rho A where nothing was cut
+    assert logprob.grad is not None
+    assert logprob.grad.item() == pytest.approx(0.0 if clipped else -rho * advantage)
+    assert old.grad is None
+    assert not ratio.requires_grad
+
+
+def test_the_gradient_is_whole_where_rho_is_one() -> None:
+    logprob = torch.tensor([-2.0, -0.5], requires_grad=True)
+    loss, _, _ = F.clipped_surrogate(logprob, logprob.detach(), torch.tensor([3.0, -1.0]))
+    loss.sum().backward()
+    assert logprob.grad is not None
+    assert logprob.grad.tolist() == pytest.approx([-3.0, 1.0])  # -A, the policy gradient of eq. 7
+
+
+def test_trajectory_ratio() -> None:
+    logprobs = torch.tensor([[-1.0, -2.0, -5.0], [-1.0, -1.0, -1.0]], requires_grad=True)
+    old = torch.tensor([[-1.5, -1.0, 0.0], [-1.0, -2.0, -3.0]])
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    # row 0: (-1 + 1.5) + (-2 + 1) = -0.5, the third token is not trained on; row 1: (-1 + 2) + (-1 + 3) = 3
+    ratio = F.trajectory_log_ratio(logprobs, old, mask)
+    assert ratio.tolist() == [[-0.5] * 3, [3.0] * 3]
+    ratio[0, 0].backward()  # one value depends on every trained token of its row, and on no other
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [[1, 1, 0], [0, 0, 0]]
+
+
+def test_k3() -> None:
+    logprobs = torch.tensor([math.log(0.5), math.log(0.25), math.log(0.3)], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([math.log(0.25), math.log(0.5), math.log(0.3)], dtype=torch.float64)
+    kl = F.k3_kl(logprobs, reference)
+    # d = log(0.25 / 0.5) = -log 2: 1/2 + log 2 - 1 = 0.193147; d = log 2: 2 - log 2 - 1 = 0.306853; d = 0: 0
+    assert kl.tolist() == pytest.approx([math.log(2) - 0.5, 1 - math.log(2), 0.0])
+    kl.sum().backward()
+    # d k3 / d logprob = 1 - exp(d): 1 - 1/2, 1 - 2, and 0 where the two agree
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.5, -1.0, 0.0])
+
+
+def test_k3_is_never_negative_and_its_mean_is_the_kl() -> None:
+    policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
+    k3 = F.k3_kl(policy.log(), reference.log())
+    assert (k3 >= 0).all()
+    # E_policy[k3] = sum p (r/p - log(r/p) - 1) = 1 + KL - 1, exactly
+    assert (policy * k3).sum().item() == pytest.approx((policy * (policy / reference).log()).sum().item(), rel=1e-5)
+
+
+def test_soft_acceptance() -> None:
+    # exp(9/3) / 20 = 20.0855 / 20 > 1; exp(6/3) / 20 = 7.38906 / 20; exp(0) / 20
+    assert F.soft_acceptance(9, 3, 20) == 1
+    assert F.soft_acceptance(6, 3, 20) == pytest.approx(0.369453, abs=1e-6)
+    assert F.soft_acceptance(0, 3, 20) == pytest.approx(0.05)
+    assert F.soft_acceptance(9, 0.001, 20) == 1, "exp(9000) does not overflow"
+
+
+def test_temper() -> None:
+    # 0.8^(1/0.7) = exp(-0.223144 / 0.7) = 0.727025; 0.2^(1/0.7) = exp(-1.609438 / 0.7) = 0.100341
+    assert F.temper([0.8, 0.2], 0.7) == pytest.approx([0.727025 / 0.827366, 0.100341 / 0.827366], abs=1e-5)
+    # T = 1/2 squares: 0.64 : 0.04 = 16 : 1
+    assert F.temper([0.8, 0.2], 0.5) == pytest.approx([16 / 17, 1 / 17])
+    assert F.temper([0.5, 0.3, 0.2], 1.0) == pytest.approx([0.5, 0.3, 0.2])
+
+
+def test_temper_keeps_zeros_and_ends_in_the_argmax() -> None:
+    tempered = F.temper([0.0, 0.6, 0.4, 0.0], 0.7)
+    assert tempered[0] == tempered[3] == 0
+    assert sum(tempered) == pytest.approx(1)
+    assert F.temper([0.0, 0.6, 0.4, 0.0], 1e-3) == pytest.approx([0, 1, 0, 0])
+    assert F.temper([1.0, 0.0], 0.7) == [1, 0]
+
+
+def test_entropy() -> None:
+    # uniform over four: log 4; 1/2, 1/4, 1/4: 1/2 log 2 + 1/2 log 4 = 1.5 log 2
+    assert F.entropy([0.25] * 4) == pytest.approx(math.log(4))
+    assert F.entropy([0.5, 0.25, 0.25, 0.0]) == pytest.approx(1.5 * math.log(2))
+    assert F.entropy([1.0, 0.0]) == 0

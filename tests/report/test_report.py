@@ -1,0 +1,279 @@
+"""The page of a run: from real file formats, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovd_lightning.report import write_report
+from ovd_lightning.report.figures import PANELS, figures, step_scores
+from ovd_lightning.report.page import DATA_LIMIT, _packed, method_options, tiles
+from ovd_lightning.report.read import evenly, read_metrics, read_round, read_run
+
+from .synthetic import HOSTILE, write_run
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+def chromium() -> str | None:
+    """The browser to test in: the environment variable CHROME, or one on the PATH."""
+    names = (os.environ.get("CHROME"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("report") / "runs" / "tiny" / "2030-01-01_12-00-00")
+    write_report(folder)
+    return folder
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def test_reads_sparse_rows_and_leaves_out_what_is_not_finite(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,1,0.5,\n,2,,7\n0,3,nan,inf\n0,4,oops,8\n")
+    run = read_run(tmp_path)
+    assert run.metrics == {"a": [(1.0, 0.5)], "b": [(2.0, 7.0), (4.0, 8.0)]}
+
+
+def test_a_resumed_runs_values_replace_those_it_trained_again(tmp_path: Path) -> None:
+    (tmp_path / "metrics-1.csv").write_text("epoch,step,a\n0,1,0.1\n0,2,0.2\n0,3,0.3\n")
+    (tmp_path / "metrics.csv").write_text("epoch,step,a\n0,3,0.9\n0,4,0.4\n")
+    assert read_metrics(tmp_path) == {"a": [(1.0, 0.1), (2.0, 0.2), (3.0, 0.9), (4.0, 0.4)]}
+
+
+def test_method_is_found_wherever_the_config_has_it(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    assert run.name == "tiny/2030-01-01_12-00-00"
+    assert run.method_name == "OVD"
+    assert run.score_low == 0
+    assert ("threshold", "7") in method_options(run)
+
+
+def test_a_cut_off_line_is_left_out_and_ranks_are_joined(tmp_path: Path) -> None:
+    first, second = tmp_path / "round-000000.jsonl", tmp_path / "round-000000-rank1.jsonl"
+    first.write_text('{"problem_id": "a", "group": 0, "sample": 0}\n{"problem_id": "a", "group": 0, "sam')
+    second.write_text('{"problem_id": "a", "group": 1, "sample": 0}\n')
+    assert [len(group) for group in read_round([first, second])] == [1, 1]
+
+
+def test_evenly_keeps_the_ends() -> None:
+    assert evenly(range(5), 12) == [0, 1, 2, 3, 4]
+    for size in range(13, 400, 7):
+        chosen = evenly(range(size), 12)
+        assert (len(set(chosen)), chosen[0], chosen[-1]) == (12, 0, size - 1)
+    assert evenly([1, 2, 3], 1) == [3]
+
+
+# --- figures and numbers --------------------------------------------------------------------------------------
+
+
+def test_every_panel_is_drawn_from_the_documented_names(run_dir: Path) -> None:
+    drawn = {entry["id"]: entry for entry in figures(read_run(run_dir))}
+    assert set(drawn) == {panel.id for panel in PANELS} | {"score-heatmap"}
+    assert all(entry["figure"] and not entry["missing"] for entry in drawn.values())
+    stacked = drawn["time"]["figure"]["data"]
+    assert [trace["name"] for trace in stacked] == ["sync", "generate", "score", "replace", "train"]
+    assert {trace["stackgroup"] for trace in stacked} == {"phases"}
+    columns = zip(*drawn["score-heatmap"]["figure"]["data"][0]["z"], strict=True)
+    assert all(sum(column) == pytest.approx(1, abs=1e-3) for column in columns)
+
+
+def test_step_scores_are_the_students() -> None:
+    records: list[dict[str, Any]] = [
+        {"source": "student", "score": 1.0, "steps": [{"score": 3.0}, {"score": None}]},
+        {"source": "student", "score": 4.0, "steps": []},
+        {"source": "teacher", "score": 9.0, "steps": []},
+        {"source": "student", "score": None, "steps": []},
+    ]
+    assert step_scores(records) == [3.0, 4.0]
+
+
+def test_tiles_show_first_and_last(run_dir: Path) -> None:
+    found = {tile["label"]: tile for tile in tiles(read_run(run_dir))}
+    accuracy = found["arithmetic, validation, accuracy"]
+    assert (accuracy["value"], accuracy["note"]) == ("65.0%", "from 25.0%")
+    assert found["rounds"]["value"] == "20"
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_are_named_not_fatal(tmp_path: Path) -> None:
+    page = write_report(tmp_path).read_text()
+    for sentence in ("metrics.csv is missing", "config.yaml is missing", "No rollouts", "Not logged: policy/kl"):
+        assert sentence in page
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,reward/student\n0,1,0.5\n")
+    page = write_report(tmp_path).read_text()
+    assert "Not logged: reward/mixture." in page
+    assert 'id="plot-reward"' in page
+
+
+def test_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """Twelve rounds of long, nearly incompressible text still make a page below 6 MB."""
+    folder = write_run(tmp_path / "run", rounds=14, problems=2, samples=2)
+    rng = random.Random(0)
+    for file in sorted((folder / "transcripts").glob("*.jsonl")):
+        noise = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(15_000))
+        lines = file.read_text().splitlines()
+        line = lines[-1].replace("boxed{", "boxed{" + noise)
+        copies = [line.replace('"group": 1', f'"group": {g}') for g in range(2, 50)]
+        file.write_text("\n".join([*lines, *copies]))
+    run = read_run(folder)
+    data, shown = _packed({}, run)
+    assert len(data) * 3 / 4 <= DATA_LIMIT
+    assert "12 of 14 rounds" in shown
+    assert "of the 600 groups" in shown
+    assert write_report(folder).stat().st_size < 6_000_000
+
+
+def test_model_text_is_not_markup_in_the_page(run_dir: Path) -> None:
+    page = (run_dir / "report.html").read_text()
+    assert HOSTILE not in page
+    assert "<script>window.hacked" not in page
+    assert "&lt;script&gt;window.hacked" in page  # the config's, escaped
+
+
+def test_command_line(run_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ovd_lightning.report"]
+    done = subprocess.run([*command, str(run_dir)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, str(run_dir.resolve() / "report.html"))
+    absent = subprocess.run([*command, str(tmp_path / "nothing")], capture_output=True, text=True, check=False)
+    assert absent.returncode == 1
+    assert "is not a folder" in absent.stderr
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: install chromium or google-chrome, or name one in the environment variable CHROME")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, run_dir: Path) -> Iterator[Any]:
+    """Opens the run's page; at the end no error may have reached the console and nothing was fetched."""
+    complaints: list[str] = []
+    pages: list[Any] = []
+
+    def open(width: int = 1200, scheme: str = "light", folder: Path = run_dir) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        pages.append(page)
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: complaints.append(str(e)))
+        allowed = ("file:", "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(allowed) else complaints.append(f"fetched {r.url}"))
+        page.goto((folder / "report.html").as_uri())
+        return page
+
+    yield open
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> None:
+    page = open_page(width, scheme)
+    page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
+    page.wait_for_function(
+        f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(PANELS) + 1}"
+    )
+    assert page.locator("#plot-reward .scatterlayer .trace path.js-line").count() == 2
+    assert page.locator("#plot-time .scatterlayer .trace").count() == 5
+    assert page.locator("#plot-score-heatmap .heatmaplayer image").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = page.evaluate("[...document.querySelectorAll('.curve')].map(e => e.getBoundingClientRect().width)")
+    assert all(250 < box <= width for box in boxes)
+
+
+@pytest.mark.browser
+def test_browser_viewer_follows_the_choice(open_page: Any) -> None:
+    page = open_page()
+    page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
+    assert page.locator("#round option").count() == 12
+    seen = {page.inner_text("#group")}
+    page.select_option("#problem", index=2)
+    seen.add(page.inner_text("#group"))
+    page.select_option("#round", label="19")
+    seen.add(page.inner_text("#group"))
+    assert page.evaluate("document.getElementById('problem').selectedIndex") == 2
+    page.click("#next")
+    seen.add(page.inner_text("#group"))
+    assert len(seen) == 4
+    page.click("#previous")
+    assert page.inner_text("#group") in seen
+    page.select_option("#problem", index=3)
+    assert page.is_disabled("#next")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 400])
+def test_browser_rejected_beside_replacement_with_scores(open_page: Any, width: int) -> None:
+    page = open_page(width)
+    page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
+    pair = page.locator(".pair").first
+    left, right = pair.locator("article").nth(0), pair.locator("article").nth(1)
+    assert "rejected, replaced" in left.inner_text()
+    assert "not trained on" in left.inner_text()
+    assert "teacher" in right.inner_text()
+    assert "advantage 1" in right.inner_text()
+    a, b = left.bounding_box(), right.bounding_box()
+    assert (a["x"] < b["x"] and a["y"] == b["y"]) if width == 1200 else (a["y"] + a["height"] <= b["y"])
+    high, low = left.locator(".step").nth(0), left.locator(".step").nth(1)
+    assert [step.locator(".digit").inner_text() for step in (high, low)] == ["9", "2"]
+    backgrounds = [step.evaluate("e => getComputedStyle(e).backgroundColor") for step in (high, low)]
+    assert backgrounds[0] != backgrounds[1]
+    # By pointer and by keyboard: the distribution over the ten scores.
+    high.hover()
+    page.wait_for_selector("#tip:not([hidden])")
+    low.focus()
+    page.wait_for_function("document.getElementById('tip').innerText.includes('likeliest 2')")
+    assert page.locator("#tip .bars i").count() == 10
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#tip")
+
+
+@pytest.mark.browser
+def test_browser_model_text_is_inert(open_page: Any) -> None:
+    page = open_page()
+    page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
+    assert HOSTILE in page.locator(".step .text").first.inner_text()
+    page.click("#config summary")
+    assert "</pre><script>" in page.locator("#config pre").inner_text()
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img").count() == 0
+
+
+@pytest.mark.browser
+def test_browser_empty_run(open_page: Any, tmp_path: Path) -> None:
+    write_report(tmp_path)
+    page = open_page(folder=tmp_path)
+    assert page.locator("#rollouts .missing").count() == 1
+    assert page.locator(".curve").count() == 0

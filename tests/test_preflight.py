@@ -1,0 +1,197 @@
+"""What is checked before any model is loaded: each error, and the setting it names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovd_lightning.data import OVDDataModule
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.preflight import LONGEST, check_model_path, check_problems, check_prompts, check_run
+from ovd_lightning.tasks.arithmetic import ArithmeticTask
+from ovd_lightning.tasks.base import Split
+from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.types import Problem
+from tests.helpers import ScriptedEngine, problem
+
+
+class ListTask(ArithmeticTask):
+    """Arithmetic with given problems in every split."""
+
+    name = "list"
+
+    def __init__(self, problems: Sequence[Problem], heldout: Sequence[Problem] | None = None) -> None:
+        super().__init__()
+        self.given = {"train": problems, "validation": problems if heldout is None else heldout}
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        return self.given["train" if split == "train" else "validation"]
+
+
+@pytest.fixture
+def check(tiny_model: str, tokenizer: Any) -> Callable[..., None]:
+    def run(task: ArithmeticTask | None = None, **changes: Any) -> None:
+        data = {"problems_per_round": 8, "mini_batches": 1, **changes.pop("data", {})}
+        settings = {
+            "student": tiny_model,
+            "method": GRPO(group_size=4),
+            "data": OVDDataModule(task or ListTask([problem(str(i)) for i in range(8)]), **data),
+            "engine": ScriptedEngine(tokenizer=tokenizer, context=64),
+            "max_tokens": 32,
+            "chat": False,
+            "stage": "fit",
+        }
+        check_run(**{**settings, **changes})
+
+    return run
+
+
+Check = Callable[..., None]
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_good_run_passes(check: Check, stage: str, tokenizer: Any) -> None:
+    engine, judge = ScriptedEngine(tokenizer=tokenizer, context=64), ScriptedEngine(tokenizer=tokenizer)
+    check(stage=stage, engine=engine, method=OVD(VerbalTeacher(judge)), world_size=2, accumulate=4)
+    assert engine.checks == 1
+    assert judge.checks == (stage == "fit"), "the teacher plays no part in an evaluation"
+
+
+# ------------------------------------------------------------------ the model
+
+
+def test_a_folder_that_is_not_there(check: Check, tmp_path: Path) -> None:
+    for path in (str(tmp_path / "nothing"), "./nothing", "../nothing", "~/nothing-of-this-name", "a/b/c", "nothing"):
+        with pytest.raises(ConfigError, match=r"^model\.student: .*nothing.* is not there|a/b/c is not there"):
+            check(student=path)
+
+
+def test_a_folder_without_a_checkpoint(check: Check, tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.student: .* has no config\.json"):
+        check(student=str(tmp_path))
+    shutil.copy(f"{tiny_model}/config.json", tmp_path)
+    check(student=str(tmp_path))
+
+
+def test_a_hub_id_may_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_model_path("model.student", "Qwen/Qwen2.5-0.5B")
+    (tmp_path / "Qwen").mkdir()
+    with pytest.raises(ConfigError, match="is not there"):  # a folder of that name is here: a slip of the pen
+        check_model_path("model.student", "Qwen/Qwen2.5-0.5B")
+
+
+def test_an_engine_that_cannot_be_trained(check: Check, tokenizer: Any) -> None:
+    class Endpoint(ScriptedEngine):
+        trainable = False
+
+    for stage in ("fit", "test"):
+        with pytest.raises(ConfigError, match="cannot be given new weights"):
+            check(engine=Endpoint(tokenizer=tokenizer), stage=stage)
+
+
+# ------------------------------------------------------------------ problems
+
+
+@pytest.mark.parametrize("answers", [(), ("",), (" ", "")])
+def test_a_problem_without_reference(check: Check, answers: tuple[str, ...]) -> None:
+    bad = Problem(id="p7", question="1+1+0=?", answers=answers)
+    good = [problem(str(i)) for i in range(8)]
+    with pytest.raises(ConfigError, match=r"data\.task \(train\): problem 'p7' has no reference answer"):
+        check(ListTask([*good, bad], heldout=good))
+    with pytest.raises(ConfigError, match=r"data\.benchmarks\.list \(validation\): problem 'p7' has no reference"):
+        check(ListTask(good, heldout=[*good, bad]))
+    with pytest.raises(ConfigError, match=r"data\.benchmarks\.list \(test\)"):
+        check(ListTask(good, heldout=[*good, bad]), stage="test")
+
+
+def test_no_problems_at_all(check: Check) -> None:
+    with pytest.raises(ConfigError, match="has no problems"):
+        check(ListTask([]))
+    check_problems("data.task", [problem()])
+
+
+def prompt_of(tokens: int, name: str) -> Problem:
+    """One whose prompt has that many tokens: a character each, and the line break."""
+    return problem(name, question="1" * (tokens - 1))
+
+
+def test_a_prompt_longer_than_the_context(check: Check) -> None:
+    short = [problem(str(i)) for i in range(200)]
+    check(ListTask([*short, prompt_of(32, "fits")]))  # 32 + 32 = 64
+    with pytest.raises(ConfigError, match="the prompt of problem 'long' has 33 tokens") as error:
+        check(ListTask([*short, prompt_of(33, "long")], heldout=short))
+    assert error.value.setting == "data.task (train)"
+    assert "rollout.max_tokens 32" in str(error.value)
+    assert "more than the 64" in str(error.value)
+    with pytest.raises(ConfigError, match=r"data\.benchmarks\.list \(validation\): the prompt of problem 'long'"):
+        check(ListTask(short, heldout=[*short, prompt_of(33, "long")]))
+
+
+def test_an_engine_without_a_known_context_is_not_judged(check: Check, tokenizer: Any) -> None:
+    check(ListTask([prompt_of(500, str(i)) for i in range(8)]), engine=ScriptedEngine(tokenizer=tokenizer))
+
+
+def test_an_empty_prompt_is_found_among_many(tokenizer: Any) -> None:
+    class Bare(ListTask):
+        def prompt(self, problem: Problem) -> str:
+            return problem.question
+
+    engine = ScriptedEngine(tokenizer=tokenizer, context=64)
+    for others in (3, LONGEST + 10):
+        problems = [problem("empty", question=""), *(problem(str(i)) for i in range(others))]
+        with pytest.raises(ConfigError, match="problem 'empty' has an empty prompt"):
+            check_prompts("data.task", Bare(problems), problems, engine, max_tokens=8, chat=False)
+
+
+def test_chat_without_a_template(check: Check) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.chat: is true, but .* no chat template"):
+        check(chat=True)
+
+
+# ------------------------------------------------------------------ sizes
+
+
+def test_ranks_that_do_not_divide_the_round(check: Check) -> None:
+    for ranks in (2, 4, 8):
+        check(world_size=ranks)
+    for ranks in (3, 16):
+        with pytest.raises(ConfigError, match=rf"data\.problems_per_round: is 8, not a multiple of the {ranks} ranks"):
+            check(world_size=ranks)
+    check(world_size=3, stage="test")  # evaluation takes any number
+
+
+@pytest.mark.parametrize(
+    ("ranks", "mini_batches", "least"),
+    [
+        (1, 1, 32),  # 8 groups of 4
+        (2, 1, 16),
+        (1, 3, 8),  # 3, 3 and 2 groups
+        (2, 4, 4),  # one group a step and rank
+    ],
+)
+def test_more_micro_batches_than_trajectories(check: Check, ranks: int, mini_batches: int, least: int) -> None:
+    sizes = {"world_size": ranks, "data": {"mini_batches": mini_batches}}
+    check(**sizes, accumulate=least)
+    with pytest.raises(ConfigError, match=rf"accumulate_grad_batches: is {least + 1}, .* as few as {least} traject"):
+        check(**sizes, accumulate=least + 1)
+
+
+def test_more_mini_batches_than_groups_of_a_rank(check: Check) -> None:
+    with pytest.raises(ConfigError, match=r"data\.mini_batches: is 4, more than the 2 groups a rank has"):
+        check(world_size=4, data={"mini_batches": 4})
+
+
+def test_sizes_of_the_data() -> None:
+    task = ListTask([problem()])
+    for name in ("problems_per_round", "rounds", "epochs_per_round", "mini_batches", "eval_batch_size"):
+        with pytest.raises(ConfigError, match=rf"data\.{name}: is 0"):
+            OVDDataModule(task, **{name: 0})
+    with pytest.raises(ConfigError, match=r"data\.mini_batches: is 9, more than the 8 groups"):
+        OVDDataModule(task, problems_per_round=8, mini_batches=9)

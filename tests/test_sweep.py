@@ -1,0 +1,287 @@
+"""The sweep file as W&B takes it, and the local runner on real subprocesses."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ovd_lightning import sweep as sweeps
+from ovd_lightning.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+THRESHOLD = ROOT / "configs" / "sweeps" / "threshold.yaml"
+
+PROGRAM = '''
+"""Stands in for a training run: logs an accuracy that depends on its two parameters."""
+import os, pathlib, sys, time
+
+flags = dict(flag[2:].split("=") for flag in sys.argv[1:])
+x, seed = int(flags["a.x"]), int(flags["data.seed"])
+pathlib.Path(__file__).with_name("calls.txt").open("a").write(f"{x} {seed}\\n")
+if os.environ.get("SLEEP"):
+    time.sleep(float(os.environ["SLEEP"]))
+run = pathlib.Path(os.environ["OVD_RUN_DIR"])
+(run / "metrics.csv").write_text(f"epoch,step,eval/task/accuracy\\n0,0,0.1\\n0,9,{x / 10 + seed / 100}\\n")
+print("trained with", x, seed)
+if x == 3 and not os.environ.get("MENDED"):
+    sys.exit("x = 3 is not to its taste")
+'''
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep over a small real program; x = 3 fails."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    tree = {
+        "name": "tiny",
+        "program": "program.py",
+        "method": "grid",
+        "metric": {"name": "eval/task/accuracy", "goal": "maximize"},
+        "parameters": {"a.x": {"values": [1, 2, 3]}, "data.seed": {"value": 0}},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "tiny.yaml"
+
+
+# --- the shipped file -------------------------------------------------------------------------------------------
+
+
+def test_shipped_sweep_is_what_wandb_takes() -> None:
+    """Against W&B's client-side check, and the keys of its published schema of sweep files."""
+    check = pytest.importorskip("wandb.apis.public.sweeps")._validate_config_and_fill_distribution
+    tree = yaml.safe_load(THRESHOLD.read_text())
+    assert check(tree) == tree
+    assert set(tree) <= sweeps.KEYS
+    assert tree["metric"] == {"name": "eval/arithmetic/accuracy", "goal": "maximize"}
+    assert tree["parameters"]["method.init_args.threshold"]["values"] == [0, 5, 7, 10]
+    assert (ROOT / tree["command"][6]).is_file()
+    assert (ROOT / tree["program"]).is_file()
+
+
+def wandb_agents_line(tree: dict[str, Any], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that W&B's own agent starts for a run with these values; nothing is started."""
+    from wandb import wandb_agent
+
+    started: list[list[str]] = []
+
+    class Process:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(command)
+
+    monkeypatch.setattr(wandb_agent, "AgentProcess", Process)
+    agent = wandb_agent.Agent.__new__(wandb_agent.Agent)
+    agent.__dict__ |= {
+        "_sweep_command": list(tree.get("command") or []) or None,
+        "_in_jupyter": False,
+        "_function": None,
+        "_forward_signals": False,
+        "_run_processes": {},
+    }
+    args = {name: {"value": value} for name, value in values.items()}
+    agent._command_run({"run_id": "abc", "program": tree.get("program"), "args": args})
+    return started[0]
+
+
+@pytest.mark.parametrize(
+    "command", [None, "shipped", ["${env}", "x", "${args_no_boolean_flags}", "${args_no_hyphens}"]]
+)
+def test_command_lines_are_the_wandb_agents(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "")  # the agent sets them; monkeypatch puts them back
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tree = yaml.safe_load(THRESHOLD.read_text())
+    if command != "shipped":
+        tree["command"] = command
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
+    sweep = sweeps.read_sweep(tmp_path / "sweep.yaml")
+    runs = [*sweeps.expand(sweep), {"a": True, "b": False, "c": None, "d": [1, "x"], "e": 1e-6}]
+    assert len(runs) == 13
+    for values in runs:
+        assert sweeps.command_line(sweep, values) == wandb_agents_line(tree, values, monkeypatch)
+
+
+def test_shipped_command_line() -> None:
+    sweep = sweeps.read_sweep(THRESHOLD)
+    first = sweeps.command_line(sweep, sweeps.expand(sweep)[0])
+    assert first[:7] == ["/usr/bin/env", "python", "-m", "ovd_lightning", "fit", "--config", "configs/quickstart.yaml"]
+    assert first[7:] == ["--method.init_args.threshold=0", "--data.seed=0"]
+
+
+def test_shipped_command_line_is_accepted_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real command line, up to the point where models would be loaded."""
+    monkeypatch.chdir(ROOT)
+    sweep = sweeps.read_sweep(THRESHOLD)
+    line = sweeps.command_line(sweep, {**sweeps.expand(sweep)[-1], "data.seed": 41})
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([*line, "--print_config"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert config["method"]["init_args"]["threshold"] == 10
+    assert config["data"]["seed"] == 41
+
+
+# --- expansion ----------------------------------------------------------------------------------------------------
+
+
+def parsed(path: Path, **changes: Any) -> sweeps.Sweep:
+    path.write_text(
+        yaml.safe_dump({"method": "grid", "parameters": {"x": {"values": [1, 2]}}} | changes, sort_keys=False)
+    )
+    return sweeps.read_sweep(path)
+
+
+def test_grid_and_seeds(tmp_path: Path) -> None:
+    sweep = parsed(tmp_path / "s.yaml", parameters={"x": {"values": [1, 2]}, "data.seed": {"values": [7, 8]}})
+    assert sweeps.expand(sweep) == [{"x": x, "data.seed": s} for x in (1, 2) for s in (7, 8)]
+    assert sweeps.expand(sweep, seeds=[3]) == [{"x": x, "data.seed": 3} for x in (1, 2)]
+    assert sweeps.expand(sweep, count=1) == [{"x": 1, "data.seed": 7}]
+
+
+def test_random_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    parameters = {
+        "lr": {"min": 1e-5, "max": 1e-3, "distribution": "log_uniform_values"},
+        "n": {"min": 2, "max": 4},
+        "beta": {"min": 0.0, "max": 1.0},
+        "kind": {"values": ["a", "b"], "probabilities": [0.0, 1.0]},
+        "fixed": {"value": 5},
+    }
+    sweep = parsed(tmp_path / "s.yaml", method="random", parameters=parameters, run_cap=50)
+    drawn = sweeps.expand(sweep)
+    assert drawn == sweeps.expand(sweep)
+    assert drawn != sweeps.expand(sweep, sample_seed=1)
+    assert len(drawn) == 50
+    for values in drawn:
+        assert 1e-5 <= values["lr"] <= 1e-3
+        assert 0 <= values["beta"] <= 1
+        assert (values["kind"], values["fixed"]) == ("b", 5)
+    assert {values["n"] for values in drawn} == {2, 3, 4}
+
+
+def test_folder_names_are_short_safe_and_different() -> None:
+    runs: list[sweeps.Values] = [
+        {"a.x": 1, "b.lr": 0.000123456},
+        {"a.x": "../e vil", "b.lr": 1.0},
+        {"a.x": 1, "b.lr": 0.000123456},
+    ]
+    names = sweeps.folder_names(runs)
+    assert names == ["x=1,lr=0.000123456", "x=.._e_vil,lr=1", "x=1,lr=0.000123456-2"]
+    assert sweeps.folder_names([{"a.x": 1, "b.x": 2}]) == ["a.x=1,b.x=2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"method": "bayes"}, "need `wandb agent`"),
+        ({"paramters": {}}, "unknown keys: paramters"),
+        ({"parameters": {}}, "missing or empty"),
+        ({"parameters": {"x": 3}}, "is no mapping"),
+        ({"parameters": {"x": {"min": 0, "max": 1}}}, "neither value nor values"),
+        ({"method": "random", "parameters": {"x": {"min": 0, "max": 0.5}}}, "mixes a whole number"),
+        ({"method": "random", "parameters": {"x": {"min": 0, "max": 1, "distribution": "beta"}}}, "not known here"),
+        ({"method": "random", "parameters": {"x": {"min": 0}}}, "no min with max"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parsed(tmp_path / "s.yaml", **changes)
+
+
+def test_bad_options_end_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parsed(tmp_path / "s.yaml", method="random")
+    assert sweeps.main([str(tmp_path / "s.yaml"), "--dry_run"]) == 2
+    parsed(tmp_path / "s.yaml", command=["${args_json_file}"])
+    assert sweeps.main([str(tmp_path / "s.yaml"), "--dry_run"]) == 2
+    parsed(tmp_path / "s.yaml")
+    assert sweeps.main([str(tmp_path / "s.yaml"), "--jobs", "0"]) == 2
+    assert sweeps.main([str(tmp_path / "s.yaml"), "--resume", str(tmp_path / "no")]) == 2
+    assert sweeps.main([str(tmp_path / "absent.yaml")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 5
+    assert all(line.startswith("error: ") for line in errors)
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def calls(file: Path) -> list[str]:
+    return sorted((file.parent / "calls.txt").read_text().splitlines())
+
+
+def test_dry_run_starts_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweeps.main([str(tiny), "--dry_run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "/usr/bin/env python program.py --a.x=1 --data.seed=0"
+    assert not (tiny.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_a_failed_run_stops_no_other_and_resume_runs_only_it(
+    tiny: Path, jobs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(tiny), "--seeds", "0", "1", "--jobs", jobs]
+    assert sweeps.main(options) == 1
+    printed = capsys.readouterr().out
+    everything = [f"{x} {seed}" for x in (1, 2, 3) for seed in (0, 1)]
+    assert calls(tiny) == everything
+    assert printed.count("failed: exit 1 after") == 2
+    assert "x = 3 is not to its taste\n    all its output: " in printed
+    assert "0.2050 ± 0.0071" in printed  # x = 2: 0.20 and 0.21
+
+    (folder,) = (tiny.parent / "runs" / "sweeps" / "tiny").iterdir()
+    assert "not to its taste" in (folder / "x=3,seed=0" / "output.log").read_text()
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [(r["a.x"], r["data.seed"], r["status"]) for r in rows[-2:]] == [
+        ("3", "0", "failed: exit 1"),
+        ("3", "1", "failed: exit 1"),
+    ]
+    assert float(rows[3]["eval/task/accuracy"]) == pytest.approx(0.21)
+
+    monkeypatch.setenv("MENDED", "1")
+    assert sweeps.main([*options, "--resume", str(folder)]) == 0
+    assert calls(tiny) == sorted([*everything, "3 0", "3 1"])
+    assert (folder / "x=3,seed=0.attempt-1" / "output.log").is_file()
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [r["status"] for r in rows] == ["finished before"] * 4 + ["finished"] * 2
+    assert sweeps.main([*options, "--resume", str(folder)]) == 0
+    assert calls(tiny) == sorted([*everything, "3 0", "3 1"])
+
+
+def test_a_program_that_cannot_start_is_a_failed_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = yaml.safe_load(tiny.read_text()) | {"command": ["./no-such-program"]}
+    tiny.write_text(yaml.safe_dump(tree))
+    assert sweeps.main([str(tiny)]) == 1
+    assert capsys.readouterr().out.count("failed: could not start: ") == 3
+
+
+def test_a_terminated_sweep_takes_its_runs_along(tiny: Path) -> None:
+    environment = os.environ | {"SLEEP": "60"}
+    command = [sys.executable, "-m", "ovd_lightning.sweep", str(tiny), "--jobs", "2"]
+    sweep = subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tiny.parent / "calls.txt").exists() or len(calls(tiny)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    sweep.communicate(timeout=30)
+    assert sweep.returncode == 130
+    assert time.monotonic() - start < 20
+    assert len(calls(tiny)) == 2  # the third was never started
+    records = list((tiny.parent / "runs").glob("sweeps/tiny/*/*/sweep_run.json"))
+    assert {json.loads(file.read_text())["returncode"] for file in records} == {-signal.SIGTERM}
+
+
+def test_options_have_help() -> None:
+    actions = [action for action in sweeps.parser()._actions if not isinstance(action, argparse._HelpAction)]
+    assert all(action.help for action in actions)
