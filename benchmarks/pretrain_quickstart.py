@@ -33,7 +33,7 @@ STUDENT_PHASES = [(400, 0.7), (120, 0.9)]
 """(steps, how often a misconception wins); the second phase makes the greedy mistakes firm."""
 UNSEEN_PHASES = [(250, 0.5)]
 """Another seed, stopped early: many of its mistakes are its own and not planted ones."""
-TEACHER_PHASES = [(1000, 0.5, 1.0), (700, 0.6, 0.0)]
+TEACHER_PHASES = [(1000, 0.5, 1.0), (1180, 0.6, 0.0)]
 """(steps, share of scoring prompts, when the rates start to fall): steady at first, then falling to zero."""
 
 

@@ -132,10 +132,13 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage() and "Loading `train_dataloader`" not in record.getMessage()
     )
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     for message in (
         ".*Experiment logs directory.*",  # the run's folder holds more than the logger's file
         ".*treespec, LeafSpec.*",
         ".*does not have many workers.*",
+        ".*It is recommended to use .*sync_dist=True.*",  # it is used
+        ".*torch.distributed.reduce_op.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -221,11 +224,21 @@ class OVDCLI(LightningCLI):
         return loggers
 
 
+def config_error(error: BaseException | None) -> ConfigError | None:
+    """The ConfigError behind an exception: the parser wraps what a constructor raises in its own."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def main(args: Any = None) -> None:
     """Run the command line; a ConfigError ends it with its message alone and exit code 2."""
     quiet()
     try:
         OVDCLI(args)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        found = config_error(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
         raise SystemExit(2) from None

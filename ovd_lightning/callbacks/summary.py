@@ -76,6 +76,8 @@ class SummaryCallback(L.Callback):
         run = Path(trainer.default_root_dir)
         console = Console()
         console.print(self.table(trainer))
+        if (times := self.times(trainer)) is not None:
+            console.print(times)
         for name, path in self.places(trainer, run):
             console.print(f"  [bold]{name:<12}[/bold] {path}", soft_wrap=True, highlight=False)
 
@@ -107,7 +109,7 @@ class SummaryCallback(L.Callback):
         return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
     def table(self, trainer: L.Trainer) -> Table:
-        """First and last of what matters, and the time a phase took over the run."""
+        """First and last of what matters."""
         table = Table(title="The run in numbers", title_justify="left")
         for column in ("", "first", "last"):
             table.add_column(column, justify="left" if not column else "right")
@@ -130,12 +132,20 @@ class SummaryCallback(L.Callback):
                 if name in rounds[0] or name in rounds[-1]:
                     first, last = (r.get(name) for r in (rounds[0], rounds[-1]))
                     table.add_row(text, *("-" if v is None else f"{v:.3f}" for v in (first, last)))
-            table.add_section()
-            seconds = {p: sum(r[f"time/{p}"] for r in rounds) for p in PHASES}
-            total = sum(seconds.values())
-            for phase, spent in seconds.items():
-                table.add_row(f"time: {phase}", f"{spent:.1f} s", f"{spent / max(total, 1e-9):.0%}")
-            table.add_row(f"time: {len(rounds)} rounds", f"{total:.1f} s", f"{total / len(rounds):.2f} s/round")
+        return table
+
+    def times(self, trainer: L.Trainer) -> Table | None:
+        """Where the time of the rounds went."""
+        rounds = self._callback(trainer, RolloutCallback).history
+        if not rounds:
+            return None
+        table = Table(title=f"The time of {len(rounds)} rounds", title_justify="left")
+        for column in ("phase", "seconds", "a round", "share"):
+            table.add_column(column, justify="left" if column == "phase" else "right")
+        seconds = {phase: sum(r[f"time/{phase}"] for r in rounds) for phase in PHASES}
+        total = sum(seconds.values())
+        for phase, spent in [*seconds.items(), ("all", total)]:
+            table.add_row(phase, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
         return table
 
     def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:

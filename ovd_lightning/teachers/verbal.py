@@ -20,6 +20,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
+from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class VerbalTeacher(Teacher):
         return [self.engine] if self.demonstrator is self.engine else [self.engine, self.demonstrator]
 
     def check(self) -> None:
-        """Raises: ConfigError, also for a vocabulary in which a digit is not one token."""
+        """Raises: ConfigError, also for a vocabulary that cannot write the prompt or a digit in one token."""
         super().check()
         if self.read == "distribution" and self.engine.tokenizer is not None:
             single = self._single_token_texts(DIGITS)
@@ -138,6 +139,15 @@ class VerbalTeacher(Teacher):
                     "method.init_args.teacher.init_args.read",
                     f"is distribution, but {missing} is not one token in the vocabulary of {self.engine.name}.",
                     "Use read: text.",
+                )
+        prompt = step_prompt("", [], "", self.scale)
+        if self.engine.tokenizer is not None and not self.chat:
+            kept = decode(self.engine.tokenizer, self.engine.tokenizer.encode(prompt))
+            if "".join(kept.split()) != "".join(prompt.split()):
+                raise ConfigError(
+                    "method.init_args.teacher.init_args.scale",
+                    f"has a scoring prompt that the vocabulary of {self.engine.name} cannot write.",
+                    "The embedded teacher knows zero_to_nine only; otherwise use another teacher.",
                 )
 
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:

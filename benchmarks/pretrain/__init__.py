@@ -1,0 +1,1 @@
+"""How the quickstart's tokenizer and its two checkpoints are made; run ``benchmarks/pretrain_quickstart.py``."""
