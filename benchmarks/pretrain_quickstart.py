@@ -29,7 +29,7 @@ from benchmarks.pretrain.vocabulary import save_tokenizer
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 
 STAGES = ("tokenizer", "student", "unseen", "teacher", "evaluate")
-STUDENT_PHASES = [(400, 0.7), (120, 0.9)]
+STUDENT_PHASES = [(1300, 0.7), (200, 0.9)]
 """(steps, how often a misconception wins); the second phase makes the greedy mistakes firm."""
 UNSEEN_PHASES = [(250, 0.5)]
 """Another seed, stopped early: many of its mistakes are its own and not planted ones."""

@@ -114,7 +114,7 @@ def misconception(left: int, op: str, right: int) -> int | None:
     if op == "+":
         return left + right - 10 if sum(ones) >= 10 else None  # the carry is dropped
     if max(left, right) < 10:
-        return left * right - left if min(left, right) >= 3 else None  # one row short in the times table
+        return left * right - left if min(left, right) >= 2 else None  # one row short in the times table
     carry = ones[0] * ones[1] // 10
     return left * right - 10 * carry if carry else None
 

@@ -141,7 +141,7 @@ class VerbalTeacher(Teacher):
                     "Use read: text.",
                 )
         prompt = step_prompt("", [], "", self.scale)
-        if self.engine.tokenizer is not None and not self.chat:
+        if self.read == "distribution" and self.engine.tokenizer is not None and not self.chat:
             kept = decode(self.engine.tokenizer, self.engine.tokenizer.encode(prompt))
             if "".join(kept.split()) != "".join(prompt.split()):
                 raise ConfigError(
