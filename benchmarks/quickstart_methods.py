@@ -105,7 +105,7 @@ def main() -> None:
     flags = [f"--data.rounds={args.rounds}"] if args.rounds else []
     wanted = [(name, seed) for seed in args.seeds for name in args.only]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = dict(zip(wanted, pool.map(lambda w: train(*w, args.out, flags), wanted), strict=True))
+        results = dict(zip(wanted, pool.map(lambda w: train(w[0], w[1], args.out, flags), wanted), strict=True))
     first = results[wanted[0]]
     print(f"\nbefore: greedy {first['before']:.1%}, sampled {first['before_sampled']:.1%}; "
           f"{first['student_samples']:.0f} student samples a run; {len(args.seeds)} seeds\n")  # fmt: skip

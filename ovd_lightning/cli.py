@@ -17,6 +17,7 @@ import lightning as L
 import transformers
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
@@ -96,21 +97,33 @@ def provenance() -> dict[str, Any]:
 
 
 def run_folder(run: RunConfig) -> Path:
-    """<root>/<name>/<time>, the same on all ranks of a launch; a number is added if it is taken."""
-    inherited = os.environ.get("OVD_RUN_DIR")
-    if inherited:
-        return Path(inherited)
-    base = Path(run.root) / run.name / datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, n = base, 1
+    """<root>/<name>/<time>, with a number added if it is taken; the same folder on all ranks of a launch.
+
+    Ranks that Lightning starts inherit it. Ranks that torchrun or SLURM start share <root>/<name>/<job id>.
+    Raises: ConfigError for a launcher that gives its ranks no common id.
+    """
+    base = Path(run.root) / run.name
+    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        if "OVD_RUN_DIR" in os.environ:
+            return Path(os.environ["OVD_RUN_DIR"])
+        job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "none"
+        if job == "none":
+            raise ConfigError(
+                "trainer.default_root_dir",
+                "is not set, and ranks of an external launcher cannot agree on a new folder.",
+                "Set it (or torchrun's --rdzv-id).",
+            )
+        return base / job
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, n = base / name, 1
     while True:
         try:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
             n += 1
-            folder = base.with_name(f"{base.name}-{n}")
-    if "LOCAL_RANK" not in os.environ:  # the launcher's own process: ranks it starts inherit the folder
-        os.environ["OVD_RUN_DIR"] = str(folder)
+            folder = base / f"{name}-{n}"
+    os.environ["OVD_RUN_DIR"] = str(folder)
     return folder
 
 
@@ -195,7 +208,8 @@ class OVDCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer") or {}
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        set_aside(folder / "metrics.csv")
+        if rank_zero_only.rank in (None, 0):
+            set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         if configured.get("logger") in (None, True):
             kwargs["logger"] = self.loggers(run, folder)

@@ -129,7 +129,8 @@ class Method(ABC):
         if batch.reference_logprobs is not None:
             kl = F.k3_kl(logprobs, batch.reference_logprobs)
             loss = loss + self.kl_coefficient * kl
-            means["policy/kl"] = kl[mask].detach()
+            means["policy/kl"] = kl[mask].detach()  # as in the loss; an estimate of KL on the student's samples only:
+            means["policy/kl_student_tokens"] = kl[mask & ~batch.teacher_mask].detach()
         if self.entropy_coefficient:
             loss = loss - self.entropy_coefficient * entropies
         loss = torch.where(mask, loss, 0.0)

@@ -1,0 +1,50 @@
+"""A folder a run, one folder for all ranks of a launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ovd_lightning.cli import RunConfig, run_folder, set_aside
+from ovd_lightning.errors import ConfigError
+
+RANK_VARIABLES = ("LOCAL_RANK", "SLURM_PROCID", "OVD_RUN_DIR", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what the code sets is undone too
+        monkeypatch.delenv(name)
+    return RunConfig(name="x", root=str(tmp_path))
+
+
+def test_runs_of_one_second_get_folders_of_their_own(run: RunConfig) -> None:
+    assert len({run_folder(run) for _ in range(3)}) == 3
+
+
+def test_ranks_started_by_lightning_inherit_the_folder(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_folder(run)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run_folder(run) == first
+
+
+def test_ranks_of_torchrun_and_slurm_share_the_job(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ConfigError, match="default_root_dir"):
+        run_folder(run)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "abc")
+    assert run_folder(run) == Path(run.root) / "x" / "abc"
+
+
+def test_what_a_logger_would_overwrite_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for text in ("one", "two"):
+        path.write_text(text)
+        set_aside(path)
+    assert not path.exists()
+    assert (tmp_path / "metrics-1.csv").read_text() == "one"
+    assert (tmp_path / "metrics-2.csv").read_text() == "two"
