@@ -1,6 +1,6 @@
 """GRPO, OVD by default, OVD as Algorithm 1 is printed, and thresholds, on the quickstart, over seeds.
 
-    python benchmarks/quickstart_methods.py                    # everything, about 40 minutes on 2 cores
+    python benchmarks/quickstart_methods.py                    # everything, about an hour on 2 cores
     python benchmarks/quickstart_methods.py --only grpo ovd --seeds 0
 
 Every run is `python -m ovd_lightning fit --config configs/quickstart.yaml` with flags, from the same initial
