@@ -59,7 +59,8 @@ class RunRecordCallback(SaveConfigCallback):
     """Writes <run>/config.yaml, and gives config, git commit and package versions to the loggers."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        record = {"config": self.config.as_dict(), **provenance()}
+        # As it stands, so that runs can be grouped by e.g. method.init_args.threshold.
+        record = {**self.config.as_dict(), **provenance()}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(record, allow_val_change=True)
@@ -208,7 +209,7 @@ class OVDCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer") or {}
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if rank_zero_only.rank in (None, 0):
+        if getattr(rank_zero_only, "rank", 0) == 0:
             set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         if configured.get("logger") in (None, True):

@@ -123,7 +123,8 @@ def test_wandb_offline_files_hold_metrics_histograms_and_config(quickstart: tupl
     assert histogram is not None
     assert "git_commit" in config
     assert "packages" in config
-    assert config["config"]["data"]["rounds"] == 3  # type: ignore[index]
+    assert config["data"]["rounds"] == 3  # type: ignore[index]
+    assert config["method"]["init_args"]["threshold"] == 7  # type: ignore[index]
 
 
 def test_the_test_command_answers_with_the_trained_weights(quickstart: tuple[Path, str], tmp_path: Path) -> None:
