@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +10,7 @@ from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
+from tests.served import serve
 
 from .tiny import CONTEXT, KINDS, Reference, save_tiny_model
 
@@ -37,42 +30,12 @@ def reference(tied_path: str) -> Reference:
     return Reference(tied_path)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def server(tied_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of a vLLM server of the tied model, alone in its session so that all its processes end with it."""
-    pytest.importorskip("uvicorn")
-    if VLLMEngine.installed() is None:
-        pytest.skip("vLLM is not installed")
-    port = free_port()
+    """Base URL of a vLLM server of the tied model."""
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", tied_path, "--served-model-name", "tiny", "--port", str(port), "--host", "127.0.0.1"]
-    command += ["--dtype", "float32", "--max-model-len", str(CONTEXT), "--block-size", "32", "--enforce-eager"]
-    command += ["--kv-cache-memory-bytes", str(64 << 20), "--logprobs-mode", "processed_logprobs"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
-    environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with serve(tied_path, "tiny", CONTEXT, log, ["--logprobs-mode", "processed_logprobs"]) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

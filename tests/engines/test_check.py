@@ -15,8 +15,8 @@ from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
+from tests.served import free_port
 
-from .conftest import free_port
 from .test_endpoint_failures import Scripted, complete
 from .tiny import CONTEXT, save_tiny_model
 
