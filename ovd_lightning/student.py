@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.functional import token_entropy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,8 +80,7 @@ class Student(nn.Module):
         logits = self.hf.get_output_embeddings()(rows).float() / temperature  # [c, V]
         log_z = torch.logsumexp(logits, dim=-1)
         logprobs = logits.gather(-1, targets[:, None])[:, 0] - log_z
-        entropy = log_z - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
-        return logprobs, entropy
+        return logprobs, token_entropy(logits, log_z)
 
     def hf_named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor). Collective under a sharding strategy: every rank must enter."""

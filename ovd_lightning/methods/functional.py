@@ -76,6 +76,16 @@ def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.exp(difference) - difference - 1
 
 
+def token_entropy(logits: Tensor, log_z: Tensor | None = None) -> Tensor:
+    """Entropy in nats of softmax(logits), which the entropy bonus adds to the objective: [*, V] -> [*].
+
+    Args:
+        log_z: [*] logsumexp of the logits, where it is known already.
+    """
+    log_z = torch.logsumexp(logits, dim=-1) if log_z is None else log_z
+    return log_z - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
+
+
 def soft_acceptance(score: float, beta: float, bound: float) -> float:
     """Acceptance probability of appendix A.1.1: a(y) = min(1, exp(S / beta) / M)."""
     return min(1.0, math.exp(min(score / beta, 700.0)) / bound)

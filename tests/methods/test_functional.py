@@ -154,3 +154,18 @@ def test_entropy() -> None:
     assert F.entropy([0.25] * 4) == pytest.approx(math.log(4))
     assert F.entropy([0.5, 0.25, 0.25, 0.0]) == pytest.approx(1.5 * math.log(2))
     assert F.entropy([1.0, 0.0]) == 0
+
+
+def test_token_entropy_and_its_gradient() -> None:
+    # logits (0, log 3): p = (1/4, 3/4); H = 1/4 log 4 + 3/4 log 4/3 = 0.346574 + 0.215762
+    logits = torch.tensor([0.0, math.log(3)], requires_grad=True)
+    value = F.token_entropy(logits)
+    assert value.item() == pytest.approx(0.562335, abs=1e-6)
+    assert F.token_entropy(logits, torch.tensor(math.log(4))).item() == pytest.approx(0.562335, abs=1e-6)
+    # dH/dz_i = -p_i (log p_i + H): -1/4 (-1.386294 + 0.562335) = 0.205990, and its opposite for the other
+    value.backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([0.205990, -0.205990], abs=1e-6)
+    # uniform: log V, and no gradient
+    flat = torch.zeros(2, 5, requires_grad=True)
+    assert F.token_entropy(flat).tolist() == pytest.approx([math.log(5)] * 2)

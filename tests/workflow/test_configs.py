@@ -13,6 +13,7 @@ from tests.workflow.cli import ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted(p for kind in ("method", "engine") for p in (ROOT / "configs" / kind).glob("*.yaml"))
 TEACHERS = sorted((ROOT / "configs" / "teacher").glob("*.yaml"))
+STRATEGIES = sorted((ROOT / "configs" / "strategy").glob("*.yaml"))
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 
 
@@ -43,6 +44,13 @@ def test_an_overlay_parses_on_the_quickstart(path: Path, monkeypatch: pytest.Mon
 def test_a_teacher_parses_on_the_quickstart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse(monkeypatch, "--config=configs/quickstart.yaml", f"--method.init_args.teacher={path}")
     assert config.method.init_args.teacher.class_path == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+def test_a_strategy_parses_on_the_quickstart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(monkeypatch, "--config=configs/quickstart.yaml", f"--config={path}")
+    assert config.trainer.strategy.class_path == yaml.safe_load(path.read_text())["trainer"]["strategy"]["class_path"]
+    assert config.trainer.strategy.init_args.data_parallel_size == config.trainer.devices
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
