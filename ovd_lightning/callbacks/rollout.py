@@ -226,7 +226,7 @@ class RolloutCallback(L.Callback):
         shown = {
             "reward/student": "reward",
             "ovd/acceptance_rate": "accepted",
-            "throughput/generated_tokens_per_s": "tok/s",
+            "throughput/generated_tokens_per_s": "tokens_per_s",
         }
         bar = {short: values[name] for name, short in shown.items() if name in values}
         module.log_dict(values, logger=False, batch_size=1)  # for callbacks that monitor a metric

@@ -86,6 +86,8 @@ def test_the_run_ends_with_its_table_and_says_where_everything_is(quickstart: tu
         "acceptance rate",
         "zero advantage",
         "The time of 3 rounds",
+        "accepted:",  # the progress bar
+        "tokens_per_s:",
         "round 2 |",
     ):
         assert words in out
