@@ -8,7 +8,7 @@ import lightning as L
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
-from ovd_lightning.tasks.base import Split, Task
+from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.types import Batch, Problem
 
 
@@ -21,7 +21,8 @@ class OVDDataModule(L.LightningDataModule):
 
     Args:
         task: what is trained on.
-        benchmarks: name -> task of what is evaluated; null: the training task alone, under its own name.
+        benchmarks: what is evaluated: name -> task, or a Suite such as the ten of mathematics; null: the training
+            task alone, under its own name.
         problems_per_round: B, groups of a round over all ranks (A.6.2: 128).
         rounds: length of the run.
         epochs_per_round: passes over a round's mixture. 1 is strictly on-policy: rho = 1.
@@ -34,7 +35,7 @@ class OVDDataModule(L.LightningDataModule):
     def __init__(
         self,
         task: Task,
-        benchmarks: dict[str, Task] | None = None,
+        benchmarks: dict[str, Task] | Suite | None = None,
         problems_per_round: int = 128,
         rounds: int = 100,
         epochs_per_round: int = 1,
@@ -61,7 +62,8 @@ class OVDDataModule(L.LightningDataModule):
                 "Use at most data.problems_per_round.",
             )
         self.task = task
-        self.benchmarks = benchmarks or {task.name: task}
+        self.suite = benchmarks if isinstance(benchmarks, Suite) else None
+        self._benchmarks = {task.name: task} if self.suite or not benchmarks else dict(benchmarks)  # type: ignore[arg-type]
         self.problems_per_round = problems_per_round
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
@@ -79,9 +81,13 @@ class OVDDataModule(L.LightningDataModule):
     def train_problems(self) -> Sequence[Problem]:
         return self.task.problems("train")
 
+    def benchmarks(self, split: Split) -> dict[str, Task]:
+        """Name -> task of what is evaluated on a split."""
+        return self._benchmarks if self.suite is None else self.suite.tasks(split)
+
     def eval_problems(self, split: Split) -> dict[str, list[Problem]]:
         """Benchmark -> problems of a split, in order, cut to its limit."""
-        return {name: list(task.problems(split))[: self.limits[split]] for name, task in self.benchmarks.items()}
+        return {name: list(task.problems(split))[: self.limits[split]] for name, task in self.benchmarks(split).items()}
 
     def problems_of_round(self, index: int, rank: int = 0, world_size: int = 1) -> tuple[list[Problem], int]:
         """This rank's problems of a round, and the round-wide index of the first."""

@@ -62,7 +62,7 @@ def check_prompts(
         )
     by_length = sorted(problems, key=lambda p: -len(task.prompt(p)))
     for problem in [*by_length[:LONGEST], *by_length[LONGEST:][-1:]]:  # the shortest one may be empty
-        tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat))
+        tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat, task.system))
         if tokens == 0:
             raise ConfigError(setting, f"problem {problem.id!r} has an empty prompt.", "Leave it out of the data.")
         if tokens + max_tokens > context:
@@ -125,4 +125,5 @@ def check_run(
         if method.teacher is not None:
             method.teacher.check_problems(data.task, data.train_problems(), max_tokens)
     for name, problems in evaluated.items():
-        check_prompts(f"data.benchmarks.{name} ({split})", data.benchmarks[name], problems, engine, max_tokens, chat)
+        task = data.benchmarks(split)[name]  # type: ignore[arg-type]
+        check_prompts(f"data.benchmarks.{name} ({split})", task, problems, engine, max_tokens, chat)

@@ -61,7 +61,8 @@ class Round:
 
     def sample_student(self, problems: Sequence[Problem], group_size: int) -> list[Group]:
         """N graded student trajectories a problem, from one call of the engine."""
-        prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat) for p in problems]
+        system = self.task.system
+        prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
         requests = [Request(prompt=prompts[g], seed=self.seed("sample", self.first_group + g, j)) for g, j in wanted]
         with self.phase("generate"):
@@ -85,8 +86,7 @@ class Round:
                 )
             )
         sampled = [y for group in groups for y in group.sampled]
-        for y in sampled:
-            self.finish(y)
+        self.finish(sampled)
         self.log_mean("reward/student", [y.reward for y in sampled])
         self.log_mean("completion/length_mean", [float(len(y.completion_ids)) for y in sampled])
         self.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
@@ -94,11 +94,17 @@ class Round:
         self.log_sum("throughput/generated_tokens", sum(len(y.completion_ids) for y in sampled))
         return groups
 
-    def finish(self, y: Trajectory) -> None:
-        """Split into steps and grade."""
-        spans = self.task.split_steps(y.completion_ids, self.tokenizer)
-        y.steps = [Step(start=a, end=b, text=decode(self.tokenizer, y.completion_ids[a:b]).strip()) for a, b in spans]
-        y.grade = self.task.grade(y.text, y.problem)
+    def finish(self, trajectories: Sequence[Trajectory]) -> None:
+        """Split into steps and grade, all at once: a checker may work in parallel."""
+        for y in trajectories:
+            spans = self.task.split_steps(y.completion_ids, self.tokenizer)
+            texts = [decode(self.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans]
+            y.steps = [Step(start=a, end=b, text=text) for (a, b), text in zip(spans, texts, strict=True)]
+        with self.phase("grade"):
+            grades = self.task.grade_many([y.text for y in trajectories], [y.problem for y in trajectories])
+        for y, grade in zip(trajectories, grades, strict=True):
+            y.grade = grade
+        self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
 
     def demonstrate(
         self, teacher: VerbalTeacher, replaced: Sequence[Trajectory], kept: Sequence[int]
@@ -138,8 +144,8 @@ class Round:
                 truncated=completion.truncated or n + len(tokens) > limit,
                 student_tokens=n,
             )
-            self.finish(new)
             written.append(new)
+        self.finish([y for y in written if y is not None])
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
 
@@ -168,12 +174,14 @@ class Round:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Wall-clock seconds under ``time/<name>``; entering a phase twice adds up."""
-        start = time.perf_counter()
+        """Wall-clock seconds under ``time/<name>``; entering a phase twice adds up, a phase inside another counts
+        for itself alone."""
+        start, inside = time.perf_counter(), sum(self.metrics.seconds.values())
         try:
             yield
         finally:
-            self.metrics.seconds[name] += time.perf_counter() - start
+            inside = sum(self.metrics.seconds.values()) - inside
+            self.metrics.seconds[name] += time.perf_counter() - start - inside
 
     def log_mean(self, name: str, values: Sequence[float]) -> None:
         """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""

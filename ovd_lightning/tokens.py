@@ -14,12 +14,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
-def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+def encode_prompt(
+    text: str, tokenizer: PreTrainedTokenizerBase, chat: bool, system: str | None = None
+) -> list[int]:
     """A task's prompt in the student's tokens: as it stands, behind the tokenizer's own beginning of sequence where
-    it has one (Llama), or as a user message in the chat template."""
+    it has one (Llama), or as a user message in the chat template, behind the ``system`` message if there is one."""
     if not chat:
         return list(tokenizer.encode(text))
     messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
 

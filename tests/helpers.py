@@ -204,8 +204,8 @@ def make_group(round: Round, texts: Sequence[str], of: Problem | None = None, gr
             policy_version=0,
             student_tokens=len(ids),
         )
-        round.finish(y)
         sampled.append(y)
+    round.finish(sampled)
     return Group(problem=of, sampled=sampled)
 
 

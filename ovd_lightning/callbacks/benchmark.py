@@ -89,7 +89,7 @@ class BenchmarkCallback(L.Callback):
     ) -> list[dict[str, Any]]:
         """One row a problem and sample: response, verdict, truncation."""
         rollout = self._rollout(trainer)
-        engine, task = rollout.engine, data.benchmarks[batch.benchmark]
+        engine, task = rollout.engine, data.benchmarks(split)[batch.benchmark]
         tokenizer = engine.tokenizer
         assert tokenizer is not None
         limit = self.max_tokens or rollout.sampling.max_tokens
@@ -148,7 +148,7 @@ class BenchmarkCallback(L.Callback):
 
     def _names(self, data: OVDDataModule, split: str) -> list[str]:
         kinds = ["accuracy", "truncated_fraction", *(["sampled_accuracy"] if self.samples else [])]
-        return [f"{PREFIX[split]}/{name}/{kind}" for name in data.benchmarks for kind in kinds]
+        return [f"{PREFIX[split]}/{name}/{kind}" for name in data.benchmarks(split) for kind in kinds]
 
     def evaluate(self, trainer: L.Trainer, module: OVDModule, split: str) -> dict[str, float]:
         """All benchmarks of a split, outside Lightning's own loops; logged at the current step."""

@@ -20,7 +20,7 @@ from ovd_lightning.rollout import Round, RoundMetrics
 from ovd_lightning.transcripts import TranscriptWriter
 from ovd_lightning.types import Batch, Group
 
-PHASES = ("sync", "generate", "score", "replace", "logprobs", "train")
+PHASES = ("sync", "generate", "grade", "score", "replace", "logprobs", "train")
 
 
 class RolloutCallback(L.Callback):

@@ -60,7 +60,7 @@ PANELS = (
     Panel(
         id="time",
         title="Time per phase",
-        metrics=("time/sync", "time/generate", "time/score", "time/replace", "time/train", "time/*"),
+        metrics=("time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train", "time/*"),
         unit="seconds a round",
         kind="stack",
     ),

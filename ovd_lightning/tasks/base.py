@@ -22,6 +22,10 @@ class Task(ABC):
     """
 
     name: str
+    system: str | None = None
+    """System message where prompts go through a chat template; None: the template's own, if it has one."""
+    metrics: tuple[str, ...] = ()
+    """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
 
     @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -30,6 +34,10 @@ class Task(ABC):
     @abstractmethod
     def grade(self, response: str, problem: Problem) -> Grade:
         """Outcome reward of a response (the completion alone, never the prompt), eq. 2."""
+
+    def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
+        """Grades of many responses, in order; a task whose checker works in parallel overrides it."""
+        return [self.grade(response, problem) for response, problem in zip(responses, problems, strict=True)]
 
     @abstractmethod
     def prompt(self, problem: Problem) -> str:
@@ -61,3 +69,11 @@ class Task(ABC):
             else:
                 spans.append((start, len(token_ids)))
         return spans
+
+
+class Suite(ABC):
+    """Several benchmarks under one setting, e.g. the ten of a table: what ``data.benchmarks`` takes beside a dict."""
+
+    @abstractmethod
+    def tasks(self, split: Split) -> dict[str, Task]:
+        """Name -> task of what is evaluated on ``split`` ("validation" during training, "test" at its ends)."""

@@ -44,6 +44,7 @@ LOGGED: dict[str, Callable[[float], float]] = {
     "time/sync": lambda t: 0.05,
     "time/generate": lambda t: 0.3,
     "time/score": lambda t: 0.4,
+    "time/grade": lambda t: 0.01,
     "time/replace": lambda t: 0.6 - 0.3 * t,
     "time/train": lambda t: 0.4,
     "throughput/generated_tokens_per_s": lambda t: 8000 + 500 * t,

@@ -85,7 +85,7 @@ def test_every_panel_is_drawn_from_the_documented_names(run_dir: Path) -> None:
     assert set(drawn) == {panel.id for panel in PANELS} | {"score-heatmap"}
     assert all(entry["figure"] and not entry["missing"] for entry in drawn.values())
     stacked = drawn["time"]["figure"]["data"]
-    assert [trace["name"] for trace in stacked] == ["sync", "generate", "score", "replace", "train"]
+    assert [trace["name"] for trace in stacked] == ["sync", "generate", "grade", "score", "replace", "train"]
     assert {trace["stackgroup"] for trace in stacked} == {"phases"}
     columns = zip(*drawn["score-heatmap"]["figure"]["data"][0]["z"], strict=True)
     assert all(sum(column) == pytest.approx(1, abs=1e-3) for column in columns)
