@@ -9,6 +9,7 @@ import lightning as L
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
 from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Batch, Problem
 
 
@@ -88,6 +89,11 @@ class OVDDataModule(L.LightningDataModule):
     def eval_problems(self, split: Split) -> dict[str, list[Problem]]:
         """Benchmark -> problems of a split, in order, cut to its limit."""
         return {name: list(task.problems(split))[: self.limits[split]] for name, task in self.benchmarks(split).items()}
+
+    def environments(self) -> list[Environment]:
+        """Every environment of the tasks, each once."""
+        tasks = [self.task, *self.benchmarks("validation").values(), *self.benchmarks("test").values()]
+        return list({id(t.environment): t.environment for t in tasks if t.environment is not None}.values())
 
     def problems_of_round(self, index: int, rank: int = 0, world_size: int = 1) -> tuple[list[Problem], int]:
         """This rank's problems of a round, and the round-wide index of the first."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.teachers.verbal import seed_of
-from ovd_lightning.tokens import decode, encode_prompt, same_vocabulary
+from ovd_lightning.tokens import decode, encode_prompt
+from ovd_lightning.turns import Episode, play, respond, teacher_speaks
 from ovd_lightning.types import Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
@@ -55,53 +58,85 @@ class Round:
     """Render the task's prompt as one user message through the student's chat template."""
     first_group: int = 0
     """Index of this rank's first group among all groups of the round."""
+    progress: float = 0.0
+    """Share of the run's rounds that is over, in [0, 1): for the curriculum of an environment."""
     metrics: RoundMetrics = field(default_factory=RoundMetrics)
 
     # --------------------------------------------------------------- sampling
 
     def sample_student(self, problems: Sequence[Problem], group_size: int) -> list[Group]:
-        """N graded student trajectories a problem, from one call of the engine."""
+        """N graded student trajectories a problem: one call of the engine, or one a turn in an environment."""
         system = self.task.system
         prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
-        requests = [Request(prompt=prompts[g], seed=self.seed("sample", self.first_group + g, j)) for g, j in wanted]
-        with self.phase("generate"):
-            completions = self.engine.generate(requests, self.sampling)
+        episodes = respond(
+            self.engine,
+            self.tokenizer,
+            self.task,
+            [problems[g] for g, _ in wanted],
+            [prompts[g] for g, _ in wanted],
+            [self.seed("sample", self.first_group + g, j) for g, j in wanted],
+            self.sampling,
+            self.progress,
+            self.phase,
+        )
         groups = [Group(problem=p, sampled=[]) for p in problems]
-        for (g, j), completion in zip(wanted, completions, strict=True):
-            assert completion.token_ids is not None, "a student's engine returns token ids"
-            groups[g].sampled.append(
-                Trajectory(
-                    problem=problems[g],
-                    group=self.first_group + g,
-                    sample=j,
-                    prompt_ids=prompts[g],
-                    completion_ids=completion.token_ids,
-                    completion_mask=[True] * len(completion.token_ids),
-                    text=completion.text,
-                    behaviour_logprobs=completion.logprobs,
-                    truncated=completion.truncated,
-                    policy_version=self.policy_version,
-                    student_tokens=len(completion.token_ids),
-                )
-            )
+        for (g, j), episode in zip(wanted, episodes, strict=True):
+            y = self._trajectory(episode, self.first_group + g, j)
+            y.policy_version, y.student_tokens = self.policy_version, len(episode.ids)
+            groups[g].sampled.append(y)
         sampled = [y for group in groups for y in group.sampled]
         self.finish(sampled)
         self.log_mean("reward/student", [y.reward for y in sampled])
-        self.log_mean("completion/length_mean", [float(len(y.completion_ids)) for y in sampled])
+        self.log_mean("completion/length_mean", [float(y.trainable_tokens) for y in sampled])
         self.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
         self.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
-        self.log_sum("throughput/generated_tokens", sum(len(y.completion_ids) for y in sampled))
+        self.log_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
+        for name in self.task.metrics:
+            self.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
+        self._log_environment(episodes)
         return groups
+
+    @staticmethod
+    def _trajectory(episode: Episode, group: int, sample: int) -> Trajectory:
+        known = not all(math.isnan(p) for p in episode.logprobs)
+        return Trajectory(
+            problem=episode.problem,
+            group=group,
+            sample=sample,
+            prompt_ids=episode.prompt_ids,
+            completion_ids=episode.ids,
+            completion_mask=episode.mask,
+            text=episode.said,
+            written=episode.written,
+            turns=episode.turns,
+            behaviour_logprobs=episode.logprobs if known else None,
+            truncated=episode.truncated,
+        )
+
+    def _log_environment(self, episodes: Sequence[Episode]) -> None:
+        """What the student's trajectories met in the environment, and what the environment counts itself."""
+        environment = self.task.environment
+        if environment is None:
+            return
+        self.log_mean("environment/turns_mean", [float(e.turns) for e in episodes])
+        self.log_mean("environment/invalid_mean", [float(e.invalid) for e in episodes])
+        self.log_mean("environment/failed_mean", [float(e.failed) for e in episodes])
+        self.log_mean("environment/observation_tokens_mean", [float(e.observed) for e in episodes])
+        counts = environment.take_counts()
+        for name in environment.counted:
+            self.log_sum(f"environment/{name}", counts.get(name, 0.0))
 
     def finish(self, trajectories: Sequence[Trajectory]) -> None:
         """Split into steps and grade, all at once: a checker may work in parallel."""
         for y in trajectories:
-            spans = self.task.split_steps(y.completion_ids, self.tokenizer)
+            spans = self.task.split_steps(y.completion_ids, self.tokenizer, y.completion_mask)
             texts = [decode(self.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans]
             y.steps = [Step(start=a, end=b, text=text) for (a, b), text in zip(spans, texts, strict=True)]
         with self.phase("grade"):
-            grades = self.task.grade_many([y.text for y in trajectories], [y.problem for y in trajectories])
+            grades = self.task.grade_many(
+                [y.text if y.written is None else y.written for y in trajectories], [y.problem for y in trajectories]
+            )
         for y, grade in zip(trajectories, grades, strict=True):
             y.grade = grade
         self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
@@ -111,55 +146,38 @@ class Round:
     ) -> list[Trajectory | None]:
         """The teacher's trajectory for each of ``replaced``, after its first ``kept`` completion tokens.
 
-        Graded; None where the teacher failed (counted as ``teacher/demonstration_failures``). A teacher of another
-        vocabulary is re-tokenised with the student's; the student's own tokens never are.
+        Graded; None where the teacher failed (counted as ``teacher/demonstration_failures``), a thought that never
+        ended included. A teacher of another vocabulary is re-tokenised with the student's; the student's own tokens
+        never are. What exceeds the student's limit is cut off, and the trajectory marked as truncated.
         """
-        limit = self.sampling.max_tokens
-        prefixes = [
-            decode(self.tokenizer, y.completion_ids[:n]) if n else "" for y, n in zip(replaced, kept, strict=True)
+        episodes = [
+            Episode(
+                problem=y.problem,
+                prompt_ids=y.prompt_ids,
+                seed=self.seed("demonstrate", *y.key),
+                ids=y.completion_ids[:n],
+                mask=y.completion_mask[:n],
+                logprobs=[math.nan] * n,
+                said=decode(self.tokenizer, y.completion_ids[:n]) if n else "",
+                written=decode(self.tokenizer, list(compress(y.completion_ids[:n], y.completion_mask))) if n else "",
+                turns=y.turns_before(n),
+            )
+            for y, n in zip(replaced, kept, strict=True)
         ]
-        completions = teacher.demonstrate(
-            [self.task.prompt(y.problem) for y in replaced],
-            prefixes,
-            [self.seed("demonstrate", *y.key) for y in replaced],
-            [limit - n for n in kept],
-        )
-        same = same_vocabulary(self.tokenizer, teacher.demonstrator.tokenizer)
+        if episodes:
+            speak = teacher_speaks(teacher, self.task, self.tokenizer)
+            play(episodes, self.task.environment, self.tokenizer, speak, self.sampling.max_tokens, self.progress)
         written: list[Trajectory | None] = []
-        for y, n, completion in zip(replaced, kept, completions, strict=True):
-            if completion.error is not None:
+        for y, n, episode in zip(replaced, kept, episodes, strict=True):
+            if episode.error is not None:
                 written.append(None)
                 continue
-            tokens = self._student_tokens(completion, same)
-            ids = [*y.completion_ids[:n], *tokens][:limit]
-            new = Trajectory(
-                problem=y.problem,
-                group=y.group,
-                sample=y.sample,
-                prompt_ids=y.prompt_ids,
-                completion_ids=ids,
-                completion_mask=[True] * len(ids),
-                text=decode(self.tokenizer, ids),
-                source="mixed" if n else "teacher",
-                truncated=completion.truncated or n + len(tokens) > limit,
-                student_tokens=n,
-            )
+            new = self._trajectory(episode, *y.key)
+            new.source, new.student_tokens = "mixed" if n else "teacher", n
             written.append(new)
         self.finish([y for y in written if y is not None])
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
-
-    def _student_tokens(self, completion: Completion, same: bool) -> list[int]:
-        """A demonstration in the student's vocabulary, with the student's end of sequence unless it was cut off."""
-        end = self.tokenizer.eos_token_id
-        if same and completion.token_ids is not None:
-            ids = list(completion.token_ids)
-            # A chat model ends its turn with a token of its own, at which the student's engine would not stop.
-            if end is not None and ids and not completion.truncated and ids[-1] in self.tokenizer.all_special_ids:
-                ids[-1] = end
-            return ids
-        ids = self.tokenizer.encode(completion.text, add_special_tokens=False)
-        return ids if completion.truncated or end is None else [*ids, end]
 
     # ------------------------------------------------------------- randomness
 

@@ -32,7 +32,9 @@ def record(y: Trajectory, round: int, in_mixture: bool) -> dict[str, Any]:
         "accepted": y.accepted,
         "advantage": sum(y.advantages) / len(y.advantages) if y.advantages else None,
         "truncated": y.truncated,
-        "tokens": len(y.completion_ids),
+        "tokens": y.trainable_tokens,
+        "observation_tokens": len(y.completion_ids) - y.trainable_tokens,
+        "turns": y.turns,
         "student_tokens": y.student_tokens,
         "policy_version": y.policy_version,
         "steps": [

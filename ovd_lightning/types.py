@@ -7,6 +7,7 @@ group, ``B`` rows of a micro-batch, ``L`` its padded length, ``v`` the size of t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -76,6 +77,10 @@ class Trajectory:
     """[T]; True on tokens the student trains on. Observations (environment text) are False."""
     text: str
     """``completion_ids`` decoded, special tokens left out."""
+    written: str | None = None
+    """The text without observations, which is what is graded; None: there are none."""
+    turns: int = 1
+    """Generations that it took."""
     source: Source = "student"
     behaviour_logprobs: list[float] | None = None
     """[T]; log-probabilities under the sampling policy at the sampling temperature; None for teachers."""
@@ -111,6 +116,11 @@ class Trajectory:
     @property
     def trainable_tokens(self) -> int:
         return sum(self.completion_mask)
+
+    def turns_before(self, token: int) -> int:
+        """Generations that the environment had replied to before a token: observations that begin before it."""
+        mask = [True, *self.completion_mask[:token]]
+        return sum(before and not after for before, after in pairwise(mask))
 
 
 @dataclass(slots=True, kw_only=True)

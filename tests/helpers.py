@@ -128,7 +128,9 @@ class ScriptedEngine(Engine):
         limit = sampling.max_tokens if request.max_tokens is None else request.max_tokens
         if self._tokenizer is None:
             return Completion(text=text[:limit], token_ids=None, logprobs=None, truncated=len(text) > limit)
-        ids = [*self._tokenizer.encode(text, add_special_tokens=False), self._tokenizer.eos_token_id]
+        stopped = text.endswith(sampling.stop) if sampling.stop else False  # at a stop text, not at an end of sequence
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = ids if stopped else [*ids, self._tokenizer.eos_token_id]
         kept = ids[:limit]
         return Completion(
             text=self._tokenizer.decode(kept, skip_special_tokens=True),

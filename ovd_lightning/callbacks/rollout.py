@@ -20,7 +20,7 @@ from ovd_lightning.rollout import Round, RoundMetrics
 from ovd_lightning.transcripts import TranscriptWriter
 from ovd_lightning.types import Batch, Group
 
-PHASES = ("sync", "generate", "grade", "score", "replace", "logprobs", "train")
+PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
 
 
 class RolloutCallback(L.Callback):
@@ -78,7 +78,12 @@ class RolloutCallback(L.Callback):
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
         )
+        environments = data.environments()
+        for environment in environments:
+            environment.check()
         self.engine.start()
+        for environment in environments:
+            environment.start()
         if stage == "fit":
             if module.method.teacher is not None:
                 module.method.teacher.start()
@@ -131,6 +136,7 @@ class RolloutCallback(L.Callback):
             policy_version=trainer.global_step,
             chat=self.chat,
             first_group=first_group,
+            progress=index / data.rounds,
         )
         with self.engine.awake():
             with round.phase("sync"):
@@ -190,7 +196,7 @@ class RolloutCallback(L.Callback):
         round.log_mean("reward/mixture", [y.reward for y in mixture])
         round.log_mean("ovd/zero_advantage_groups", idle)
         round.log_mean("ovd/teacher_token_fraction", [
-            1 - y.student_tokens / len(y.completion_ids) for y in mixture if y.completion_ids
+            sum(y.completion_mask[y.student_tokens:]) / y.trainable_tokens for y in mixture if y.trainable_tokens
         ])  # fmt: skip
         right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups]
         round.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
@@ -257,7 +263,7 @@ class RolloutCallback(L.Callback):
             bins, counts = metrics.histograms[name]
             metrics.histograms[name] = (bins, [int(next(rest)) for _ in counts])
         for name, value in zip([*sorted(metrics.maxima), *(f"time/{p}" for p in PHASES)], highest, strict=True):
-            if value != float("-inf"):
+            if value != float("-inf") and (value or name != "time/environment"):
                 values[name] = value
         return values
 

@@ -2,78 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.service import Call, Failure, Service, Traffic
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+__all__ = ["Call", "Endpoint", "EndpointDown", "Failure", "Usage"]
 
-LONGEST_WAIT_S = 60.0
-RETRIED_STATUS = (408, 409, 425, 429)
-"""Besides every 5xx."""
+
+class EndpointDown(RuntimeError):
+    """An endpoint failed too often in a row."""
 
 
 @dataclass(slots=True)
-class Usage:
-    """What an endpoint was asked for so far."""
+class Usage(Traffic):
+    """What an endpoint was asked for so far, and what it cost."""
 
-    requests: int = 0
-    """HTTP requests, retries included."""
-    retries: int = 0
-    failures: int = 0
-    """Calls given up after their retries, or refused at once."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    latency_s: float = 0.0
-    """Summed over HTTP requests, waiting for a slot excluded."""
 
 
-@dataclass(slots=True, frozen=True)
-class Failure:
-    """Why a call was given up."""
-
-    reason: str
-    refused: bool
-    """The endpoint rejected the request itself (4xx): another request may still succeed."""
-
-
-Call = Callable[["AsyncOpenAI"], Awaitable[Any]]
-"""Sends one request with the given client."""
-
-
-class Endpoint:
+class Endpoint(Service):
     """Sends batches of calls and counts. ``key`` is never shown. Not for use from several threads at once."""
 
-    def __init__(
-        self,
-        base_url: str,
-        key: str,
-        *,
-        timeout_s: float,
-        max_retries: int,
-        backoff_s: float,
-        max_concurrency: int,
-        requests_per_minute: int | None,
-        max_failures: int,
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.usage = Usage()
+    def __init__(self, base_url: str, key: str, *, max_failures: int, **service: Any) -> None:
+        super().__init__(base_url.rstrip("/"), breaker_failures=max_failures, breaker_pause_s=0.0, **service)
+        self.base_url = self.url
+        self.usage = self.traffic = Usage()
         self._key = key
-        self._timeout_s = timeout_s
-        self._max_retries = max_retries
-        self._backoff_s = backoff_s
-        self._max_concurrency = max_concurrency
-        self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._max_failures = max_failures
-        self._next_slot = 0.0
-        self._failed_in_a_row = 0
 
     def models(self, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
         """What is served, by name.
@@ -107,94 +66,40 @@ class Endpoint:
             ) from error
         return served
 
-    def send(self, calls: Sequence[Call]) -> list[Any]:
-        """The response of each call, or its Failure. Runs in a thread, so an event loop may be running here.
+    def send(self, calls: Sequence[Call], max_retries: int | None = None) -> list[Any]:
+        """As of any service. Raises: EndpointDown after ``max_failures`` failures without a success between them."""
+        return super().send(calls, max_retries)
 
-        Raises: RuntimeError after ``max_failures`` failures without a success between them.
-        """
-        if not calls:
-            return []
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, self._send(calls)).result()
-
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
-        from openai import AsyncOpenAI
-
-        slots = asyncio.Semaphore(self._max_concurrency)
-        client = AsyncOpenAI(base_url=self.base_url, api_key=self._key, timeout=self._timeout_s, max_retries=0)
-        async with client:
-            tasks = [asyncio.ensure_future(self._attempt(client, call, slots)) for call in calls]
-            try:
-                return await asyncio.gather(*tasks)
-            finally:  # the endpoint was given up: nothing may be left waiting
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _attempt(self, client: AsyncOpenAI, call: Call, slots: asyncio.Semaphore) -> Any:
-        import httpx
-        import openai
-
-        for attempt in range(self._max_retries + 1):
-            wait_s = min(self._backoff_s * 2**attempt * (1 + self._jitter()), LONGEST_WAIT_S)
-            async with slots:
-                await self._turn()
-                self.usage.requests += 1
-                self.usage.retries += attempt > 0
-                begun = time.monotonic()
-                try:
-                    # the client's own limit is between two chunks: a response that trickles in would escape it
-                    response = await asyncio.wait_for(call(client), self._timeout_s)
-                except openai.APIStatusError as error:
-                    reason, status = self._reason(error), error.status_code
-                    refused = status < 500 and status not in RETRIED_STATUS
-                    wait_s = max(wait_s, self._asked_wait(error.response.headers.get("retry-after")))
-                except (TimeoutError, openai.APITimeoutError):
-                    reason, refused = f"no answer within {self._timeout_s:g} s", False
-                except (openai.OpenAIError, httpx.HTTPError, OSError, ValueError) as error:
-                    cause = error.__cause__ or error
-                    reason, refused = f"{type(cause).__name__}: {cause}", False
-                else:
-                    self._failed_in_a_row = 0
-                    self._count(response)
-                    return response
-                finally:
-                    self.usage.latency_s += time.monotonic() - begun
-            if refused or attempt == self._max_retries:
-                break
-            await asyncio.sleep(wait_s)
-        self.usage.failures += 1
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._max_failures:
-            raise RuntimeError(
-                f"the endpoint at {self.base_url} failed {self._failed_in_a_row} times in a row: {reason}"
-            )
-        return Failure(reason, refused)
-
-    async def _turn(self) -> None:
-        """Waits until the limit of requests per minute allows one more."""
-        now = time.monotonic()
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + self._interval_s
-        await asyncio.sleep(slot - now)
-
-    def _count(self, response: Any) -> None:
-        usage = getattr(response, "usage", None)
+    def answered(self, answer: Any) -> None:
+        super().answered(answer)
+        usage = getattr(answer, "usage", None)
         if usage is not None:
             self.usage.prompt_tokens += usage.prompt_tokens or 0
             self.usage.completion_tokens += usage.completion_tokens or 0
 
-    @staticmethod
-    def _jitter() -> float:
-        """In [0, 0.25), away from the process's global random state."""
-        return random.SystemRandom().random() / 4
+    def connect(self) -> AbstractAsyncContextManager[Any]:
+        from openai import AsyncOpenAI
 
-    @staticmethod
-    def _asked_wait(header: str | None) -> float:
-        try:
-            return min(float(header or 0), LONGEST_WAIT_S)
-        except ValueError:
-            return 0.0
+        return AsyncOpenAI(base_url=self.base_url, api_key=self._key, timeout=self._timeout_s, max_retries=0)
+
+    def judge(self, error: Exception) -> tuple[Failure, str | None] | None:
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            asked = error.response.headers.get("retry-after")
+            return Failure(self._reason(error), error.status_code), asked
+        if isinstance(error, openai.APITimeoutError):
+            return Failure(f"no answer within {self._timeout_s:g} s"), None
+        if isinstance(error, openai.OpenAIError):
+            cause = error.__cause__ or error
+            return Failure(f"{type(cause).__name__}: {cause}"), None
+        return super().judge(error)
+
+    def open_breaker(self, failure: Failure) -> None:
+        """A run cannot go on without its teacher."""
+        raise EndpointDown(
+            f"the endpoint at {self.base_url} failed {self._failed_in_a_row} times in a row: {failure.reason}"
+        )
 
     @staticmethod
     def _reason(error: Any) -> str:

@@ -199,7 +199,7 @@ class OpenAIEngine(Engine):
                 elif isinstance(response, Failure):
                     results |= dict.fromkeys(rows, response)
                 elif len(choices := sorted(response.choices or [], key=lambda c: c.index)) != len(rows):
-                    lost = Failure(f"{len(choices)} choices came back for {len(rows)} prompts", refused=False)
+                    lost = Failure(f"{len(choices)} choices came back for {len(rows)} prompts")
                     results |= dict.fromkeys(rows, lost)
                 else:
                     results |= {i: (choice, response) for i, choice in zip(rows, choices, strict=True)}

@@ -12,6 +12,8 @@ from ovd_lightning.types import Grade, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ovd_lightning.tasks.environment import Environment
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -27,13 +29,16 @@ class Task(ABC):
     metrics: tuple[str, ...] = ()
     """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
 
+    environment: Environment | None = None
+    """Replies to the turns of a trajectory; None: a trajectory is one generation."""
+
     @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of a split, always in the same order. Splits share no question."""
 
     @abstractmethod
     def grade(self, response: str, problem: Problem) -> Grade:
-        """Outcome reward of a response (the completion alone, never the prompt), eq. 2."""
+        """Outcome reward of a response (what was written, never the prompt nor an observation), eq. 2."""
 
     def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
         """Grades of many responses, in order; a task whose checker works in parallel overrides it."""
@@ -46,8 +51,13 @@ class Task(ABC):
     step_separator: str = "\n"
     """A step ends with this text (paper, section 2: "sentences or logical derivations")."""
 
-    def split_steps(self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    def split_steps(
+        self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+    ) -> list[tuple[int, int]]:
         """Half-open token spans [start, end) of the steps; they cover ``token_ids`` without gap or overlap.
+
+        Args:
+            mask: [T] False on observations, for tasks with an environment; None: all tokens were written.
 
         A span ends with the token that completes ``step_separator``; trailing tokens without any visible
         text (an end of sequence) belong to the last step. Empty input gives no step.

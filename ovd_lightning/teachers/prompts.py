@@ -1,11 +1,17 @@
-"""The verbal scoring prompt of appendix A.4, per step and per trajectory, on either score scale."""
+"""The verbal scoring prompt of appendix A.4, per step and per trajectory, and what is read from its answer."""
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ovd_lightning.methods.functional import temper
+
+ScoreReading = Literal["sample", "mean", "argmax"]
+"""One score from the teacher's distribution: drawn from it (section 3.3), its mean, or its likeliest."""
 ScoreScale = Literal["zero_to_nine", "one_to_ten"]
 
 
@@ -29,6 +35,41 @@ class Scale:
     def normalise(self, score: float) -> float:
         """Score -> [0, 1]; the S / (v - 1) of Proposition 3.4."""
         return (score - self.low) / (self.high - self.low)
+
+    def read(
+        self, distribution: Sequence[float] | None, how: ScoreReading, temperature: float, rng: random.Random
+    ) -> float | None:
+        """One score from the teacher's distribution, [v]; None where the teacher gave none.
+
+        Args:
+            temperature, rng: of a sampled score (A.6.2: 0.7).
+        """
+        if distribution is None:
+            return None
+        if how == "argmax":
+            return float(self.values[max(range(len(self.values)), key=distribution.__getitem__)])
+        if how == "mean":
+            return sum(s * p for s, p in zip(self.values, distribution, strict=True))
+        return float(rng.choices(self.values, temper(distribution, temperature))[0])
+
+    def parse(self, text: str) -> int | None:
+        """The score in a teacher's answer, None if there is none.
+
+        What stands before ``</think>`` is not part of the answer; a thought that never ended leaves none. An answer
+        that begins with a number means it; otherwise the last whole number counts, without the 10 of "7/10" or
+        "7 out of 10". A number outside the scale is no score.
+        """
+        answer = text.rsplit("</think>", 1)[-1].strip(" \t\r\n*`\"'")
+        if "<think>" in answer:
+            return None
+        answer = re.sub(r"(/|\bout of)\s*\d+", "", answer)
+        numbers = re.findall(r"(?<![\d.\-−])\d+(?!\d|\.\d)", answer)
+        if re.match(r"\d", answer):
+            numbers = re.findall(r"^\d+(?!\d|\.\d)", answer)
+        if not numbers:
+            return None
+        value = int(numbers[-1])
+        return value if self.low <= value <= self.high else None
 
     def rubric(self) -> str:
         a = self.low

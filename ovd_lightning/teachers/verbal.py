@@ -8,7 +8,6 @@ a score is sampled as text and parsed.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.engines.local import LocalEngine, encode
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
@@ -63,6 +64,16 @@ class Ledger:
     mass: list[float] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class UnparsedScores:
+    """Scoring prompts without a score, counted until there are enough of them to say that the teacher is at fault."""
+
+    failures: int = 0
+    prompts: int = 0
+    least: int = 0
+    """No share of failures is looked at until more prompts than these were judged."""
+
+
 class VerbalTeacher(Teacher):
     """A judge and a demonstrator, usually one model.
 
@@ -72,12 +83,17 @@ class VerbalTeacher(Teacher):
         scale: "zero_to_nine" (the paper's body, v = 10) or "one_to_ten" (its prompt A.4).
         read: "distribution" reads the next-token distribution over the score vocabulary; "text" samples a number
             at ``text_temperature`` and parses it (for endpoints without log-probabilities).
-        chat: send prompts as one user message through the engine's chat template.
+        chat: send scoring prompts as one user message through the engine's chat template.
+        demonstrator_chat: the same for the task's prompts, which the demonstrator answers; null: as `chat`. A
+            reasoning model judges best without its template, where the score's digit comes next, and answers with it.
         text_temperature: sampling temperature for ``read="text"`` (A.6.2: 0.7); equal prompts of a round share the
             number that is drawn. A distribution is tempered by the method instead (``score_temperature``).
         score_tokens: token limit of a score given as text.
         demonstration_temperature: temperature at which trajectories are written.
-        demonstration_tokens: token limit of a demonstration; null for the student's limit.
+        demonstration_tokens: token limit of a demonstration, its thought included; null for the student's limit. What
+            exceeds the student's limit is cut off afterwards.
+        demonstration_thinking: "keep" demonstrations as they are, or "strip" what stands before the last </think>; a
+            thought that never ended is then a failed demonstration.
         max_parse_failures: share of the prompts of one call without a number above which the run stops.
         min_mass: a distribution with less probability on score tokens than this counts as a parse failure.
         cache: file of the disk cache; null keeps answers in memory only.
@@ -90,10 +106,12 @@ class VerbalTeacher(Teacher):
         scale: ScoreScale = "zero_to_nine",
         read: Literal["distribution", "text"] = "distribution",
         chat: bool = False,
+        demonstrator_chat: bool | None = None,
         text_temperature: float = 0.7,
         score_tokens: int = 8,
         demonstration_temperature: float = 0.7,
         demonstration_tokens: int | None = None,
+        demonstration_thinking: Literal["keep", "strip"] = "keep",
         max_parse_failures: float = 0.5,
         min_mass: float = 1e-3,
         cache: str | None = None,
@@ -106,6 +124,8 @@ class VerbalTeacher(Teacher):
         for setting, tokens in (("score_tokens", score_tokens), ("demonstration_tokens", demonstration_tokens)):
             if tokens is not None and tokens < 1:
                 raise ConfigError(f"{name}.{setting}", f"is {tokens}.", "Use 1 or more.")
+        if demonstration_thinking not in ("keep", "strip"):
+            raise ConfigError(f"{name}.demonstration_thinking", f"is {demonstration_thinking!r}.", "Use keep or strip.")
         if text_temperature < 0:
             raise ConfigError(f"{name}.text_temperature", f"is {text_temperature}.", "Use 0 (greedy) or more.")
         if not 0 <= max_parse_failures <= 1:
@@ -115,10 +135,12 @@ class VerbalTeacher(Teacher):
         self.scale: Scale = SCALES[scale]
         self.read = read
         self.chat = chat
+        self.demonstrator_chat = chat if demonstrator_chat is None else demonstrator_chat
         self.text_temperature = text_temperature
         self.score_tokens = score_tokens
         self.demonstration_temperature = demonstration_temperature
         self.demonstration_tokens = demonstration_tokens
+        self.demonstration_thinking = demonstration_thinking
         self.max_parse_failures = max_parse_failures
         self.min_mass = min_mass
         self.cache = AnswerCache(cache)
@@ -129,8 +151,19 @@ class VerbalTeacher(Teacher):
         return [self.engine] if self.demonstrator is self.engine else [self.engine, self.demonstrator]
 
     def check(self) -> None:
-        """Raises: ConfigError, also for a vocabulary that cannot write the prompt or a digit in one token."""
+        """Raises: ConfigError, also for a vocabulary that cannot write the prompt or a digit in one token, and for a
+        chat template that is not there or a thought whose end would go unseen."""
         super().check()
+        self._check_chat("chat", self.engine, self.chat)
+        self._check_chat("demonstrator_chat", self.demonstrator, self.demonstrator_chat)
+        if self.demonstration_thinking == "strip" and self.demonstrator.tokenizer is not None:
+            hidden = getattr(self.demonstrator.tokenizer, "all_special_tokens", [])
+            if D.CLOSE in hidden:
+                raise ConfigError(
+                    "method.init_args.teacher.init_args.demonstration_thinking",
+                    f"is strip, but {D.CLOSE} is a special token of {self.demonstrator.name}, which no text shows.",
+                    "Use keep, or a tokenizer in which it is an ordinary token.",
+                )
         if self.read == "distribution" and self.engine.tokenizer is not None:
             single = self._single_token_texts(DIGITS)
             if len(single) < len(DIGITS):
@@ -150,41 +183,53 @@ class VerbalTeacher(Teacher):
                     "The embedded teacher knows zero_to_nine only; otherwise use another teacher.",
                 )
 
+    @staticmethod
+    def _check_chat(setting: str, engine: Engine, chat: bool) -> None:
+        if chat and isinstance(engine, LocalEngine) and not engine.tokenizer.chat_template:
+            raise ConfigError(
+                f"method.init_args.teacher.init_args.{setting}",
+                f"is true, but the tokenizer of {engine.name} has no chat template.",
+                "Set it to false.",
+            )
+
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        """Whether the longest problem, its whole solution and the answer fit both engines' contexts.
+        """Whether the longest problem with a whole solution fits both engines' contexts: what the student may write
+        and the score for the judge, what the demonstrator may write, its thought included, for the demonstrator.
 
         Counted in the teacher's tokens for the prompt and, for want of a better guess, in the student's for the
         solution. Raises: ConfigError.
         """
-        name = "method.init_args.teacher.init_args"
-        answers = (
-            (self.engine, "engine", self.score_tokens if self.read == "text" else 1, self._longest),
-            (self.demonstrator, "demonstrator", 0, task.prompt),
-        )
-        limit = self.demonstration_tokens or max_tokens
-        for engine, setting, answer, text in answers:
-            if engine.tokenizer is None or engine.max_context is None:
-                continue
-            for problem in sorted(problems, key=lambda p: -len(p.question))[:LONGEST]:
-                tokens = len(engine.tokenizer.encode(text(problem))) + max(limit, max_tokens) + answer
-                if tokens > engine.max_context:
-                    raise ConfigError(
-                        f"{name}.{setting}",
-                        f"{engine.name} holds {engine.max_context} tokens; problem {problem.id!r} with a solution of "
-                        f"{max(limit, max_tokens)} tokens may need {tokens}.",
-                        "Lower rollout.max_tokens or demonstration_tokens, or raise the engine's max_model_len.",
-                    )
+        for problem in sorted(problems, key=lambda p: -len(p.question))[:LONGEST]:
+            judged = self._render(step_prompt(problem.question, [], "", self.scale), self.chat)
+            answer = self.score_tokens if self.read == "text" else 1
+            self._check_room("engine", self.engine, judged, max_tokens, answer, problem)
+            answered = self._render(task.prompt(problem), self.demonstrator_chat, task.system)
+            written = max(self.demonstration_tokens or max_tokens, max_tokens)  # a prefix may be as long as max_tokens
+            self._check_room("demonstrator", self.demonstrator, answered, written, 0, problem)
 
-    def _longest(self, problem: Problem) -> str:
-        return step_prompt(problem.question, [], "", self.scale)
+    @staticmethod
+    def _check_room(setting: str, engine: Engine, prompt: Prompt, solution: int, answer: int, problem: Problem) -> None:
+        if engine.tokenizer is None or engine.max_context is None:
+            return
+        if not isinstance(prompt, str) and not getattr(engine.tokenizer, "chat_template", None):
+            prompt = "".join(m["content"] for m in prompt if isinstance(m, dict))  # an endpoint has the template
+        tokens = len(encode(engine.tokenizer, prompt)) + solution + answer
+        if tokens > engine.max_context:
+            raise ConfigError(
+                f"method.init_args.teacher.init_args.{setting}",
+                f"{engine.name} holds {engine.max_context} tokens; problem {problem.id!r} with a solution of "
+                f"{solution} tokens may need {tokens}.",
+                "Lower rollout.max_tokens or demonstration_tokens, or raise the engine's max_model_len.",
+            )
 
     # ---------------------------------------------------------------- scoring
 
-    def score(self, prompts: Sequence[str], seed: int = 0) -> list[Judgement]:
+    def score(self, prompts: Sequence[str], seed: int = 0, unparsed: UnparsedScores | None = None) -> list[Judgement]:
         """Judge each scoring prompt (see ``prompts.py``). Equal prompts are asked once.
 
         Args:
             seed: random state of the scores sampled as text; the distribution needs none.
+            unparsed: counts over several calls that are each too small for a share of failures to mean anything.
         Raises: RuntimeError when more than ``max_parse_failures`` of the prompts got no number.
         """
         seed = seed if self.read == "text" else 0
@@ -204,23 +249,34 @@ class VerbalTeacher(Teacher):
         self.ledger.asked += len(missing)
         self.ledger.parse_failures += failures
         self.ledger.mass += [j.mass for j in judgements]
-        if prompts and failures / len(prompts) > self.max_parse_failures:
+        counted = unparsed or UnparsedScores()
+        counted.failures, counted.prompts = counted.failures + failures, counted.prompts + len(prompts)
+        if counted.prompts > counted.least and counted.failures / counted.prompts > self.max_parse_failures:
             raise RuntimeError(
-                f"{failures} of {len(prompts)} scoring prompts got no score from {self.engine.name}: the teacher does "
-                "not follow the scoring prompt. Check method.init_args.teacher (chat: true for a chat model, "
-                "read: text for one that thinks before it answers, with a larger score_tokens), or raise "
+                f"{counted.failures} of {counted.prompts} scoring prompts got no score from {self.engine.name}: the "
+                "teacher does not follow the scoring prompt. Check method.init_args.teacher (chat: true for a chat "
+                "model, read: text for one that thinks before it answers, with a larger score_tokens), or raise "
                 "max_parse_failures."
             )
         return judgements
 
-    def _render(self, text: str) -> Prompt:
-        return [{"role": "user", "content": text}] if self.chat else text
+    @staticmethod
+    def _render(text: str, chat: bool, system: str | None = None, begun: str = "") -> Prompt:
+        """As it stands, or through the chat template; ``begun`` is the beginning of the answer."""
+        if not chat:
+            return text + begun
+        messages = [{"role": "user", "content": text}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        if begun:
+            messages.append({"role": "assistant", "content": begun})
+        return messages
 
     def _distributions(self, prompts: list[str], seed: int) -> list[Answer | None]:
         """Exact distributions over the score vocabulary: per prompt ([v], mass)."""
         texts = DIGITS if self.scale.high == 9 else [*DIGITS, "10"]
         single = self._single_token_texts([*texts, *(" " + t for t in texts)])
-        logprobs = self.engine.next_text_logprobs([self._render(p) for p in prompts], single)  # [P, C]
+        logprobs = self.engine.next_text_logprobs([self._render(p, self.chat) for p in prompts], single)  # [P, C]
         mass = {text: logprobs[:, i].exp() for i, text in enumerate(single)}
         none = torch.zeros(len(prompts))
         digit = [mass[d] + mass.get(" " + d, none) for d in DIGITS]  # 10 x [P]
@@ -229,7 +285,8 @@ class VerbalTeacher(Teacher):
         else:
             # P(10) = P("1") P("0" | "1"), and what follows "1" otherwise leaves it a 1; where the vocabulary has "10"
             # as a token of its own (numbers of up to three digits), the teacher may write it that way too.
-            after_one = self.engine.next_text_logprobs([self._after(p, "1") for p in prompts], ["0"])[:, 0].exp()
+            ones = [self._render(p, self.chat, begun="1") for p in prompts]
+            after_one = self.engine.next_text_logprobs(ones, ["0"])[:, 0].exp()
             ten = digit[1] * after_one + mass.get("10", none) + mass.get(" 10", none)
             scores = [digit[1] * (1 - after_one), *digit[2:], ten]
         results: list[Answer | None] = []
@@ -254,14 +311,9 @@ class VerbalTeacher(Teacher):
                 single.setdefault(ids[0], text)
         return list(single.values())
 
-    def _after(self, prompt: str, start: str) -> Prompt:
-        if self.chat:
-            return [{"role": "user", "content": prompt}, {"role": "assistant", "content": start}]
-        return prompt + start
-
     def _texts(self, prompts: list[str], seed: int) -> list[Answer | None]:
         """Scores sampled as text: one-hot distributions, none where no number of the scale was found."""
-        requests = [Request(prompt=self._render(p), seed=seed_of(seed, p)) for p in prompts]
+        requests = [Request(prompt=self._render(p, self.chat), seed=seed_of(seed, p)) for p in prompts]
         sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature)
         completions = self.engine.generate(requests, sampling)
         self._count(completions)
@@ -270,34 +322,21 @@ class VerbalTeacher(Teacher):
             if completion.error is not None:
                 results.append(None)
                 continue
-            value = self.parse(completion.text)
+            value = self.scale.parse(completion.text)
             one_hot = None if value is None else [float(value == s) for s in self.scale.values]
             results.append((one_hot, 0.0 if one_hot is None else 1.0))
         return results
 
-    def parse(self, text: str) -> int | None:
-        """The score in a teacher's answer, None if there is none.
-
-        What stands before ``</think>`` is not part of the answer; a thought that never ended leaves none. An answer
-        that begins with a number means it; otherwise the last whole number counts, without the 10 of "7/10" or
-        "7 out of 10". A number outside the scale is no score.
-        """
-        answer = text.rsplit("</think>", 1)[-1].strip(" \t\r\n*`\"'")
-        if "<think>" in answer:
-            return None
-        answer = re.sub(r"(/|\bout of)\s*\d+", "", answer)
-        numbers = re.findall(r"(?<![\d.\-−])\d+(?!\d|\.\d)", answer)
-        if re.match(r"\d", answer):
-            numbers = re.findall(r"^\d+(?!\d|\.\d)", answer)
-        if not numbers:
-            return None
-        value = int(numbers[-1])
-        return value if self.scale.low <= value <= self.scale.high else None
-
     # ---------------------------------------------------------- demonstrating
 
     def demonstrate(
-        self, prompts: Sequence[str], prefixes: Sequence[str], seeds: Sequence[int], max_tokens: Sequence[int]
+        self,
+        prompts: Sequence[str],
+        prefixes: Sequence[str],
+        seeds: Sequence[int],
+        max_tokens: Sequence[int],
+        stop: tuple[str, ...] = (),
+        system: str | None = None,
     ) -> list[Completion]:
         """Trajectories y ~ pi_T(. | x), or the rest of those that begin with a prefix.
 
@@ -305,25 +344,70 @@ class VerbalTeacher(Teacher):
             prompts: task prompts, as text: the teacher has a vocabulary of its own.
             prefixes: what the answer already says; "" for a whole trajectory. It is not repeated in the result.
             seeds, max_tokens: one a prompt; ``demonstration_tokens``, where set, is the limit instead.
+            stop: a demonstration ends with the first of these texts that follows visible text (one step).
+            system: the task's system message, for a demonstrator with a chat template.
         """
         if not prompts:
             return []
         requests = [
             Request(
-                prompt=self._after(p, prefix) if prefix else self._render(p),
+                prompt=self._render(p, self.demonstrator_chat, system, begun=prefix),
                 seed=seed,
                 max_tokens=self.demonstration_tokens or limit,
             )
             for p, prefix, seed, limit in zip(prompts, prefixes, seeds, max_tokens, strict=True)
         ]
-        completions = self.demonstrator.generate(requests, Sampling(temperature=self.demonstration_temperature))
         self.ledger.demonstrations += len(requests)
+        stops = self._stops and bool(stop)
+        completions = self._write(requests, stop if stops else ())
+        if stops:
+            # A stop text before any visible one ends no step. The rest is written without one: a chat template that
+            # trims what was begun would make the teacher write the same again and again.
+            bare = [i for i, c in enumerate(completions) if not c.text.strip() and any(s in c.text for s in stop)]
+            for i, completion in zip(bare, self._write([requests[i] for i in bare], ()), strict=True):
+                completion.completion_tokens += completions[i].completion_tokens
+                completions[i] = D.cut_step(completion, stop, stopped=False)
+        if self.demonstrator_chat:
+            completions = [D.drop_repeated_lines_end(c, p) for c, p in zip(completions, prefixes, strict=True)]
+        return [D.cut_step(c, stop, stopped=stops) for c in completions]
+
+    @property
+    def _stops(self) -> bool:
+        """Whether the demonstrator's engine may stop at a text: not inside a thought that is to be stripped, and not
+        where the text is cut off, as OpenAI's protocol has it, so that a step's end looks like the trajectory's."""
+        return self.demonstration_thinking == "keep" and getattr(self.demonstrator, "vllm_extensions", True)
+
+    def _write(self, requests: Sequence[Request], stop: tuple[str, ...]) -> list[Completion]:
+        if not requests:
+            return []
+        sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
+        completions = self.demonstrator.generate(requests, sampling)
         self._count(completions)
-        return completions
+        if self.demonstration_thinking == "keep":
+            return completions
+        tokenizer = self.demonstrator.tokenizer
+        opened = [None if tokenizer is None else D.opens_thought(tokenizer, r.prompt) for r in requests]
+        return [D.strip_thought(c, o) for c, o in zip(completions, opened, strict=True)]
 
     def _count(self, completions: Sequence[Completion]) -> None:
         self.ledger.prompt_tokens += sum(c.prompt_tokens for c in completions)
         self.ledger.completion_tokens += sum(c.completion_tokens for c in completions)
+
+    def settings(self) -> dict[str, Any]:
+        """What its answers depend on, as JSON can hold it."""
+        return {
+            "engine": self.engine.name,
+            "demonstrator": self.demonstrator.name,
+            "scale": [self.scale.low, self.scale.high],
+            "read": self.read,
+            "chat": self.chat,
+            "demonstrator_chat": self.demonstrator_chat,
+            "text_temperature": self.text_temperature if self.read == "text" else None,
+            "score_tokens": self.score_tokens if self.read == "text" else None,
+            "demonstration_temperature": self.demonstration_temperature,
+            "demonstration_tokens": self.demonstration_tokens,
+            "demonstration_thinking": self.demonstration_thinking,
+        }
 
     def take_ledger(self) -> Ledger:
         """What was asked since the last call."""

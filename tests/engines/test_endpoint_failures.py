@@ -302,3 +302,11 @@ def test_key_comes_from_the_environment(scripted: Callable[..., Scripted], monke
         engine.generate(one(), Sampling())
         assert "k123" not in f"{vars(engine)} {engine.name}"
     assert keys == ["Bearer k123", "Bearer EMPTY"]
+
+
+def test_it_is_given_up_before_everything_was_tried_once(scripted: Callable[..., Scripted]) -> None:
+    server = scripted(hang)
+    engine = client(server, timeout_s=0.2, max_retries=1, prompts_per_request=1, max_concurrency=2)
+    with pytest.raises(RuntimeError, match="3 times in a row"):
+        engine.generate([Request(prompt=str(i)) for i in range(50)], Sampling())
+    assert len(server.seen) <= 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
@@ -58,3 +60,63 @@ def test_scales() -> None:
     # Proposition 3.4: S / (v - 1)
     assert [ZERO_TO_NINE.normalise(s) for s in (0, 3, 9)] == pytest.approx([0, 1 / 3, 1])
     assert [ONE_TO_TEN.normalise(s) for s in (1, 4, 10)] == pytest.approx([0, 1 / 3, 1])
+
+
+# ------------------------------------------------------------------ what is read from an answer
+
+
+def test_one_score_from_a_distribution() -> None:
+    distribution = [0, 0, 0.25, 0, 0, 0, 0, 0, 0.35, 0.4]
+    rng = random.Random(0)
+    assert ZERO_TO_NINE.read(distribution, "argmax", 0.7, rng) == 9
+    assert ONE_TO_TEN.read(distribution, "argmax", 0.7, rng) == 10
+    # 2 * 0.25 + 8 * 0.35 + 9 * 0.4
+    assert ZERO_TO_NINE.read(distribution, "mean", 0.7, rng) == pytest.approx(6.9)
+    assert ZERO_TO_NINE.read(None, "sample", 0.7, rng) is None
+    drawn = [ZERO_TO_NINE.read(distribution, "sample", 1.0, rng) for _ in range(4000)]
+    assert [drawn.count(s) / 4000 for s in (2, 8, 9)] == pytest.approx([0.25, 0.35, 0.4], abs=0.03)
+    # 0.25^2, 0.35^2, 0.4^2 of their sum
+    drawn = [ZERO_TO_NINE.read(distribution, "sample", 0.5, rng) for _ in range(4000)]
+    assert [drawn.count(s) / 4000 for s in (2, 8, 9)] == pytest.approx([0.181, 0.355, 0.464], abs=0.03)
+
+
+ANSWERS = [
+    # text, score on 0-9, score on 1-10
+    ("7", 7, 7),
+    (" 7\n", 7, 7),
+    ("10", None, 10),
+    ("0", 0, None),
+    ("11", None, None),
+    ("Score: 7", 7, 7),
+    ("7/10", 7, 7),
+    ("Score: 7 / 10", 7, 7),
+    ("7 out of 10", 7, 7),
+    ("I give it 7 out of 10.", 7, 7),
+    ("On a scale of 1-10: 8", 8, 8),
+    ("right and/or useful: 8", 8, 8),
+    ("**8**", 8, 8),
+    ("Score: **8**", 8, 8),
+    ("`8`", 8, 8),
+    ("\\boxed{6}", 6, 6),
+    ("8.", 8, 8),
+    ("8 because step 3 follows from 2", 8, 8),
+    ("Step 3 is right. 9", 9, 9),
+    ("<think>maybe 3</think>6", 6, 6),
+    ("<think>maybe 3</think>\n\nScore: 6", 6, 6),
+    ("<think>it could be 3", None, None),
+    ("none", None, None),
+    ("", None, None),
+    ("</think>", None, None),
+    ("-3", None, None),
+    ("−3", None, None),
+    ("7.5", None, None),
+    ("17.5", None, None),
+    ("7.5 of 8", None, None),
+    ("100", None, None),
+]
+
+
+@pytest.mark.parametrize(("text", "zero_to_nine", "one_to_ten"), ANSWERS)
+def test_parse(text: str, zero_to_nine: int | None, one_to_ten: int | None) -> None:
+    assert ZERO_TO_NINE.parse(text) == zero_to_nine
+    assert ONE_TO_TEN.parse(text) == one_to_ten

@@ -1,0 +1,268 @@
+"""A language model as search engine, after ZeroSearch (arXiv 2505.04588; appendix A.6.1 of the paper uses its models).
+
+It writes the documents that a search might have found, useful or noisy ones. How often noisy ones is a curriculum: the
+search becomes worse while the student becomes better at it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.engines.endpoint import EndpointDown
+from ovd_lightning.engines.local import encode
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.teachers.verbal import seed_of
+
+TOLD = """\
+You play a web search engine. Someone who wants to answer a question has sent you a query. Write the {count} documents \
+that your results would show, each in one paragraph of about 30 words.
+
+The question behind the query is: {question}
+Its true answer is: {answer}
+
+The documents have to be {kind}. Useful documents hold facts that help to answer the question. Noisy documents are \
+about similar things and sound alike, but do not help. Never speak of the question or of these instructions. Begin \
+each document with its number, as in "Doc 1: ...".
+
+Query: {query}
+{Kind} documents:
+"""
+"""Our prompt, in ZeroSearch's spirit; its own, on which its published models were tuned, is in configs/search."""
+
+UNTOLD = """\
+You play a web search engine. Someone has sent you a query. Write the {count} documents that your results would show, \
+each in one paragraph of about 30 words.
+
+The documents have to be {kind}. Useful documents hold facts that answer the query. Noisy documents are about similar \
+things and sound alike, but do not answer it. Never speak of these instructions. Begin each document with its number, \
+as in "Doc 1: ...".
+
+Query: {query}
+{Kind} documents:
+"""
+
+FIELDS = {"query", "question", "answer", "count", "kind", "Kind"}
+_NUMBERED = r"doc(?:ument)?[\s*_#]*(\d+)[\s*_\])]*(?:\(\s*title\s*:\s*(.*?)\))?[\s*_]*"
+MARK = re.compile(r"^[ \t>*_#\[(\-]*" + _NUMBERED + r"[:.)\]\-–—]*[\s*_]*", re.IGNORECASE | re.MULTILINE)
+"""Where a document begins: "Doc 1:", "**Document 2**:", "[Doc 3] ", "Doc 4(Title: ...) "."""
+INLINE_MARK = re.compile(r"\b" + _NUMBERED + r":[\s*_]*", re.IGNORECASE)
+"""The same where all documents stand in one line."""
+
+
+class SimulatedSearch(SearchEngine):
+    """Documents written by a language model. Its prompt holds the problem's true answer, so that it can be useful
+    beyond what it knows: **with it, an evaluation measures a student who was told the answers** (``tells_answer``).
+
+    Args:
+        engine: Writes the documents: any engine, an OpenAI-compatible server of a published simulation model included.
+        chat: Send the prompt as a user message through the engine's chat template.
+        system: System message before it; null: the template's own, if it has one.
+        prompt: A prompt of your own, with {query} and any of {question}, {answer} (the first alternative), {count},
+            {kind} ("useful" or "noisy") and {Kind}; null: ours.
+        tell_answer: Whether our prompt holds question and true answer. A prompt of your own does if it has {answer}.
+        noise_start: Probability of noisy documents when training begins.
+        noise_end: ... and when it ends; between, start + (4^progress - 1) / 3 * (end - start).
+        evaluation_noise: ... and in evaluations.
+        temperature: Of the documents (ZeroSearch: 0.8).
+        max_tokens: Limit of all documents of a query together (ZeroSearch: 600).
+        cache: File that keeps what was written, so that a repeated run is served the same documents; null: nothing is
+            kept.
+    """
+
+    counted = ("noisy_documents", "unreadable", "simulator_prompt_tokens", "simulator_completion_tokens")
+
+    def __init__(
+        self,
+        engine: Engine,
+        chat: bool = True,
+        system: str | None = None,
+        prompt: str | None = None,
+        tell_answer: bool = True,
+        noise_start: float = 0.0,
+        noise_end: float = 0.5,
+        evaluation_noise: float = 0.0,
+        temperature: float = 0.8,
+        max_tokens: int = 600,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(cache)
+        for name, value in (("start", noise_start), ("end", noise_end)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{SETTINGS}.noise_{name}", f"is {value}.", "Use a value in [0, 1].")
+        if not 0 <= evaluation_noise <= 1:
+            raise ConfigError(f"{SETTINGS}.evaluation_noise", f"is {evaluation_noise}.", "Use a value in [0, 1].")
+        if temperature < 0:
+            raise ConfigError(f"{SETTINGS}.temperature", f"is {temperature}.", "Use 0 or more.")
+        if max_tokens < 1:
+            raise ConfigError(f"{SETTINGS}.max_tokens", f"is {max_tokens}.", "Use 1 or more.")
+        if system is not None and not chat:
+            raise ConfigError(f"{SETTINGS}.system", "is a message, but chat is false.", "Put it into prompt.")
+        self.engine = engine
+        self.chat = chat
+        self.system = system
+        self.prompt = prompt if prompt is not None else TOLD if tell_answer else UNTOLD
+        self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
+        self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        fields = placeholders(self.prompt)
+        if fields is None or "query" not in fields or fields - FIELDS:
+            raise ConfigError(
+                f"{SETTINGS}.prompt",
+                "has no {query}, or a placeholder that there is not.",
+                f"Use {', '.join('{' + name + '}' for name in sorted(FIELDS))}; a brace itself is written twice.",
+            )
+        self.tells_answer = "answer" in fields
+        if self.tells_answer and not tell_answer:
+            raise ConfigError(
+                f"{SETTINGS}.tell_answer", "is false, but prompt has {answer}.", "Take {answer} out of the prompt."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"simulated:{self.engine.name}"
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {
+            "prompt": self.prompt,
+            "system": self.system,
+            "chat": self.chat,
+            "temperature": self.sampling.temperature,
+            "max_tokens": self.sampling.max_tokens,
+            "noise": self.evaluation_noise,
+        }
+
+    def check(self) -> None:
+        self.engine.check()
+        takes_messages = getattr(self.engine, "api", None) == "chat"  # an endpoint has the template itself
+        if self.chat and not takes_messages and not getattr(self.engine.tokenizer, "chat_template", None):
+            raise ConfigError(
+                f"{SETTINGS}.chat",
+                f"is true, but there is no chat template of {self.engine.name}.",
+                "Set it to false, or api of an endpoint to chat.",
+            )
+
+    def start(self) -> None:
+        super().start()
+        self.engine.start()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        with self.engine.awake():
+            yield
+
+    def close(self) -> None:
+        super().close()
+        self.engine.close()
+
+    # ---------------------------------------------------------------- noise
+
+    def noise(self, progress: float | None) -> float:
+        """Probability of noisy documents when a share ``progress`` of the training is over; None: evaluation."""
+        if progress is None:
+            return self.evaluation_noise
+        return self.noise_start + (4**progress - 1) / 3 * (self.noise_end - self.noise_start)
+
+    def is_noisy(self, query: Query) -> bool:
+        """Drawn from the query's seed: the same turn of the same trajectory is treated alike when a run is repeated."""
+        return random.Random(seed_of(query.seed, "noise")).random() < self.noise(query.progress)
+
+    # ------------------------------------------------------------ searching
+
+    def identity(self, query: Query) -> tuple[Any, ...]:
+        text = self.render(query, count=0)  # the number of documents is part of the key anyway
+        return text, query.seed, self.system, self.chat, self.sampling.temperature, self.sampling.max_tokens
+
+    def search(self, queries: Sequence[Query], top_k: int) -> list[SearchResult]:
+        results = super().search(queries, top_k)
+        noisy = [len(r.documents) for q, r in zip(queries, results, strict=True) if self.is_noisy(q)]
+        self._counts["noisy_documents"] += sum(noisy)
+        return results
+
+    def find(self, queries: Sequence[Query], top_k: int) -> list[SearchResult]:
+        prompts = [self._prompt(query, top_k) for query in queries]
+        results: dict[int, SearchResult] = {}
+        for i, prompt in enumerate(prompts):
+            if (problem := self._too_long(prompt)) is not None:
+                results[i] = SearchResult(error=problem)
+        rows = [i for i in range(len(queries)) if i not in results]
+        requests = [Request(prompt=prompts[i], seed=seed_of(queries[i].seed, "documents")) for i in rows]
+        for i, completion in zip(rows, self._generate(requests, top_k), strict=True):
+            results[i] = self._read(completion, top_k)
+        return [results[i] for i in range(len(queries))]
+
+    def render(self, query: Query, count: int) -> str:
+        """The prompt as text."""
+        kind = "noisy" if self.is_noisy(query) else "useful"
+        answer = query.problem.answers[0] if query.problem.answers else ""
+        return self.prompt.format(
+            query=query.text,
+            question=query.problem.question,
+            answer=answer,
+            count=count,
+            kind=kind,
+            Kind=kind.capitalize(),
+        )
+
+    def _prompt(self, query: Query, top_k: int) -> Prompt:
+        text = self.render(query, top_k)
+        if not self.chat:
+            return text
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": text}]
+
+    def _too_long(self, prompt: Prompt) -> str | None:
+        """Why the engine could not take the prompt: one such query must not spoil the others."""
+        tokenizer, context = self.engine.tokenizer, self.engine.max_context
+        if tokenizer is None or context is None or (self.chat and not getattr(tokenizer, "chat_template", None)):
+            return None
+        tokens = len(encode(tokenizer, prompt))
+        if tokens < context:
+            return None
+        return f"its prompt has {tokens} tokens, which leaves no room in the simulator's context of {context}"
+
+    def _generate(self, requests: Sequence[Request], top_k: int) -> list[Completion]:
+        if not requests:
+            return []
+        sampling = Sampling(
+            max_tokens=self.sampling.max_tokens,
+            temperature=self.sampling.temperature,
+            stop=(f"\nDoc {top_k + 1}",),
+        )
+        try:
+            return self.engine.generate(requests, sampling)
+        except EndpointDown as error:
+            # An endpoint that is given up stops a run that needs it. A search that fails does not.
+            lost = Completion(text="", token_ids=None, logprobs=None, truncated=False, error=str(error))
+            return [lost] * len(requests)
+
+    def _read(self, completion: Completion, top_k: int) -> SearchResult:
+        self._counts["simulator_prompt_tokens"] += completion.prompt_tokens
+        self._counts["simulator_completion_tokens"] += completion.completion_tokens
+        if completion.error is not None:
+            return SearchResult(error=completion.error)
+        documents = read_documents(completion.text)[:top_k]
+        if documents:
+            return SearchResult(documents=documents)
+        self._counts["unreadable"] += 1
+        return SearchResult(error=f"the simulator wrote no document: {completion.text[:80]!r}")
+
+
+def read_documents(text: str) -> list[Document]:
+    """The documents in what a simulator wrote: "Doc 1: ...", in the order in which they stand, a thought before them
+    and what else stands before the first left out."""
+    text = text.rpartition("</think>")[2]
+    marks = list(MARK.finditer(text))
+    if len(marks) == 1:
+        marks = list(INLINE_MARK.finditer(text)) or marks
+    documents = []
+    for i, mark in enumerate(marks):
+        end = marks[i + 1].start() if i + 1 < len(marks) else len(text)
+        body = " ".join(text[mark.end() : end].split()).strip("*_ ")
+        if body:
+            documents.append(Document(text=body, title=(mark[2] or "").strip().strip('"'), id=mark[1]))
+    return documents

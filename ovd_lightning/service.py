@@ -1,0 +1,221 @@
+"""Calls to a web service: concurrent, rate-limited, retried a bounded number of times, left alone while it is down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 60.0
+RETRIED_STATUS = (408, 409, 425, 429)
+"""Besides every 5xx."""
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """Why a call was given up."""
+
+    reason: str
+    status: int | None = None
+    """Of the last answer; None where none came, or none that could be read."""
+    skipped: bool = False
+    """It was not sent: the service is being left alone."""
+
+    @property
+    def refused(self) -> bool:
+        """The service does not want this request; another one may still succeed."""
+        return self.status is not None and self.status < 500 and self.status not in RETRIED_STATUS
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a service was asked for."""
+
+    requests: int = 0
+    """HTTP requests, retries included."""
+    retries: int = 0
+    failures: int = 0
+    """Calls given up after their retries, or refused at once."""
+    skipped: int = 0
+    """Calls that were not sent because the service was being left alone."""
+    latency_s: float = 0.0
+    """Summed over requests, which run beside one another; waiting for a slot excluded."""
+
+
+Call = Callable[[Any], Awaitable[Any]]
+"""Sends one request with the service's client and reads the answer; a ValueError says that it cannot be read."""
+
+
+class Service:
+    """Sends batches of calls. What the HTTP library is, subclasses say: `connect` and `judge`.
+
+    After ``breaker_failures`` calls were given up in a row, calls fail at once for ``breaker_pause_s``; then one call
+    tries, without retries, and the others wait for what it finds. Not for use from several threads at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        max_retries: int,
+        backoff_s: float,
+        max_concurrency: int,
+        requests_per_minute: int | None,
+        breaker_failures: int,
+        breaker_pause_s: float,
+    ) -> None:
+        self.url = url
+        self.traffic = Traffic()
+        self._timeout_s = timeout_s
+        self._max_retries = max_retries
+        self._backoff_s = backoff_s
+        self._max_concurrency = max_concurrency
+        self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._breaker_failures = breaker_failures
+        self._breaker_pause_s = breaker_pause_s
+        self._next_slot = 0.0
+        self._failed_in_a_row = 0
+        self._alone_until: float | None = None
+        """Monotonic time before which nothing is sent; None: the service is in use."""
+
+    def connect(self) -> AbstractAsyncContextManager[Any]:
+        """A client for one batch of calls."""
+        import httpx
+
+        return httpx.AsyncClient(timeout=self._timeout_s)
+
+    def judge(self, error: Exception) -> tuple[Failure, str | None] | None:
+        """(why a request failed, its Retry-After); None: the error is ours, not the service's."""
+        import httpx
+
+        if isinstance(error, httpx.HTTPStatusError):
+            response = error.response
+            said = " ".join(response.text.split()) or response.reason_phrase
+            return Failure(f"status {response.status_code}: {said}"[:300], response.status_code), response.headers.get(
+                "retry-after"
+            )
+        if isinstance(error, TimeoutError | httpx.TimeoutException):
+            return Failure(f"no answer within {self._timeout_s:g} s"), None
+        if isinstance(error, httpx.HTTPError | OSError | ValueError | RecursionError):
+            return Failure(f"{type(error).__name__}: {error}"[:500]), None
+        return None
+
+    def take_traffic(self) -> Traffic:
+        """What happened since the last call."""
+        traffic, self.traffic = self.traffic, Traffic()
+        return traffic
+
+    def send(self, calls: Sequence[Call], max_retries: int | None = None) -> list[Any]:
+        """What each call read, or its Failure. Runs in a thread, so an event loop may be running here.
+
+        Args:
+            max_retries: overrides the service's.
+        """
+        if not calls:
+            return []
+        retries = self._max_retries if max_retries is None else max_retries
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, self._send(calls, retries)).result()
+
+    async def _send(self, calls: Sequence[Call], retries: int) -> list[Any]:
+        slots, trial = asyncio.Semaphore(self._max_concurrency), asyncio.Lock()
+        async with self.connect() as client:
+            tasks = [asyncio.ensure_future(self._guarded(client, call, slots, trial, retries)) for call in calls]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:  # where a failure is raised, nothing may be left waiting
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guarded(
+        self, client: Any, call: Call, slots: asyncio.Semaphore, trial: asyncio.Lock, retries: int
+    ) -> Any:
+        if self._alone_until is not None:
+            async with trial:
+                if self._alone_until is not None:  # still: no trial has succeeded meanwhile
+                    if time.monotonic() < self._alone_until:
+                        return self._skip()
+                    return await self._attempt(client, call, slots, 0, is_trial=True)
+        return await self._attempt(client, call, slots, retries)
+
+    async def _attempt(
+        self, client: Any, call: Call, slots: asyncio.Semaphore, retries: int, is_trial: bool = False
+    ) -> Any:
+        failure = Failure("")
+        async with slots:  # kept while waiting for a retry: calls that come behind it may find the service left alone
+            for attempt in range(retries + 1):
+                if self._alone_until is not None and not is_trial:
+                    return failure if attempt else self._skip()
+                await self._turn()
+                self.traffic.requests += 1
+                self.traffic.retries += attempt > 0
+                begun = time.monotonic()
+                try:
+                    # the client's own limit is between two chunks: an answer that trickles in would escape it
+                    answer = await asyncio.wait_for(call(client), self._timeout_s)
+                except Exception as error:
+                    if (judged := self.judge(error)) is None:
+                        raise
+                    failure, asked = judged
+                else:
+                    self.answered(answer)
+                    return answer
+                finally:
+                    self.traffic.latency_s += time.monotonic() - begun
+                if failure.refused or attempt == retries:
+                    break
+                wait_s = min(self._backoff_s * 2**attempt * (1 + self._jitter()), LONGEST_WAIT_S)
+                await asyncio.sleep(max(wait_s, self._asked_wait(asked)))
+        self.traffic.failures += 1
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self._breaker_failures:
+            self.open_breaker(failure)
+        return failure
+
+    def answered(self, answer: Any) -> None:
+        """A call succeeded."""
+        if self._alone_until is not None:
+            log.warning("%s answers again", self.url)
+        self._failed_in_a_row, self._alone_until = 0, None
+
+    def open_breaker(self, failure: Failure) -> None:
+        """Too many calls were given up in a row; ``failure`` was the last."""
+        if self._alone_until is None:
+            log.warning(
+                "%s failed %d times in a row (%s) and is left alone for %g s at a time",
+                self.url, self._failed_in_a_row, failure.reason, self._breaker_pause_s,
+            )  # fmt: skip
+        self._alone_until = time.monotonic() + self._breaker_pause_s
+
+    def _skip(self) -> Failure:
+        self.traffic.skipped += 1
+        return Failure(f"{self.url} is being left alone after {self._failed_in_a_row} failures in a row", skipped=True)
+
+    async def _turn(self) -> None:
+        """Waits until the limit of requests per minute allows one more."""
+        now = time.monotonic()
+        slot = max(now, self._next_slot)
+        self._next_slot = slot + self._interval_s
+        await asyncio.sleep(slot - now)
+
+    @staticmethod
+    def _jitter() -> float:
+        """In [0, 0.25), away from the process's global random state."""
+        return random.SystemRandom().random() / 4
+
+    @staticmethod
+    def _asked_wait(header: str | None) -> float:
+        try:
+            return min(max(float(header or 0), 0.0), LONGEST_WAIT_S)
+        except ValueError:  # a date: rare, and the back-off is waited for anyway
+            return 0.0

@@ -1,0 +1,100 @@
+"""The contract of an environment: what replies to a turn of a trajectory, e.g. a search engine or an interpreter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.types import Problem
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Turn:
+    """One generation of whoever writes the trajectory, as the environment sees it."""
+
+    problem: Problem
+    index: int
+    """Turns before this one."""
+    text: str
+    """What was written in this turn, special tokens left out."""
+    history: str
+    """The completion before this turn, observations included."""
+    seed: int
+    """For what is random in the reply: the same turn of the same trajectory gets the same reply again."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Reply:
+    """The environment's answer to one turn. ``prefix + body + suffix`` is the observation: context for whoever goes
+    on, never trained on. A long body is cut to the environment's limit; prefix and suffix (tags) stay whole."""
+
+    prefix: str = ""
+    body: str = ""
+    suffix: str = ""
+    done: bool = False
+    """The trajectory ends with this turn; there is no observation."""
+    valid: bool = True
+    """False: the turn was no action, and the observation says what an action looks like."""
+    failed: bool = False
+    """The environment could not do what was asked (a search engine that is down), and the observation says so."""
+
+
+class Environment(ABC):
+    """Replies to turns until the trajectory is done or has had ``max_turns`` replies, after which one final
+    generation follows that gets no reply.
+
+    Args:
+        max_turns: replies a trajectory.
+        max_turn_tokens: limit of one generation.
+        max_observation_tokens: limit of one observation's body, in the student's tokens.
+    """
+
+    stop: tuple[str, ...] = ()
+    """A turn ends after the first of these texts."""
+    counted: tuple[str, ...] = ()
+    """Names of what :meth:`take_counts` may count."""
+
+    def __init__(self, max_turns: int = 4, max_turn_tokens: int = 500, max_observation_tokens: int = 500) -> None:
+        for name, value, least in (
+            ("max_turns", max_turns, 0),
+            ("max_turn_tokens", max_turn_tokens, 1),
+            ("max_observation_tokens", max_observation_tokens, 1),
+        ):
+            if value < least:
+                raise ConfigError(
+                    f"task.init_args.environment.init_args.{name}", f"is {value}.", f"Use {least} or more."
+                )
+        self.max_turns = max_turns
+        self.max_turn_tokens = max_turn_tokens
+        self.max_observation_tokens = max_observation_tokens
+
+    @abstractmethod
+    def reply(self, turns: Sequence[Turn], progress: float | None = None) -> list[Reply]:
+        """One reply a turn, in order; all live trajectories of a round come in one call.
+
+        Never raises for what a turn says; a failure of the environment is a reply with ``failed``.
+
+        Args:
+            progress: share of the training that is over, in [0, 1), for a curriculum; None: evaluation.
+        """
+
+    def take_counts(self) -> dict[str, float]:
+        """What happened since the last call, by the names in ``counted``; sums, added up over ranks."""
+        return {}
+
+    def check(self) -> None:  # noqa: B027 -- most environments have nothing to check
+        """Everything that can be checked without loading. Raises: ConfigError."""
+
+    def start(self) -> None:  # noqa: B027
+        """Load. A second call does nothing."""
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Memory of an environment's own engine is held inside this block only."""
+        yield
+
+    def close(self) -> None:  # noqa: B027
+        """Give everything back."""
