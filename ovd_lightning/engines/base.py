@@ -74,6 +74,9 @@ class Engine(ABC):
     trainable: ClassVar[bool] = True
     """Whether :meth:`sync` can work at all (an endpoint cannot be synchronised)."""
 
+    keeps_stop: bool = True
+    """Whether a stop text stays in the completion, as the contract says; OpenAI's own protocol cuts it off."""
+
     def __init__(self) -> None:
         self.version: int = -1
         """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's own."""

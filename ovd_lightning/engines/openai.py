@@ -78,7 +78,7 @@ class OpenAIEngine(Engine):
         super().__init__()
         self.model = model
         self.api = api
-        self.vllm_extensions = vllm_extensions
+        self.vllm_extensions = self.keeps_stop = vllm_extensions
         self.processed_logprobs = processed_logprobs
         self.top_logprobs = top_logprobs
         self.prompts_per_request = prompts_per_request

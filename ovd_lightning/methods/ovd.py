@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import Method, check_choice
-from ovd_lightning.teachers.prompts import step_prompt, trajectory_prompt
+from ovd_lightning.teachers.prompts import ScoreReading, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ovd_lightning.rollout import Round
 
 Scoring = Literal["step", "trajectory"]
-ScoreReading = Literal["sample", "mean", "argmax"]
 StepAggregation = Literal["min", "mean", "last"]
 Acceptance = Literal["threshold", "soft"]
 ReplaceWhen = Literal["score", "incorrect", "score_or_incorrect"]
@@ -199,16 +198,8 @@ class OVD(Method):
 
     def read(self, judgement: Judgement, round: Round, y: Trajectory, k: int = -1) -> float | None:
         """One score from the teacher's distribution; None where the teacher gave none."""
-        if judgement.distribution is None:
-            return None
-        values = self.teacher.scale.values
-        if self.score_reading == "argmax":
-            return float(values[max(range(len(values)), key=judgement.distribution.__getitem__)])
-        if self.score_reading == "mean":
-            return sum(s * p for s, p in zip(values, judgement.distribution, strict=True))
-        weights = F.temper(judgement.distribution, self.score_temperature)
         rng = round.random("score", *y.key, k, y.source)
-        return float(rng.choices(values, weights)[0])
+        return self.teacher.scale.read(judgement.distribution, self.score_reading, self.score_temperature, rng)
 
     def aggregate(self, steps: Sequence[Step]) -> float | None:
         """The trajectory score from the scores of its steps; steps without a score do not count."""

@@ -67,10 +67,9 @@ class Task(ABC):
         start = 0
         for i, token in enumerate(token_ids):
             piece = pieces[token] if token in pieces else pieces.setdefault(token, decode(tokenizer, [token]))
-            if not piece.endswith(self.step_separator[-1]):
+            if self.step_separator[-1] not in piece:
                 continue  # cannot complete the separator: spares a decoding for each token
-            text = decode(tokenizer, token_ids[start : i + 1])
-            if text.strip() and text.endswith(self.step_separator):
+            if self.step_separator in decode(tokenizer, token_ids[start : i + 1]).lstrip():
                 spans.append((start, i + 1))
                 start = i + 1
         if start < len(token_ids):

@@ -375,7 +375,7 @@ class VerbalTeacher(Teacher):
     def _stops(self) -> bool:
         """Whether the demonstrator's engine may stop at a text: not inside a thought that is to be stripped, and not
         where the text is cut off, as OpenAI's protocol has it, so that a step's end looks like the trajectory's."""
-        return self.demonstration_thinking == "keep" and getattr(self.demonstrator, "vllm_extensions", True)
+        return self.demonstration_thinking == "keep" and self.demonstrator.keeps_stop
 
     def _write(self, requests: Sequence[Request], stop: tuple[str, ...]) -> list[Completion]:
         if not requests:

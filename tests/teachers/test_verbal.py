@@ -309,7 +309,7 @@ def test_what_cannot_stop_is_cut(tokenizer: Any) -> None:
     """A stop text may stand within a thought; and some endpoints do not tell whether they stopped at one."""
 
     class BlackBox(Stopping):
-        vllm_extensions = False
+        keeps_stop = False
 
     says = "<think>1\n2</think>one\ntwo"
     for engine, thinking, text in (

@@ -1,0 +1,342 @@
+"""Drafting and verifying: how an answer comes about that student and teacher write together, step by step.
+
+Token in, token out: what the student drafted stands as the very ids that were sampled; only the teacher's steps are
+tokenised, where its vocabulary is another.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.tasks.base import Task
+from ovd_lightning.teachers.demonstrations import student_tokens
+from ovd_lightning.teachers.prompts import step_prompt
+from ovd_lightning.teachers.verbal import Judgement, UnparsedScores, VerbalTeacher, seed_of
+from ovd_lightning.tokens import decode, same_vocabulary
+from ovd_lightning.turns import Episode, Utterance, play
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ovd_lightning.evaluation.rejection import TestingRejection
+
+LEAST_PROMPTS = 16
+"""Scoring prompts before the teacher is found unfit for the share that it gave no score to: calls are small here."""
+
+
+@dataclass(slots=True)
+class VerifiedStep:
+    """A step of an answer, and who wrote it."""
+
+    text: str
+    score: float | None
+    """Verbal score of the student's draft; None where none was asked for, or none could be parsed."""
+    source: Literal["student", "teacher"]
+    tokens: int
+    """Tokens of the completion that its source wrote."""
+    draft: str | None = None
+    """What the student had written, where the teacher rewrote it."""
+    draft_tokens: int = 0
+    """... and its tokens, which are not part of the completion."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What is told of one answer; see `VerifiedCompletion`."""
+
+    steps: list[VerifiedStep] = field(default_factory=list)
+    drafts: int = 0
+    wasted: int = 0
+    unscored: int = 0
+    failed: int = 0
+    unchecked: int = 0
+    generated: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class VerifiedCompletion:
+    """An answer of the student under the teacher's eyes."""
+
+    text: str
+    """Special tokens left out; with the environment's observations, where the task has one."""
+    written: str
+    """The text without observations: what is graded."""
+    token_ids: list[int]
+    """In the student's vocabulary."""
+    truncated: bool
+    completion_tokens: int
+    """Tokens that student and teacher wrote; observations are not among them."""
+    steps: list[VerifiedStep]
+    turns: int = 1
+    wasted_tokens: int = 0
+    """Drafted by the student, and thrown away."""
+    unscored_steps: int = 0
+    """Accepted because the teacher gave them no score."""
+    failed_rewrites: int = 0
+    """Rejected, but left as they were because the teacher's step failed: no answer, or one that did not end."""
+    unchecked_steps: int = 0
+    """Accepted without a look, after ``max_steps`` drafts."""
+    teacher_generated_tokens: int = 0
+    """What the teacher's engine wrote for it, in its own vocabulary: with thoughts and what was cut off."""
+
+    @property
+    def teacher_step_share(self) -> float:
+        """Share of the steps that the teacher wrote, [0, 1]."""
+        return sum(s.source == "teacher" for s in self.steps) / max(len(self.steps), 1)
+
+    @property
+    def teacher_token_share(self) -> float:
+        """Share of the written tokens that the teacher wrote, [0, 1]."""
+        return sum(s.tokens for s in self.steps if s.source == "teacher") / max(self.completion_tokens, 1)
+
+    @classmethod
+    def of(cls, episode: Episode, record: Record) -> VerifiedCompletion:
+        return cls(
+            text=episode.said,
+            written=episode.written,
+            token_ids=episode.ids,
+            truncated=episode.truncated,
+            completion_tokens=sum(episode.mask),
+            turns=episode.turns,
+            steps=record.steps,
+            wasted_tokens=record.wasted,
+            unscored_steps=record.unscored,
+            failed_rewrites=record.failed,
+            unchecked_steps=record.unchecked,
+            teacher_generated_tokens=record.generated,
+        )
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One turn of an episode on its way; without an environment, the whole answer."""
+
+    episode: Episode
+    record: Record
+    room: int
+    """Tokens that the turn may have."""
+    said: list[int] = field(default_factory=list)
+    """Tokens that stand."""
+    draft: list[int] = field(default_factory=list)
+    """Tokens behind them that the student wrote and nobody has looked at."""
+    last: bool = False
+    """The draft ends the turn."""
+    truncated: bool = False
+    over: bool = False
+
+    @property
+    def ids(self) -> list[int]:
+        """What stands of the completion."""
+        return [*self.episode.ids, *self.said]
+
+    def accept(self, step: _Step, score: float | None) -> None:
+        """The draft's first step stands."""
+        self.said += self.draft[: step.tokens]
+        del self.draft[: step.tokens]
+        self.record.steps.append(VerifiedStep(step.text, score, "student", step.tokens))
+
+    def finish(self) -> None:
+        """The last draft stands; what is left of it (an end of sequence) belongs to the student's last step."""
+        if self.draft and self.record.steps and self.record.steps[-1].source == "student":
+            self.record.steps[-1].tokens += len(self.draft)
+        self.said += self.draft
+        self.draft = []
+        self.over = True
+
+
+@dataclass(slots=True)
+class _Step:
+    """A whole step of a draft."""
+
+    tokens: int
+    text: str
+    """What the student wrote."""
+    prompt: str
+    """The scoring prompt."""
+
+
+class Verification:
+    """Writes turns for `ovd_lightning.turns.play`: drafts, has them scored, has the bad ones rewritten."""
+
+    def __init__(
+        self,
+        settings: TestingRejection,
+        engine: Engine,
+        teacher: VerbalTeacher,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: Sampling,
+    ) -> None:
+        self.settings, self.engine, self.teacher, self.task = settings, engine, teacher, task
+        self.tokenizer, self.sampling = tokenizer, sampling
+        self.same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
+        # A task that splits steps in its own way is drafted to the end of the turn: the steps in it are found then.
+        own_way = type(task).split_steps is not Task.split_steps
+        self.step_stops: tuple[str, ...] = () if own_way else (task.step_separator,)
+        self.probe = list(tokenizer.encode("0", add_special_tokens=False))
+        self.unparsed = UnparsedScores(least=LEAST_PROMPTS)
+        self.records: dict[int, Record] = {}
+
+    def answer(self, episodes: Sequence[Episode]) -> None:
+        """Advance all episodes to their ends, in place; ``records`` tells how it went, by the episode's identity."""
+        self.records = {id(e): Record() for e in episodes}
+        limit, context = self.sampling.max_tokens, self.engine.max_context
+        play(episodes, self.task.environment, self.tokenizer, self.speak, limit, max_context=context)
+
+    def speak(self, episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+        """See `ovd_lightning.turns.Speak`."""
+        ends = (*self.sampling.stop, *stop)
+        turns = [_Turn(e, self.records[id(e)], room) for e, room in zip(episodes, limits, strict=True)]
+        while live := [t for t in turns if not t.over]:
+            checked = [t for t in live if t.record.drafts < self.settings.max_steps]
+            unchecked = [t for t in live if t.record.drafts >= self.settings.max_steps]
+            self._draft(checked, (*self.step_stops, *ends), ends)
+            self._verify(checked, ends)
+            self._draft(unchecked, ends, ends)
+            for t in unchecked:
+                for step in self._steps(t):
+                    t.accept(step, None)
+                    t.record.unchecked += 1
+                t.finish()
+        return [Utterance(ids=t.said, text=decode(self.tokenizer, t.said), truncated=t.truncated) for t in turns]
+
+    def _draft(self, turns: Sequence[_Turn], stop: tuple[str, ...], ends: tuple[str, ...]) -> None:
+        """Let the student go on until it has written one of ``stop``; after one of ``ends`` the turn is over."""
+        if not turns:
+            return
+        requests = []
+        for t in turns:
+            ids = [*t.ids, *t.draft]
+            seed = seed_of(t.episode.seed, "draft", len(ids))
+            left = t.room - len(t.said) - len(t.draft)
+            requests.append(Request(prompt=[*t.episode.prompt_ids, *ids], seed=seed, max_tokens=left))
+        completions = self.engine.generate(requests, replace(self.sampling, stop=stop))
+        for t, completion in zip(turns, completions, strict=True):
+            assert completion.token_ids is not None, "a student's engine returns token ids"
+            t.draft += completion.token_ids
+            t.record.drafts += 1
+            text = decode(self.tokenizer, completion.token_ids)
+            stopped = any(s in text for s in stop)
+            ended = self._over([*t.said, *t.draft], ends) or not (completion.truncated or stopped)
+            t.truncated = not ended and (completion.truncated or len(t.said) + len(t.draft) >= t.room)
+            t.last = ended or t.truncated
+
+    def _over(self, said: list[int], ends: tuple[str, ...]) -> bool:
+        """Whether a turn holds one of ``ends``, which may have come in two drafts."""
+        return bool(ends) and any(s in decode(self.tokenizer, said) for s in ends)
+
+    def _steps(self, turn: _Turn) -> list[_Step]:
+        """The draft's whole steps, as `Task.split_steps` cuts all that was written so far.
+
+        Before the turn's last draft a step counts only if a token with visible text begins another one: a separator
+        without anything before it, for one, ends none. At the end of a turn, a step that goes on behind the
+        environment's reply counts as far as it goes, and again, as a whole, when it has come to its end.
+        """
+        stand = len(turn.ids)
+        ids = [*turn.ids, *turn.draft]
+        probe = [] if turn.last else self.probe
+        mask = [*turn.episode.mask, *[True] * (len(turn.said) + len(turn.draft) + len(probe))]
+        spans = self.task.split_steps([*ids, *probe], self.tokenizer, mask)
+        texts = [decode(self.tokenizer, ids[a:b]).strip() for a, b in spans]
+        steps: list[_Step] = []
+        begin = stand
+        for k, (a, b) in enumerate(spans):
+            if not stand < b <= len(ids):
+                continue
+            text = decode(self.tokenizer, ids[begin:b]).strip()
+            if a < stand and not text:
+                continue  # belongs to a step that stands
+            prompt = step_prompt(turn.episode.problem.question, texts[:k], texts[k], self.teacher.scale)
+            steps.append(_Step(b - begin, text, prompt))
+            begin = b
+        return steps
+
+    def _verify(self, turns: Sequence[_Turn], ends: tuple[str, ...]) -> None:
+        """Steps of each draft stand up to the first that scores under theta_test; that one is rewritten."""
+        found = [(t, self._steps(t)) for t in turns]
+        prompts = [step.prompt for _, steps in found for step in steps]
+        judgements = iter(self.teacher.score(prompts, seed_of("test"), self.unparsed))
+        rejected: list[tuple[_Turn, _Step, float]] = []
+        for t, steps in found:
+            for step, judgement in [(step, next(judgements)) for step in steps]:
+                score = self._read(judgement, t)
+                if score is not None and score < self.settings.threshold:
+                    rejected.append((t, step, score))
+                    break
+                t.record.unscored += score is None
+                t.accept(step, score)
+            else:
+                self._close(t)
+        self._rewrite(rejected, ends)
+
+    def _read(self, judgement: Judgement, turn: _Turn) -> float | None:
+        rng = random.Random(seed_of(turn.episode.seed, "score", len(turn.ids)))
+        how, temperature = self.settings.score_reading, self.settings.score_temperature
+        return self.teacher.scale.read(judgement.distribution, how, temperature, rng)
+
+    @staticmethod
+    def _close(turn: _Turn) -> None:
+        """After all steps of a draft stand: the turn is over if it was the last, or if no token is left."""
+        if turn.last:
+            turn.finish()
+        elif len(turn.said) >= turn.room:
+            turn.over = turn.truncated = True
+
+    def _rewrite(self, rejected: Sequence[tuple[_Turn, _Step, float]], ends: tuple[str, ...]) -> None:
+        completions = self.teacher.demonstrate(
+            [self.task.prompt(t.episode.problem) for t, *_ in rejected],
+            [decode(self.tokenizer, t.ids) for t, *_ in rejected],
+            [seed_of(t.episode.seed, "rewrite", len(t.ids)) for t, *_ in rejected],
+            [t.room - len(t.said) for t, *_ in rejected],
+            stop=(*self.step_stops, *ends),
+            system=self.task.system,
+        )
+        for (t, step, score), completion in zip(rejected, completions, strict=True):
+            t.record.generated += completion.completion_tokens
+            taught = self._taught(t, completion, ends)
+            if taught is None:
+                t.record.failed += 1
+                t.accept(step, score)
+                if t.draft:  # further steps, which were not looked at
+                    t.record.wasted += len(t.draft)
+                    t.draft, t.last, t.truncated = [], False, False
+                self._close(t)
+                continue
+            ids, t.last, t.truncated = taught
+            t.record.wasted += len(t.draft)
+            text = decode(self.tokenizer, ids).strip()
+            t.record.steps.append(VerifiedStep(text, score, "teacher", len(ids), step.text, step.tokens))
+            t.said += ids
+            t.draft = []
+            self._close(t)
+
+    def _taught(
+        self, turn: _Turn, completion: Completion, ends: tuple[str, ...]
+    ) -> tuple[list[int], bool, bool] | None:
+        """(tokens of the teacher's first step, whether the turn ends with them, whether the limit ended it); None
+        where the teacher failed."""
+        if completion.error is not None:
+            return None
+        stopped = any(s in completion.text for s in (*self.step_stops, *ends))
+        ended = not stopped and not completion.truncated
+        ids = student_tokens(completion, self.tokenizer, self.same, ended)
+        stand, room = len(turn.ids), turn.room - len(turn.said)
+        mask = [*turn.episode.mask, *[True] * (len(turn.said) + len(ids) + len(self.probe))]
+        spans = self.task.split_steps([*turn.ids, *ids, *self.probe], self.tokenizer, mask)
+        whole = next((b - stand for _, b in spans if stand < b <= stand + len(ids)), None)
+        if whole is not None and decode(self.tokenizer, ids[whole:]).strip():
+            ids, ended = ids[:whole], False  # more than a step: a task that splits steps in its own way
+        elif self._over([*turn.said, *ids], ends):
+            ended = True
+        if not ids:
+            return None
+        if len(ids) > room:
+            return ids[:room], True, True
+        if whole is None and not ended:  # neither a whole step nor the end: cut off
+            by_limit = self.teacher.demonstration_tokens is None or len(ids) == room
+            return (ids, True, True) if by_limit else None
+        return ids, ended, False

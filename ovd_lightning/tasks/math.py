@@ -1,0 +1,344 @@
+"""Mathematical reasoning: training problems from anywhere, the paper's ten test sets, and their grading.
+
+The reward is 1 for an answer that is equivalent to the reference, else 0 (eq. 2). Answers are found and compared by
+``ovd_lightning.grading``, whose ``extract_answer``, ``is_equivalent`` and ``grade`` can be imported from here as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
+from ovd_lightning.grading.grader import TIMEOUT_S
+from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
+from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
+from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, text, texts
+from ovd_lightning.types import Grade, Problem
+
+__all__ = ["MathBenchmark", "MathSuite", "MathTask", "extract_answer", "grade", "is_equivalent"]
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+"""The system message of the reference evaluation, and what Qwen2.5-Math's chat template says where there is none."""
+
+TRAINING_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
+"""The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message behind the template's own system
+message."""
+
+Style = Literal["chat", "plain"]
+
+_PLACE = "{question}"
+
+
+class _Graded(Task):
+    """What training and evaluation share: steps and the checker."""
+
+    def __init__(self, grading: Mode, timeout_s: float, step_separator: str) -> None:
+        _grader(grading, timeout_s)  # refuses wrong ones
+        if not step_separator:
+            raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
+        self.grading = grading
+        self.timeout_s = timeout_s
+        self.step_separator = step_separator
+
+    def response(self, text: str) -> str:
+        """The part of a completion that answers the question."""
+        return text
+
+    def grade(self, response: str, problem: Problem) -> Grade:
+        return self.grade_many([response], [problem])[0]
+
+    def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
+        """In order, in parallel, each for at most ``timeout_s`` seconds; all tasks of a process share its checkers."""
+        responses = [self.response(response) for response in responses]
+        return _grader(self.grading, self.timeout_s).grade_many(responses, problems)
+
+
+@cache
+def _grader(mode: Mode, timeout_s: float) -> Grader:
+    """The checker of all tasks with these settings. Global, so that ten benchmarks share one set of worker processes,
+    which start with the first answer that needs them and end with this process."""
+    return Grader(mode, timeout_s)
+
+
+class MathTask(_Graded):
+    """Problems to train on: a set of the hub, a file or a folder.
+
+    A row is a problem; a row without a question or an answer stops the run, as does an id that comes twice. Files of
+    the common shape (docs/benchmarks.md) need no further setting; other rows are read by naming their fields, such as
+    question_field "prompt.0.content" and answers_field "reward_model.ground_truth" for files made for verl.
+
+    Args:
+        data: a hub id like "openai/gsm8k", or the path of a .jsonl, .json or .parquet file or of a folder of such.
+        config: configuration of a hub set that has several.
+        split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
+        validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.
+        test_split: problems of the same data to test on; null: none.
+        revision: branch, tag or commit of a hub set.
+        ids: train on these problems only, in this order; null: on all. One or two make the runs of appendix A.2.
+        exclude: ids of problems to leave out of training.
+        question_field: field of the question; dots lead into nested fields.
+        answers_field: field of the reference answer, or of a list of alternatives.
+        id_field: field of the problem's id; null: "id" if the rows have it, else the row's number.
+        prompt: what the student is asked; {question} stands for the question. An instruction that the data already
+            append to their questions is not repeated.
+        system: system message where rollout.chat is true; null: the chat template's own.
+        grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
+        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        step_separator: a step ends with this text.
+
+    Raises:
+        ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
+    """
+
+    name = "math"
+
+    def __init__(
+        self,
+        data: str,
+        config: str | None = None,
+        split: str = "train",
+        validation_split: str | None = None,
+        test_split: str | None = None,
+        revision: str | None = None,
+        ids: list[str] | None = None,
+        exclude: list[str] | None = None,
+        question_field: str = "question",
+        answers_field: str = "answers",
+        id_field: str | None = None,
+        prompt: str = TRAINING_PROMPT,
+        system: str | None = None,
+        grading: Mode = "strict",
+        timeout_s: float = TIMEOUT_S,
+        step_separator: str = "\n\n",
+    ) -> None:
+        super().__init__(grading, timeout_s, step_separator)
+        if not data:
+            raise ConfigError("MathTask.data", "is empty.", "Give a hub id, a file or a folder.")
+        if prompt.count(_PLACE) != 1:
+            raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"{_PLACE} must stand in it, once.")
+        if ids is not None and (not ids or len(set(ids)) < len(ids)):
+            raise ConfigError("MathTask.ids", f"is {ids}.", "Name each problem once, or give null for all.")
+        self.data, self.config, self.revision = data, config, revision
+        self.splits: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
+        self.ids, self.exclude = ids, exclude or []
+        self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
+        self.template, self.system = prompt, system
+        self._instruction = prompt.partition(_PLACE)[2].strip()
+        self._problems: dict[Split, list[Problem]] = {}
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        if split not in self._problems:
+            self._problems[split] = self._load(split)
+        return self._problems[split]
+
+    def _load(self, split: Split) -> list[Problem]:
+        part = self.splits[split]
+        if part is None:
+            raise ConfigError(
+                f"MathTask.{split}_split",
+                f"is not set, so there is nothing of {self.data} to evaluate on.",
+                "Set it, or say in data.benchmarks what to evaluate.",
+            )
+        source = Source(data=self.data, config=self.config, split=part, revision=self.revision)
+        rows = list(enumerate(load_rows(source, "MathTask.data")))
+        if split == "train" and (self.ids is not None or self.exclude):
+            rows = self._choose(rows)
+        mend = (
+            "Say which fields hold the question, the answers and the id (question_field, answers_field, id_field), "
+            "or leave the row out (exclude)."
+        )
+        problems = make_problems(rows, self._problem, "MathTask.data", mend)
+        if split != "train":
+            known = {problem.question for problem in self.problems("train")}
+            shared = [problem.id for problem in problems if problem.question in known]
+            if shared:
+                raise ConfigError(
+                    f"MathTask.{split}_split",
+                    f"is {part!r}; {len(shared)} of its questions are trained on, the first is {shared[0]!r}.",
+                    "Choose splits that share no question.",
+                )
+        return problems
+
+    def _choose(self, rows: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+        """The rows that ``ids`` and ``exclude`` leave, with their numbers."""
+        by_id: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for number, row in rows:
+            try:
+                by_id.setdefault(self._id(row, number), []).append((number, row))
+            except FieldError as error:
+                raise ConfigError("MathTask.id_field", f"row {number} {error}.", "Name the field of ids.") from error
+        for setting, wanted in (("ids", self.ids or []), ("exclude", self.exclude)):
+            unknown = [id for id in wanted if id not in by_id]
+            if unknown:
+                raise ConfigError(
+                    f"MathTask.{setting}",
+                    f"names {', '.join(unknown[:5])}; {self.data} has no such problem.",
+                    f"Its ids are like {', '.join(list(by_id)[:3])}.",
+                )
+        order = list(by_id) if self.ids is None else self.ids
+        return [pair for id in order if id not in self.exclude for pair in by_id[id]]
+
+    def _id(self, row: Row, number: int) -> str:
+        if self.id_field is not None:
+            return text(field(row, self.id_field), self.id_field)
+        return f"{self.name}-{number}" if row.get("id") is None else text(row["id"], "id")
+
+    def _problem(self, row: Row, number: int) -> Problem:
+        question = text(field(row, self.question_field), self.question_field)
+        question = question.removesuffix(self._instruction).rstrip() if self._instruction else question
+        answers = texts(field(row, self.answers_field), self.answers_field)
+        meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
+        choices = texts(row.get("choices") or (), "choices")
+        if choices:
+            meta["choices"] = list(choices)
+            if all(len(answer) == 1 and answer in LETTERS for answer in answers):
+                question = with_choices(question, choices)
+        return Problem(id=self._id(row, number), question=question, answers=answers, meta=meta)
+
+    def prompt(self, problem: Problem) -> str:
+        return self.template.replace(_PLACE, problem.question)
+
+
+class MathBenchmark(_Graded):
+    """One named test set, with the prompts of the reference evaluation.
+
+    In style "chat" the instruction is the system message, and the question, behind worked examples where the entry
+    has some, is the user message (rollout.chat true). In style "plain", for models without a chat template, prompts
+    are a text with the instruction in front (rollout.chat false).
+
+    Args:
+        benchmark: name of the set: svamp, asdiv, mawps, tabmwp, minerva_math, olympiadbench, sat_math, mmlu_stem,
+            gaokao, aime24; also math500, gsm8k, gaokao2024_I, gaokao2024_II, gaokao2024_mix, gaokao2023en.
+        folder: a folder with a local copy of the set, see docs/benchmarks.md; null: from the hub.
+        grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
+        shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
+        style: "chat" or "plain".
+        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        step_separator: a step ends with this text.
+
+    Raises:
+        ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is not
+            of the size it must be.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        folder: str | None = None,
+        grading: Mode = "qwen",
+        shots: int | None = None,
+        style: Style = "chat",
+        timeout_s: float = TIMEOUT_S,
+        step_separator: str = "\n\n",
+    ) -> None:
+        super().__init__(grading, timeout_s, step_separator)
+        self.entry = _entry(benchmark, "MathBenchmark.benchmark")
+        self.name, self.title = self.entry.name, self.entry.title
+        available = len(self.entry.demonstrations)
+        if shots is not None and not 0 <= shots <= available:
+            raise ConfigError(
+                "MathBenchmark.shots", f"is {shots}; {self.name} has {available} worked examples.", "Use fewer."
+            )
+        self.shots = self.entry.shots if shots is None else shots
+        self.folder = folder
+        self.style = style
+        self.system = INSTRUCTION if style == "chat" else None
+        self._problems: list[Problem] | None = None
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The whole set, whether it validates or tests."""
+        if split == "train":
+            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a MathTask.")
+        if self._problems is None:
+            setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
+            self._problems = load_problems(self.entry, self.folder, setting)
+        return self._problems
+
+    def prompt(self, problem: Problem) -> str:
+        shown = self.entry.demonstrations[: self.shots] if _single_choice(problem) else ()
+        return _chat(shown, problem.question) if self.style == "chat" else _plain(shown, problem.question)
+
+    def response(self, text: str) -> str:
+        """In style "plain" a model may go on and ask itself the next question: what stands before that counts."""
+        return text if self.style == "chat" else text.partition("\nQuestion:")[0]
+
+
+class MathSuite(Suite):
+    """Named test sets under one setting: by default the ten of Table 4, and MATH-500 to validate on.
+
+    Args:
+        names: what is tested on, in the order of the table; the sets that MathBenchmark names.
+        validation: what is validated on during training. data.validation_limit shortens it.
+        folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
+        grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
+        shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
+        style: "chat" where rollout.chat is true, "plain" where it is false.
+        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        step_separator: a step ends with this text.
+
+    Raises:
+        ConfigError: a name is unknown or comes twice, or there is none.
+    """
+
+    def __init__(
+        self,
+        names: list[str] | None = None,
+        validation: list[str] | None = None,
+        folder: str | None = None,
+        grading: Mode = "qwen",
+        shots: int | None = None,
+        style: Style = "chat",
+        timeout_s: float = TIMEOUT_S,
+        step_separator: str = "\n\n",
+    ) -> None:
+        self.names = list(TABLE_4) if names is None else names
+        self.validation = ["math500"] if validation is None else validation
+        for setting, chosen in (("names", self.names), ("validation", self.validation)):
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise ConfigError(f"MathSuite.{setting}", f"is {chosen}.", "Name each set once, and at least one.")
+        entries = [
+            _entry(name, f"MathSuite.{setting}")
+            for setting, chosen in (("names", self.names), ("validation", self.validation))
+            for name in chosen
+        ]
+        self._tasks = {
+            entry.name: MathBenchmark(
+                entry.name,
+                folder=folder,
+                grading=grading,
+                shots=shots if entry.demonstrations else None,
+                style=style,
+                timeout_s=timeout_s,
+                step_separator=step_separator,
+            )
+            for entry in entries
+        }
+
+    def tasks(self, split: Split) -> dict[str, Task]:
+        return {name: self._tasks[name] for name in (self.validation if split == "validation" else self.names)}
+
+
+def _entry(name: str, setting: str) -> Entry:
+    if name not in ENTRIES:
+        raise ConfigError(setting, f"is {name!r}, which is no test set.", f"There are {', '.join(ENTRIES)}.")
+    return ENTRIES[name]
+
+
+def _single_choice(problem: Problem) -> bool:
+    """Whether the gold is one letter: what the reference evaluation shows worked examples before."""
+    return len(problem.answers) == 1 and problem.answers[0] in list("ABCDE")
+
+
+def _chat(shown: Sequence[Demonstration], question: str) -> str:
+    """The user message: worked examples and the question, empty lines between them."""
+    return "\n\n".join([*(f"{d.question}\n{d.answer}" for d in shown), question])
+
+
+def _plain(shown: Sequence[Demonstration], question: str) -> str:
+    """A text that the answer continues."""
+    blocks = [f"Question: {d.question}\nAnswer: {d.answer}" for d in shown]
+    return "\n\n".join([INSTRUCTION, *blocks, f"Question: {question}\nAnswer:"])

@@ -1,0 +1,230 @@
+"""Rows from the hub, a file or a folder, through ``datasets``; and problems from rows, with every check on the way.
+
+A row that cannot become a problem stops the run with its number and what was found instead: rows are never dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.types import Problem
+
+Row = Mapping[str, Any]
+
+KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+"""File suffix -> the reader of ``datasets``."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WHOLE_FILE = 1 << 28
+"""Bytes that the JSON reader types at once. Its default, 10 MB, types a column that is null that far as null for ever,
+and fails on the first value after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where rows come from.
+
+    A hub set is loaded whole, by configuration and split; or one file of it, which works for repositories that are
+    a bare collection of files, and, at a commit, without the network once it has been fetched.
+    """
+
+    data: str
+    """A hub id, or the path of a .jsonl, .json or .parquet file or of a folder of such."""
+    config: str | None = None
+    split: str = "train"
+    """With ``datasets``' slices and sums: ``train[:100]``, ``train+test``. A single file is all one split."""
+    file: str | None = None
+    """Path of one file within a hub set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub set."""
+
+    def __str__(self) -> str:
+        parts = [self.data, self.config, self.file or f"split {self.split}"]
+        return ", ".join(part for part in parts if part) + (f" @ {self.revision[:7]}" if self.revision else "")
+
+
+def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
+    """All rows, in order.
+
+    Raises: ConfigError naming ``setting``, when they cannot be had.
+    """
+    if not source.data:
+        raise ConfigError(setting, "is empty.", f"Give a hub id, or a {_kinds()} file or a folder of such.")
+    path = Path(source.data).expanduser()
+    if path.is_file():
+        return _read(path, source.split, setting)
+    if path.is_dir():
+        suffixes = {file.suffix for file in path.rglob("*") if file.suffix in KINDS}
+        options: dict[str, Any] = {"chunksize": _WHOLE_FILE} if suffixes and ".parquet" not in suffixes else {}
+        mend = f"Give a file, or a folder of {_kinds()} files."
+        return _load(setting, f"the folder {path}", mend, path, source, name=source.config, **options)
+    if path.suffix in KINDS or source.data.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source.data):
+        raise ConfigError(
+            setting, f"{source.data} is not there.", f"Give a {_kinds()} file, a folder, or a hub id like openai/gsm8k."
+        )
+    return _fetch(source, setting)
+
+
+def _fetch(source: Source, setting: str) -> list[dict[str, Any]]:
+    what = f"{source} (no file or folder of that name, so taken for a hub id)"
+    mend = (
+        "Check the id and the network; a gated set needs its terms accepted and `hf auth login`. Without a network, "
+        f"fetch it elsewhere (`hf download {source.data} --repo-type dataset --local-dir FOLDER`) and give that folder."
+    )
+    if source.file is None:
+        return _load(setting, what, mend, source.data, source, bars=True, name=source.config, revision=source.revision)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(source.data, source.file, repo_type="dataset", revision=source.revision)
+    except Exception as error:  # of many kinds: no network, no such set, file or revision, gated
+        raise ConfigError(setting, f"{what} could not be fetched: {_short(error)}.", mend) from error
+    return _read(Path(path), source.split, setting)
+
+
+def _read(path: Path, split: str, setting: str) -> list[dict[str, Any]]:
+    """One file; ``split`` matters for its slice alone."""
+    kind = KINDS.get(path.suffix)
+    if kind is None:
+        raise ConfigError(setting, f"{path} is of an unknown kind.", f"Give a {_kinds()} file.")
+    name = re.match(r"\w+", split)
+    if name is None or "+" in split:
+        raise ConfigError(setting, f"split {split!r} cannot be taken of the single file {path}.", 'Use "train".')
+    options: dict[str, Any] = {"data_files": {name.group(): str(path)}}
+    if kind == "json":
+        options["chunksize"] = _WHOLE_FILE
+    mend = "Check file and split" + ("; a JSON file holds one object a line." if kind == "json" else ".")
+    return _load(setting, str(path), mend, kind, Source(data=str(path), split=split), **options)
+
+
+def _load(
+    setting: str, what: str, mend: str, path: str | Path, source: Source, bars: bool = False, **options: Any
+) -> list[dict[str, Any]]:
+    from datasets import load_dataset  # a second of imports, which `--help` need not pay
+
+    try:
+        with _progress_bars(bars):
+            rows = [dict(row) for row in load_dataset(str(path), split=source.split, **options)]
+    except Exception as error:  # of many kinds, from `datasets`, the hub's client and the readers of file formats
+        raise ConfigError(setting, f"{what} could not be loaded: {_short(error)}.", mend) from error
+    if not rows:
+        raise ConfigError(setting, f"{what} has no rows.", "Check the file and the split.")
+    return rows
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """With ``datasets``' progress bars only where something may be downloaded."""
+    import datasets
+
+    if shown or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _kinds() -> str:
+    return " or ".join(KINDS)
+
+
+def _short(error: Exception) -> str:
+    """What happened, on one line; ``datasets`` hides the reason of a malformed file in the cause."""
+    reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    text = " ".join(str(reason).split()).rstrip(".")
+    return f"{type(reason).__name__}: {text[:300]}"
+
+
+# --------------------------------------------------------------------- rows to problems
+
+
+class FieldError(LookupError):
+    """A row is not of the expected shape."""
+
+
+def field(row: Row, name: str) -> Any:
+    """A field by name, nested ones with dots (``reward_model.ground_truth``, ``prompt.0.content``).
+
+    Raises: FieldError that lists the fields there are.
+    """
+    if name in row:
+        return row[name]
+    value: Any = row
+    for key in name.split("."):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif isinstance(value, Sequence) and not isinstance(value, str) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            raise FieldError(f"has no field {name!r}; it has {', '.join(row)}")
+    return value
+
+
+def first_field(row: Row, *names: str) -> Any:
+    """The first of several fields that the row has. Raises: FieldError."""
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise FieldError(f"has none of the fields {', '.join(names)}; it has {', '.join(row)}")
+
+
+def text(value: Any, name: str) -> str:
+    """A text, or a number as it is written by hand: 145.0 is "145".
+
+    Raises: FieldError for anything else; a reader of files may have made a date of a text.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, (bool, int)):
+        return str(value)
+    if value is None:
+        return ""
+    raise FieldError(f"holds a {type(value).__name__} in {name!r}, where a text or a number should be: {value!r:.80}")
+
+
+def texts(value: Any, name: str) -> tuple[str, ...]:
+    """A text, or a list of texts that are alternatives."""
+    return tuple(text(v, name) for v in value) if isinstance(value, (list, tuple)) else (text(value, name),)
+
+
+def make_problems(
+    rows: Iterable[tuple[int, Row]], convert: Callable[[Row, int], Problem], setting: str, mend: str
+) -> list[Problem]:
+    """One problem a row, in order; ``rows`` come with their numbers.
+
+    Raises: ConfigError naming ``setting`` and the row's number (counted from 0) when a field is missing or not of the
+        right kind, a question or an answer is empty, or an id comes twice.
+    """
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            problem = convert(row, number)
+        except FieldError as error:
+            raise ConfigError(setting, f"row {number} {error}.", mend) from error
+        if not problem.question.strip():
+            raise ConfigError(setting, f"row {number} ({problem.id}) has an empty question.", mend)
+        if not problem.answers or not all(answer.strip() for answer in problem.answers):
+            raise ConfigError(
+                setting, f"row {number} ({problem.id}) has an empty answer: {problem.question[:80]!r}.", mend
+            )
+        if problem.id in seen:
+            raise ConfigError(
+                setting,
+                f"rows {seen[problem.id]} and {number} both have the id {problem.id!r}.",
+                "Ids name problems in results: make them unique.",
+            )
+        seen[problem.id] = number
+        problems.append(problem)
+    return problems
