@@ -74,7 +74,10 @@ class ProblemBatch:
 
 
 class ProblemLoader:
-    """Every rank's stride of a benchmark, each problem exactly once over all ranks: none dropped, none repeated."""
+    """Every rank's stride of a benchmark, each problem exactly once over all ranks: none dropped, none repeated.
+
+    A rank without any problem gets one empty batch: what follows is collective.
+    """
 
     def __init__(
         self, benchmark: str, problems: Sequence[Problem], batch_size: int, rank: int, world_size: int
@@ -84,8 +87,8 @@ class ProblemLoader:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.problems) // self.batch_size)
+        return max(1, -(-len(self.problems) // self.batch_size))
 
     def __iter__(self) -> Iterator[ProblemBatch]:
-        for start in range(0, len(self.problems), self.batch_size):
+        for start in range(0, max(1, len(self.problems)), self.batch_size):
             yield ProblemBatch(self.benchmark, self.problems[start : start + self.batch_size])

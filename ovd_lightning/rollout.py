@@ -115,17 +115,21 @@ class Round:
         )
 
     def _log_environment(self, episodes: Sequence[Episode]) -> None:
-        """What the student's trajectories met in the environment, and what the environment counts itself."""
-        environment = self.task.environment
-        if environment is None:
+        """What the student's trajectories met in the environment."""
+        if self.task.environment is None:
             return
         self.log_mean("environment/turns_mean", [float(e.turns) for e in episodes])
         self.log_mean("environment/invalid_mean", [float(e.invalid) for e in episodes])
         self.log_mean("environment/failed_mean", [float(e.failed) for e in episodes])
         self.log_mean("environment/observation_tokens_mean", [float(e.observed) for e in episodes])
-        counts = environment.take_counts()
-        for name in environment.counted:
-            self.log_sum(f"environment/{name}", counts.get(name, 0.0))
+
+    def log_environment_counts(self) -> None:
+        """What the environment counted in this round, student's and teacher's trajectories together; at its end."""
+        environment = self.task.environment
+        if environment is not None:
+            counts = environment.take_counts()
+            for name in environment.counted:
+                self.log_sum(f"environment/{name}", counts.get(name, 0.0))
 
     def finish(self, trajectories: Sequence[Trajectory]) -> None:
         """Split into steps and grade, all at once: a checker may work in parallel."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.report.read import read_metrics
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def last_values(job: Job) -> dict[str, float]:
 
 def shown_metrics(metric: str | None, results: Sequence[dict[str, float]]) -> list[str]:
     """The sweep's own metric first, then every accuracy: greedy accuracy moves in jumps, sampled does not."""
-    logged = sorted({name for result in results for name in result if name.endswith("accuracy")})
+    logged = accuracies(name for result in results for name in result)
     return list(dict.fromkeys([*([metric] if metric else []), *logged]))
 
 

@@ -14,9 +14,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
-def encode_prompt(
-    text: str, tokenizer: PreTrainedTokenizerBase, chat: bool, system: str | None = None
-) -> list[int]:
+def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool, system: str | None = None) -> list[int]:
     """A task's prompt in the student's tokens: as it stands, behind the tokenizer's own beginning of sequence where
     it has one (Llama), or as a user message in the chat template, behind the ``system`` message if there is one."""
     if not chat:

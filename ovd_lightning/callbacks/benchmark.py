@@ -2,169 +2,264 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, get_args
 
 import lightning as L
-from torchmetrics import MeanMetric
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
-from ovd_lightning.engines.base import Request, Sampling
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.evaluation.answering import Answering, Decoding, describe
+from ovd_lightning.evaluation.answers import AnswerFiles, Row
+from ovd_lightning.evaluation.checks import check_evaluation
+from ovd_lightning.evaluation.fingerprint import fingerprint
+from ovd_lightning.evaluation.interrupted import continuation, trained_updates
+from ovd_lightning.evaluation.names import PREFIX, EvalSplit
+from ovd_lightning.evaluation.rejection import TestingRejection
+from ovd_lightning.evaluation.results import Evaluation
+from ovd_lightning.evaluation.running import Pass
+from ovd_lightning.evaluation.tally import Tally
+from ovd_lightning.evaluation.wandb_tables import Shown, log_tables
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.module import OVDModule
-from ovd_lightning.teachers.verbal import seed_of
-from ovd_lightning.tokens import encode_prompt
-
-PREFIX = {"validation": "eval", "test": "test"}
-
-
-class Tally:
-    """Running means of one pass over the benchmarks; counts add up over ranks, so the denominator is the true one."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.means: dict[str, MeanMetric] = {}
-
-    def add(self, name: str, values: list[float]) -> None:
-        mean = self.means.setdefault(name, MeanMetric().to(self.device))
-        for value in values:
-            mean.update(value)
-
-    def compute(self, expected: list[str]) -> dict[str, float]:
-        """Collective: every rank asks for the same names."""
-        for name in expected:
-            self.means.setdefault(name, MeanMetric().to(self.device))
-        return {name: float(self.means[name].compute()) for name in expected}
+from ovd_lightning.teachers.verbal import VerbalTeacher
 
 
 class BenchmarkCallback(L.Callback):
     """Accuracy of the student as it is: before training, during it (Lightning's validation), and after it.
 
     Logged: ``eval/<benchmark>/accuracy`` (validation problems), ``test/<benchmark>/accuracy`` (test problems),
-    greedy; with ``samples``, also ``.../sampled_accuracy``, the mean over that many samples a problem.
+    greedy, with a task's further metrics and ``truncated_fraction`` beside it; with k ``samples`` also ``avg@k``
+    (which is ``sampled_accuracy``, a name without the k) and ``pass@1``, ``pass@2``, ``pass@4`` ... ``pass@k`` by the
+    unbiased estimator. Of several benchmarks also ``eval/average/accuracy`` and so on: unweighted means, as in the
+    paper's tables. An interrupted evaluation that is started again in the same folder asks only for the answers that
+    are missing.
 
     Args:
         every_n_rounds: how often validation problems are answered during ``fit``; 0: never.
         max_tokens: limit of an answer; null: the rollout's.
-        samples: samples a problem at the rollout's temperature, beside the greedy answer. 0: greedy only.
-        before_training, after_training: evaluate validation and test problems at both ends of ``fit``.
-        save: write every answer with its verdict to <run>/evaluations.
+        greedy: answer every problem at temperature 0.
+        samples: k, samples a problem, beside the greedy answer. 0: none.
+        temperature: of the samples; null: the rollout's.
+        top_p: of the samples; null: the rollout's.
+        before_training: which problems are answered before the first round of ``fit``: a list of "validation" and
+            "test", or true for both and false for neither.
+        after_training: which problems are answered after the last round, likewise.
+        rejection: testing rejection: the method's teacher rewrites steps of every answer that it scores too low.
+        save: write every answer with its verdict, and the table, to ``folder``.
+        folder: where evaluations are written, and looked for when one was interrupted; null: <run>/evaluations.
+        wandb_rows: lines of each benchmark in W&B's table of answers, at most; the files hold all.
     """
 
     def __init__(
         self,
         every_n_rounds: int = 10,
         max_tokens: int | None = None,
+        greedy: bool = True,
         samples: int = 0,
-        before_training: bool = True,
-        after_training: bool = True,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        before_training: bool | list[EvalSplit] = True,
+        after_training: bool | list[EvalSplit] = True,
+        rejection: TestingRejection | None = None,
         save: bool = True,
+        folder: str | None = None,
+        wandb_rows: int = 100,
     ) -> None:
         if max_tokens is not None and max_tokens < 1:
             raise ConfigError("benchmark.max_tokens", f"is {max_tokens}.", "Use 1 or more, or null.")
-        if samples < 0:
-            raise ConfigError("benchmark.samples", f"is {samples}.", "Use 0 or more.")
+        if temperature is not None and temperature <= 0:
+            raise ConfigError("benchmark.temperature", f"is {temperature}.", "Use a positive value; greedy is apart.")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ConfigError("benchmark.top_p", f"is {top_p}.", "Use a value in (0, 1].")
         if every_n_rounds < 0:
             raise ConfigError("benchmark.every_n_rounds", f"is {every_n_rounds}.", "Use 0 (never) or more.")
+        for name, count in (("samples", samples), ("wandb_rows", wandb_rows)):
+            if count < 0:
+                raise ConfigError(f"benchmark.{name}", f"is {count}.", "Use 0 or more.")
+        if not greedy and not samples:
+            raise ConfigError("benchmark.greedy", "is false without samples: nothing is answered.", "Set samples.")
         self.every_n_rounds = every_n_rounds
         self.max_tokens = max_tokens
+        self.greedy = greedy
         self.samples = samples
-        self.before_training = before_training
-        self.after_training = after_training
+        self.temperature = temperature
+        self.top_p = top_p
+        self.before_training = _splits("before_training", before_training)
+        self.after_training = _splits("after_training", after_training)
+        self.rejection = rejection
         self.save = save
+        self.folder = folder
+        self.wandb_rows = wandb_rows
         self.history: dict[int, dict[str, float]] = {}
         """global_step -> what was measured there."""
-        self._tally: Tally | None = None
-        self._start = 0.0
+        self.latest: dict[EvalSplit, Evaluation] = {}
+        """The last evaluation of each split."""
+        self._pass: Pass | None = None
+        self._weights: tuple[int, int, str] | None = None
 
-    # ------------------------------------------------------------- answering
+    # ------------------------------------------------------------ one pass
 
-    def answer(
-        self, batch: ProblemBatch, trainer: L.Trainer, module: OVDModule, data: OVDDataModule, split: str
-    ) -> list[dict[str, Any]]:
-        """One row a problem and sample: response, verdict, truncation."""
-        rollout = self._rollout(trainer)
-        engine, task = rollout.engine, data.benchmarks(split)[batch.benchmark]
-        tokenizer = engine.tokenizer
-        assert tokenizer is not None
-        limit = self.max_tokens or rollout.sampling.max_tokens
-        prompts = [encode_prompt(task.prompt(p), tokenizer, rollout.chat) for p in batch.problems]
-        rows: list[dict[str, Any]] = []
-        with engine.awake():
-            for sample in range(-1, self.samples):  # -1: the greedy answer
-                greedy = sample < 0
-                requests = [
-                    Request(prompt=ids, seed=None if greedy else seed_of(data.seed, "eval", p.id, sample))
-                    for ids, p in zip(prompts, batch.problems, strict=True)
-                ]
-                temperature = 0.0 if greedy else rollout.sampling.temperature
-                for p, c in zip(
-                    batch.problems,
-                    engine.generate(requests, Sampling(max_tokens=limit, temperature=temperature)),
-                    strict=True,
-                ):
-                    grade = task.grade(c.text, p)
-                    rows.append(
-                        {
-                            "benchmark": batch.benchmark,
-                            "id": p.id,
-                            "decoding": "greedy" if greedy else f"sample {sample}",
-                            "response": c.text,
-                            "answer": grade.answer,
-                            "reference": list(p.answers),
-                            "reward": grade.reward,
-                            "correct": grade.correct,
-                            "truncated": c.truncated,
-                            "step": trainer.global_step,
-                        }
-                    )
-        self._write(rows, trainer, split)
-        return rows
-
-    def _write(self, rows: list[dict[str, Any]], trainer: L.Trainer, split: str) -> None:
-        if not self.save:
-            return
-        rank = f"-rank{trainer.global_rank}" if trainer.global_rank else ""
-        path = Path(trainer.default_root_dir) / "evaluations" / f"{split}-{trainer.global_step:06d}{rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _add(self, tally: Tally, rows: list[dict[str, Any]], split: str) -> None:
-        for row in rows:
-            name = f"{PREFIX[split]}/{row['benchmark']}"
-            if row["decoding"] == "greedy":
-                tally.add(f"{name}/accuracy", [float(row["correct"])])
-                tally.add(f"{name}/truncated_fraction", [float(row["truncated"])])
-            else:
-                tally.add(f"{name}/sampled_accuracy", [float(row["correct"])])
-
-    def _names(self, data: OVDDataModule, split: str) -> list[str]:
-        kinds = ["accuracy", "truncated_fraction", *(["sampled_accuracy"] if self.samples else [])]
-        return [f"{PREFIX[split]}/{name}/{kind}" for name in data.benchmarks(split) for kind in kinds]
-
-    def evaluate(self, trainer: L.Trainer, module: OVDModule, split: str) -> dict[str, float]:
+    def evaluate(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit) -> dict[str, float]:
         """All benchmarks of a split, outside Lightning's own loops; logged at the current step."""
         data, rollout = self._data(trainer), self._rollout(trainer)
         with rollout.engine.awake():
             rollout.sync(trainer, module)  # every rank, also one that has nothing to answer
-        tally = Tally(module.device)
-        loaders = data.val_dataloader() if split == "validation" else data.test_dataloader()
-        for loader in loaders:
+        self._begin(trainer, module, split)
+        for loader in data.val_dataloader() if split == "validation" else data.test_dataloader():
             for batch in loader:
-                self._add(tally, self.answer(batch, trainer, module, data, split), split)
-        values = tally.compute(self._names(data, split))
+                self._answer(batch)
+        return self._finish(trainer, module, whole=True)
+
+    def _begin(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit, name: str | None = None) -> None:
+        """Collective: every rank enters, also one that has nothing to answer."""
+        data, rollout, teacher = self._data(trainer), self._rollout(trainer), module.method.teacher
+        tasks, decoding, rejection = data.benchmarks(split), self.decoding(rollout, data), self._active(module)
+        weights = self._fingerprint(trainer, module)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        files = None
+        if self.save:
+            stem = f"{name or split}-{trainer.global_step:06d}"
+            files = AnswerFiles(self.path(trainer), stem, weights, rank, world_size)
+        assert rollout.engine.tokenizer is not None
+        answering = Answering(
+            engine=rollout.engine,
+            tokenizer=rollout.engine.tokenizer,
+            decoding=decoding,
+            step=trainer.global_step,
+            weights=weights,
+            batch_size=data.eval_batch_size,
+            files=files,
+            rejection=rejection,
+            teacher=teacher if isinstance(teacher, VerbalTeacher) else None,
+        )
+        awake = ExitStack()
+        awake.enter_context(rollout.engine.awake())
+        if rejection is not None and teacher is not None:
+            awake.enter_context(teacher.awake())
+        self._pass = Pass(
+            name=name or split,
+            split=split,
+            tasks=tasks,
+            sizes={benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()},
+            answering=answering,
+            tally=None if name == "predict" else Tally(module.device, decoding, tasks, self.rejection is not None),
+            shown=Shown(self.wandb_rows if self._wandb(trainer) else 0, rank, world_size),
+            awake=awake,
+        )
+
+    def _answer(self, batch: ProblemBatch) -> None:
+        if self._pass is not None:
+            self._pass.answer(batch.benchmark, batch.problems)
+
+    def _over(self) -> Pass | None:
+        """The pass that ends here; its engines may sleep."""
+        running, self._pass = self._pass, None
+        if running is not None:
+            running.awake.close()
+        return running
+
+    def _finish(self, trainer: L.Trainer, module: OVDModule, whole: bool) -> dict[str, float]:
+        """Numbers to loggers, files and history. Collective.
+
+        Args:
+            whole: every problem must have been answered; otherwise the trainer was told to leave some out.
+        """
+        running = self._over()
+        assert running is not None
+        benchmarks = running.results(whole)
+        rows = running.shown.gather(list(running.tasks))
+        evaluation = Evaluation(
+            split=running.split,
+            step=trainer.global_step,
+            settings=self.settings(trainer, module, running),
+            benchmarks=benchmarks,
+            environment=running.environment_counts(module.device),
+            seconds=perf_counter() - running.start,
+        )
+        prefix = PREFIX[running.split]
+        values = evaluation.values(prefix)
+        self.latest[running.split] = evaluation
         self.history.setdefault(trainer.global_step, {}).update(values)
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics({**values, "time/eval": evaluation.seconds}, step=trainer.global_step)
+        if evaluation.reused:
+            answers = f"{evaluation.reused} of {evaluation.reused + evaluation.generated} answers"
+            rank_zero_info(f"{running.split}: {answers} were found in {self.path(trainer)}")
+        if trainer.is_global_zero:
+            if self.save:
+                evaluation.save(self.path(trainer))
+            self._log_tables(trainer, evaluation, rows, prefix)
         return values
+
+    def _log_tables(self, trainer: L.Trainer, evaluation: Evaluation, rows: list[Row], prefix: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_tables(logger, evaluation, rows, prefix)
+        answers = evaluation.reused + evaluation.generated
+        if rows and len(rows) < answers:
+            rank_zero_info(
+                f"{prefix}/answers: W&B's table holds {len(rows)} of {answers} answers, at most {self.wandb_rows} a "
+                "benchmark (benchmark.wandb_rows)"
+            )
+
+    def settings(self, trainer: L.Trainer, module: OVDModule, running: Pass) -> dict[str, Any]:
+        """How an evaluation is done, as JSON: what its table must be read with."""
+        answering = running.answering
+        fitting = trainer.state.fn == "fit"
+        checkpoint = None if fitting else trainer.ckpt_path
+        return {
+            **answering.decoding.settings(),
+            "rejection": None if self.rejection is None else self.rejection.settings(module.method.teacher),
+            "model": module.student_path,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "updates": trainer.global_step if fitting else trained_updates(checkpoint),
+            "weights": answering.weights,
+            "engine": answering.engine.name,
+            "environments": {
+                name: describe(task.environment) for name, task in running.tasks.items() if task.environment is not None
+            },
+        }
+
+    # ----------------------------------------------------------------- parts
+
+    def decoding(self, rollout: RolloutCallback, data: OVDDataModule) -> Decoding:
+        """How answers are drawn: the callback's own settings before the rollout's."""
+        sampling = rollout.sampling
+        return Decoding(
+            greedy=self.greedy,
+            samples=self.samples,
+            max_tokens=self.max_tokens or sampling.max_tokens,
+            temperature=sampling.temperature if self.temperature is None else self.temperature,
+            top_p=sampling.top_p if self.top_p is None else self.top_p,
+            chat=rollout.chat,
+            seed=data.seed,
+        )
+
+    def path(self, trainer: L.Trainer) -> Path:
+        """The folder of evaluations."""
+        return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "evaluations"
+
+    def _fingerprint(self, trainer: L.Trainer, module: OVDModule) -> str:
+        """Of the student's weights; once a step in ``fit``, where nothing else can change them. Collective."""
+        key = (id(module), trainer.global_step)
+        if trainer.state.fn != "fit" or self._weights is None or self._weights[:2] != key:
+            self._weights = (*key, fingerprint(module.student.hf_named_parameters()))
+        return self._weights[2]
+
+    def _active(self, module: OVDModule) -> TestingRejection | None:
+        """None where the threshold accepts everything, too: answers are then those of plain decoding."""
+        rejection = self.rejection
+        return rejection if rejection is not None and rejection.needs_teacher(module.method.teacher) else None
+
+    def _wandb(self, trainer: L.Trainer) -> bool:
+        return any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
 
     @staticmethod
     def _rollout(trainer: L.Trainer) -> RolloutCallback:
@@ -181,7 +276,30 @@ class BenchmarkCallback(L.Callback):
 
     # ----------------------------------------------------------------- hooks
 
+    def check_run(self, trainer: L.Trainer, module: OVDModule, stage: str) -> None:
+        """What can be known before a first answer. Raises: ConfigError."""
+        data, rollout = self._data(trainer), self._rollout(trainer)
+        decoding = self.decoding(rollout, data)
+        # The rollout callback has looked at the problems of Lightning's own loops, with its own limit.
+        own: EvalSplit = "validation" if stage in ("fit", "validate") else "test"
+        checked = own if stage == "predict" or decoding.max_tokens <= rollout.sampling.max_tokens else None
+        check_evaluation(
+            data, self._splits_of(stage), rollout.engine, decoding, self.rejection, module.method.teacher, checked
+        )
+
+    def _splits_of(self, stage: str) -> list[EvalSplit]:
+        """Whose problems are answered."""
+        if stage != "fit":
+            return ["validation"] if stage == "validate" else ["test"]
+        wanted = {*self.before_training, *self.after_training, *(["validation"] if self.every_n_rounds else [])}
+        return [split for split in PREFIX if split in wanted]
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, OVDModule)
+        self._pass = self._weights = None
+        self.check_run(trainer, pl_module, stage)
+        if self._active(pl_module) is not None and pl_module.method.teacher is not None:
+            pl_module.method.teacher.start()
         if stage != "fit":
             return
         if self.every_n_rounds:
@@ -193,60 +311,75 @@ class BenchmarkCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, OVDModule)
-        if self.before_training and trainer.global_step == 0:
-            for split in PREFIX:
+        if trainer.global_step == 0:
+            for split in self.before_training:
                 self.evaluate(trainer, pl_module, split)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, OVDModule)
-        if not self.after_training:
-            return
         known = self.history.get(trainer.global_step, {})
-        for split, prefix in PREFIX.items():
-            if not any(name.startswith(f"{prefix}/") for name in known):
+        for split in self.after_training:
+            if not any(name.startswith(f"{PREFIX[split]}/") for name in known):
                 self.evaluate(trainer, pl_module, split)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tally = Tally(pl_module.device)
-        self._start = time.perf_counter()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def _batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ProblemBatch, split: str) -> None:
-        assert self._tally is not None
         assert isinstance(pl_module, OVDModule)
-        rows = self.answer(batch, trainer, pl_module, self._data(trainer), split)
-        self._add(self._tally, rows, split)
+        if not trainer.sanity_checking:
+            self._begin(trainer, pl_module, "validation")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, OVDModule)
+        self._begin(trainer, pl_module, "test")
+
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, OVDModule)
+        self._begin(trainer, pl_module, "test", name="predict")
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        self._batch_end(trainer, pl_module, batch, "validation")
+        self._answer(batch)
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self._batch_end(trainer, pl_module, batch, "test")
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
-    def _epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
-        assert self._tally is not None
-        values = self._tally.compute(self._names(self._data(trainer), split))
-        self.history.setdefault(trainer.global_step, {}).update(values)
-        for logger in trainer.loggers:
-            logger.log_metrics({**values, "time/eval": time.perf_counter() - self._start}, step=trainer.global_step)
-        pl_module.log_dict(values, logger=False, batch_size=1, sync_dist=True)
+    def _epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, limit: int | float | None) -> None:
+        assert isinstance(pl_module, OVDModule)
+        if self._pass is not None:
+            whole = isinstance(limit, float) and limit == 1.0
+            pl_module.log_dict(self._finish(trainer, pl_module, whole), logger=False, batch_size=1, sync_dist=True)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_end(trainer, pl_module, "validation")
+        self._epoch_end(trainer, pl_module, trainer.limit_val_batches)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_end(trainer, pl_module, "test")
+        self._epoch_end(trainer, pl_module, trainer.limit_test_batches)
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        assert isinstance(pl_module, OVDModule)
-        self.answer(batch, trainer, pl_module, self._data(trainer), "predict")
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        running = self._over()
+        assert running is not None
+        running.environment_counts(pl_module.device)
+        reused, generated = running.totals(pl_module.device)
+        where = f" in {self.path(trainer)}" if self.save else ""
+        rank_zero_info(f"predict: {reused + generated} answers{where}, of which {reused} were found there")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Says how the evaluation goes on."""
+        running = self._over()
+        if running is None or running.answering.files is None:
+            return
+        kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"
+        checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") if trainer.state.fn == "fit" else ""
+        command = continuation(Path(trainer.default_root_dir), checkpoint or None)
+        how = f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
+        rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how}")
+
+
+def _splits(setting: str, value: bool | Sequence[str]) -> list[EvalSplit]:
+    """True: both; False: neither. Raises: ConfigError for a split that is not evaluated."""
+    if isinstance(value, bool):
+        return list(PREFIX) if value else []
+    for name in value:
+        if name not in get_args(EvalSplit):
+            raise ConfigError(f"benchmark.{setting}", f"names {name!r}.", "Use validation, test, true or false.")
+    return [split for split in PREFIX if split in value]

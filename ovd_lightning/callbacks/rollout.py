@@ -78,6 +78,9 @@ class RolloutCallback(L.Callback):
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
         )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callable(check := getattr(callback, "check_run", None)):
+                check(trainer, module, stage)
         environments = data.environments()
         for environment in environments:
             environment.check()
@@ -145,6 +148,7 @@ class RolloutCallback(L.Callback):
                 raise RuntimeError(f"the engine holds step {self.engine.version}, the trainer {trainer.global_step}")
             groups = module.method.sample(problems, round)
         module.method.annotate(groups, round)
+        round.log_environment_counts()
         self._describe(groups, round)
         if self.transcripts:
             TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)

@@ -13,7 +13,12 @@ from rich.table import Table
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
+from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
+from ovd_lightning.evaluation.table import caption, render
 from ovd_lightning.module import OVDModule
+
+NARROWEST = 160
+"""Columns of a table that is printed to a file, which has no edge."""
 
 
 class SummaryCallback(L.Callback):
@@ -28,6 +33,10 @@ class SummaryCallback(L.Callback):
         self.export = export
         self.report = report
         self._finished = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lightning's own table of results, a line a metric, would be long: ours is printed instead."""
+        trainer.validate_loop.verbose = trainer.test_loop.verbose = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One line an evaluation, for whoever watches the log instead of the bar."""
@@ -45,7 +54,8 @@ class SummaryCallback(L.Callback):
         ):
             if name in last:
                 parts.append(text.format(last[name]))
-        parts += [f"{label(name)} {value:.1%}" for name, value in measured.items() if "accuracy" in name]
+        shown = accuracies(measured)
+        parts += [f"{label(name)} {value:.1%}" for name, value in measured.items() if name in shown]
         bar = trainer.progress_bar_callback
         line = " | ".join(parts)
         if isinstance(bar, RunProgressBar) and bar.is_enabled:
@@ -81,28 +91,28 @@ class SummaryCallback(L.Callback):
         for name, path in self.places(trainer, run):
             console.print(f"  [bold]{name:<12}[/bold] {path}", soft_wrap=True, highlight=False)
 
-    def _print_evaluation(self, trainer: L.Trainer) -> None:
+    def _print_evaluation(self, trainer: L.Trainer, split: EvalSplit) -> None:
+        """The row of the paper's Table 4, and how it came about."""
         benchmark = self._callback(trainer, BenchmarkCallback)
-        if not trainer.is_global_zero or benchmark is None:
+        if not trainer.is_global_zero or benchmark is None or split not in benchmark.latest:
             return
-        table = Table(title="Benchmarks", title_justify="left")
-        table.add_column("")
-        table.add_column("accuracy", justify="right")
-        for name, value in benchmark.history.get(trainer.global_step, {}).items():
-            if name.endswith("accuracy"):
-                table.add_row(label(name), f"{value:.1%}")
+        evaluation = benchmark.latest[split]
         console = Console()
-        console.print(table)
+        if not console.is_terminal:
+            console.width = max(console.width, NARROWEST)
+        console.print(render(evaluation, console))
+        console.print(f"  {caption(evaluation)}", soft_wrap=True, highlight=False, markup=False)
         if benchmark.save:
-            answers = Path(trainer.default_root_dir) / "evaluations"
-            console.print(f"  answers  {answers}", soft_wrap=True, highlight=False)
+            table = benchmark.path(trainer) / f"{evaluation.stem}.json"
+            for name, path in (("table", table), ("answers", table.with_suffix(".jsonl"))):
+                console.print(f"  [bold]{name:<8}[/bold] {path}", soft_wrap=True, highlight=False)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._print_evaluation(trainer)
+        self._print_evaluation(trainer, "test")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
-            self._print_evaluation(trainer)
+            self._print_evaluation(trainer, "validation")
 
     @staticmethod
     def _callback(trainer: L.Trainer, kind: type) -> Any:
@@ -115,7 +125,7 @@ class SummaryCallback(L.Callback):
             table.add_column(column, justify="left" if not column else "right")
         evaluations = self._callback(trainer, BenchmarkCallback)
         measured = sorted(evaluations.history.items()) if evaluations else []
-        for name in sorted({name for _, values in measured for name in values if "accuracy" in name}):
+        for name in accuracies([name for _, values in measured for name in values]):
             found = [values[name] for _, values in measured if name in values]
             table.add_row(label(name), f"{found[0]:.1%}", f"{found[-1]:.1%}")
         rounds = self._callback(trainer, RolloutCallback).history
@@ -142,7 +152,7 @@ class SummaryCallback(L.Callback):
         table = Table(title=f"The time of {len(rounds)} rounds", title_justify="left")
         for column in ("phase", "seconds", "a round", "share"):
             table.add_column(column, justify="left" if column == "phase" else "right")
-        seconds = {phase: sum(r[f"time/{phase}"] for r in rounds) for phase in PHASES}
+        seconds = {phase: sum(r.get(f"time/{phase}", 0.0) for r in rounds) for phase in PHASES}
         total = sum(seconds.values())
         for phase, spent in [*seconds.items(), ("all", total)]:
             table.add_row(phase, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
@@ -150,7 +160,7 @@ class SummaryCallback(L.Callback):
 
     def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:
         """Where everything is."""
-        checkpoint = trainer.checkpoint_callback
+        checkpoint, benchmark = trainer.checkpoint_callback, self._callback(trainer, BenchmarkCallback)
         last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
         places = [
             ("page", str(run / "report.html") if self.report else ""),
@@ -158,6 +168,7 @@ class SummaryCallback(L.Callback):
             ("transcripts", str(run / "transcripts")),
             ("checkpoint", last),
             ("student", str(run / "student") if self.export else ""),
+            ("evaluations", str(benchmark.path(trainer)) if benchmark and benchmark.save and benchmark.history else ""),
         ]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -165,10 +176,3 @@ class SummaryCallback(L.Callback):
                 folder = Path(logger.experiment.dir).parent
                 places.append(("W&B", f"wandb sync {folder}" if offline else str(logger.experiment.url)))
         return [(name, path) for name, path in places if path]
-
-
-def label(metric: str) -> str:
-    """ "test/arithmetic/sampled_accuracy" -> "arithmetic, test, sampled accuracy"."""
-    split, benchmark, kind = metric.split("/")
-    what = {"accuracy": "greedy accuracy", "sampled_accuracy": "sampled accuracy"}[kind]
-    return f"{benchmark}, {'validation' if split == 'eval' else split}, {what}"

@@ -4,11 +4,12 @@ those of text and grid follow the page's light or dark theme and are set in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
+from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#8c8c8c")
@@ -26,15 +27,15 @@ class Panel:
     """Names of metrics; a trailing ``*`` takes all that begin so."""
     unit: str = ""
     kind: Literal["line", "stack"] = "line"
-    without: str = "\0"
-    """Metrics with this in their names are left out."""
+    choose: Callable[[Iterable[str]], list[str]] | None = None
+    """Names of the metrics -> those that are drawn; None: all."""
     share: bool = False
     """Values lie in [0, 1]: the axis shows all of it."""
 
 
 PANELS = (
-    Panel(id="accuracy", title="Validation problems", metrics=("eval/*",), without="truncated", share=True),
-    Panel(id="test", title="Test problems", metrics=("test/*",), without="truncated", share=True),
+    Panel(id="accuracy", title="Validation problems", metrics=("eval/*",), choose=accuracies, share=True),
+    Panel(id="test", title="Test problems", metrics=("test/*",), choose=accuracies, share=True),
     Panel(id="reward", title="Reward", metrics=("reward/student", "reward/mixture")),
     Panel(
         id="acceptance",
@@ -95,7 +96,9 @@ def select(run: Run, names: Sequence[str]) -> dict[str, Series]:
 def _panel(run: Run, panel: Panel) -> dict[str, Any]:
     import plotly.graph_objects as go
 
-    series = {name: s for name, s in select(run, panel.metrics).items() if panel.without not in name}
+    series = select(run, panel.metrics)
+    if panel.choose is not None:
+        series = {name: series[name] for name in panel.choose(series)}
     missing = [name for name in panel.metrics if not name.endswith("*") and name not in series]
     if not series:
         return {"id": panel.id, "title": panel.title, "missing": list(panel.metrics), "summary": "", "figure": None}

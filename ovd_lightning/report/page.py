@@ -12,6 +12,9 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from ovd_lightning.evaluation.names import accuracies
+from ovd_lightning.evaluation.names import label as metric_label
+from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures
 from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
 
@@ -46,6 +49,7 @@ def render(run: Run) -> str:
         run=run,
         tiles=tiles(run),
         options=method_options(run),
+        evaluations=evaluation_tables(run),
         panels=drawn,
         last_values=sorted((name, series[0][1], series[-1][1]) for name, series in run.metrics.items()),
         shown=shown,
@@ -63,11 +67,9 @@ def tiles(run: Run) -> list[dict[str, str]]:
         note = f"from {first}" if len(series) > 1 else f"at step {series[0][0]:g}"
         found.append({"label": label, "value": last, "note": note})
 
-    for split, text in (("test", "test"), ("eval", "validation")):
-        for name, series in sorted(run.metrics.items()):
-            if name.startswith(f"{split}/") and "accuracy" in name:
-                _, benchmark, kind = name.split("/", 2)
-                moved(f"{benchmark}, {text}, {kind.replace('_', ' ')}", series, ".1%")
+    shown = accuracies(run.metrics)
+    for name in sorted(shown, key=lambda name: not name.startswith("test/")):
+        moved(metric_label(name).replace("greedy ", ""), run.metrics[name], ".1%")
     for name, label, style in (
         ("reward/student", "student reward", ".3f"),
         ("ovd/acceptance_rate", "acceptance rate", ".1%"),

@@ -29,6 +29,8 @@ class Run:
     """Git commit, package versions and command line, as the run recorded them."""
     metrics: dict[str, Series] = field(default_factory=dict)
     """Only metrics with at least one finite value."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """What evaluations/*.json hold, by step."""
     transcripts: dict[int, list[Path]] = field(default_factory=dict)
     """Round -> its files, one a rank, in order."""
     problems: list[str] = field(default_factory=list)
@@ -69,6 +71,7 @@ def read_run(path: Path) -> Run:
         run.problems.append("metrics.csv is missing, or holds no values yet")
     if (path / "provenance.yaml").is_file():
         run.provenance = (path / "provenance.yaml").read_text(encoding="utf-8", errors="replace")
+    run.evaluations = _read_evaluations(path / "evaluations")
     for file in sorted((path / "transcripts").glob("round-*.jsonl")):
         if match := re.fullmatch(r"round-(\d+)(-rank\d+)?\.jsonl", file.name):
             run.transcripts.setdefault(int(match[1]), []).append(file)
@@ -91,6 +94,22 @@ def _read_config(run: Run) -> None:
         run.problems.append("config.yaml is not readable YAML")
         return
     run.config = loaded if isinstance(loaded, dict) else {}
+
+
+def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Those that are whole; tables that a later one of other settings set aside (test-000000-1.json) are left out."""
+    found: list[dict[str, Any]] = []
+    for file in folder.glob("*.json"):
+        if not re.fullmatch(r"(validation|test)-\d+", file.stem):
+            continue
+        try:
+            evaluation = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+        except ValueError:
+            continue
+        table = evaluation.get("table") if isinstance(evaluation, dict) else None
+        if isinstance(table, dict) and table.get("columns") and table.get("rows"):
+            found.append(evaluation)
+    return sorted(found, key=lambda evaluation: int(evaluation["step"]))
 
 
 def read_metrics(folder: Path) -> dict[str, Series]:

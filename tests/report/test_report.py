@@ -205,7 +205,7 @@ def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> N
         f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(PANELS) + 1}"
     )
     assert page.locator("#plot-reward .scatterlayer .trace path.js-line").count() == 2
-    assert page.locator("#plot-time .scatterlayer .trace").count() == 5
+    assert page.locator("#plot-time .scatterlayer .trace").count() == 6
     assert page.locator("#plot-score-heatmap .heatmaplayer image").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") == width
     boxes = page.evaluate("[...document.querySelectorAll('.curve')].map(e => e.getBoundingClientRect().width)")

@@ -16,8 +16,8 @@ LOGGED = {
     "reward/student", "reward/mixture", "ovd/acceptance_rate", "ovd/replaced_fraction", "ovd/zero_advantage_groups",
     "score/mean", "score/entropy", "score/parse_failures", "policy/kl", "policy/clip_fraction", "policy/entropy",
     "policy/ratio_max", "mismatch/logprob_abs_mean", "completion/length_mean", "completion/truncated_fraction",
-    "time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train", "throughput/generated_tokens_per_s",
-    "throughput/trained_tokens_per_s",
+    "time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train",
+    "throughput/generated_tokens_per_s", "throughput/trained_tokens_per_s",
 }  # fmt: skip
 
 pytestmark = pytest.mark.vllm
