@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-fast | lint | format | clean
+# make setup | quickstart | quickstart-web | test | test-fast | lint | format | clean
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
@@ -6,11 +6,12 @@ CONFIG ?= configs/quickstart.yaml
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help setup quickstart test test-fast lint format clean
+.PHONY: help setup quickstart quickstart-web test test-fast lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install, then train the embedded example (configs/quickstart.yaml)"
+	@echo "make quickstart-web   the same for Web Q&A: search in a small invented world (configs/quickstart_web.yaml)"
 	@echo "make test         install, then run every test"
 	@echo "make test-fast    install, then run the tests that are not marked slow"
 	@echo "make lint         ruff and mypy"
@@ -26,6 +27,9 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/cpu-nodeps.tx
 
 quickstart: setup
 	$(RUN) ovd_lightning fit --config $(CONFIG)
+
+quickstart-web: setup
+	$(RUN) ovd_lightning fit --config configs/quickstart_web.yaml
 
 test: setup
 	$(RUN) pytest
