@@ -92,6 +92,7 @@ class Round:
         self.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
         self.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
         self.log_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
+        self.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
         for name in self.task.metrics:
             self.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
         self._log_environment(episodes)

@@ -121,7 +121,7 @@ class Tally:
                     problems=sizes[name],
                     answered=int(next(iter(found.values()))[2]),
                     grading=grading_of(task),
-                    tells_answer=bool(getattr(task, "tells_answer", False)),
+                    tells_answer=task.tells_answer,
                     scores={kind: Score(value, error) for kind, (value, error, _) in found.items()},
                     rejection={kind: counts[kind] for kind in self._rejection},
                     **{kind: counts[kind] for kind in EVENTS},

@@ -29,6 +29,8 @@ class Task(ABC):
     metrics: tuple[str, ...] = ()
     """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
 
+    tells_answer: bool = False
+    """The environment is told the answers (a search engine played by a model that knows them): results are flagged."""
     environment: Environment | None = None
     """Replies to the turns of a trajectory; None: a trajectory is one generation."""
 

@@ -1,0 +1,83 @@
+"""The protocol of Search-R1 that Web Q&A is written in: where its answer is, and where its steps begin.
+
+<think> ... </think> <search> a query </search>
+<information> documents </information>
+<think> ... </think> <answer> the answer </answer>
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+from ovd_lightning.tokens import decode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_HIDDEN = "\0"
+"""Stands for text that was not written by whoever writes the trajectory; no tag reaches over it."""
+_SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>")
+_INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL)
+
+
+def extract_answer(text: str) -> str | None:
+    """What the last ``<answer>...</answer>`` holds, without white space around it; None if there is no such block, or
+    nothing in the last one.
+
+    Search-R1's rule, for a text without the prompt and without observations: those quote the tags.
+    """
+    blocks = _ANSWER.findall(text)
+    return (blocks[-1].strip() or None) if blocks else None
+
+
+def step_spans(
+    token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+) -> list[tuple[int, int]]:
+    """Half-open token spans of the triples (query, documents, reasoning), A.5; they cover all tokens without gap.
+
+    Step k has the k-th search, the documents it brought and the reasoning up to the next search. What precedes the
+    first search belongs to step 1, the answer to the last. A search is a complete ``<search>...</search>`` with a
+    query in it; of one turn only the first counts, which is what the environment looks at. Without any, all is one
+    step. A token that ends the reasoning and begins the tag belongs to the step that it begins.
+
+    Args:
+        mask: [T] False on observations, whose tags mean nothing. None, or True throughout: no environment took part;
+            then what a text itself puts between the information tags is passed over.
+    """
+    if not token_ids:
+        return []
+    pieces = _pieces(token_ids, tokenizer)
+    turns = mask is not None and not all(mask)
+    if mask is not None and turns:
+        pieces = [piece if written else _HIDDEN for piece, written in zip(pieces, mask, strict=True)]
+    text = "".join(pieces)
+    if not turns:
+        text = _INFORMATION.sub(lambda block: _HIDDEN * len(block[0]), text)
+    offsets = [0, *accumulate(map(len, pieces))][:-1]
+    starts: list[int] = []
+    end = 0
+    for search in _SEARCH.finditer(text):
+        same_turn = turns and starts and _HIDDEN not in text[end : search.start()]
+        if same_turn or not search[1].strip():
+            continue
+        starts.append(bisect_right(offsets, search.start()) - 1)
+        end = search.end()
+    bounds = sorted({0, *starts[1:], len(token_ids)})
+    return list(pairwise(bounds))
+
+
+def _pieces(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each token adds to a text. Behind another token, because some decoders drop a leading space."""
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    before = decode(tokenizer, anchor)
+    known: dict[int, str] = {}
+    for token in token_ids:
+        if token not in known:
+            both = decode(tokenizer, [*anchor, token])
+            known[token] = both[len(before) :] if both.startswith(before) else decode(tokenizer, [token])
+    return [known[token] for token in token_ids]

@@ -1,0 +1,346 @@
+"""Web Q&A: short answers to questions that take a search or several. Training problems and the paper's eight test sets.
+
+A trajectory is (query, documents, reasoning) x K and an answer (A.5), in the protocol of web_protocol.py. The reward is
+the F1 of the answer's words (eq. 2). The task's environment replies to the queries.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
+from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.tasks.environment import Environment
+from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, text
+from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
+from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
+from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
+from ovd_lightning.tasks.web_protocol import extract_answer, step_spans
+from ovd_lightning.types import Grade, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["WebQA", "WebQABenchmark", "WebQASuite", "WebQATask", "extract_answer"]
+
+logger = logging.getLogger(__name__)
+
+Reward = Literal["f1", "em"]
+CorrectWhen = Literal["em", "sub_em", "f1"]
+
+ANSWER_FIELDS = ("answers", "golden_answers", "reward_model.ground_truth.target")
+"""Of the common shape, of FlashRAG, and of files made for verl."""
+
+
+class WebQA(Task):
+    """What all Web Q&A shares: prompt, steps, grading. A task that makes its own problems derives from it.
+
+    Args:
+        environment: replies to searches, e.g. a SearchEnvironment; null: nobody does, and generation ends with the
+            answer.
+        template: "search" (the protocol of Search-R1), or one of Table 3's baselines: "direct" and "cot", which take
+            no environment, and "rag", whose environment is searched once, with the question, for documents that stand
+            in the prompt. Or a text with {question}, and with {documents} for such documents.
+        reward: "f1" (eq. 2) or "em".
+        correct_when: what "incorrect" means in Algorithm 1, which the paper leaves open where the reward is soft:
+            a response is correct when its "em" or "sub_em" is 1, or when its "f1" is at least f1_minimum. It is also
+            what evaluations call accuracy.
+        f1_minimum: see correct_when.
+        system: system message where rollout.chat is true; null: the chat template's own.
+
+    Raises: ConfigError for settings that do not go together.
+    """
+
+    name = "web_qa"
+    metrics = ("em", "sub_em", "f1")
+
+    def __init__(
+        self,
+        environment: Environment | None = None,
+        template: str = "search",
+        reward: Reward = "f1",
+        correct_when: CorrectWhen = "em",
+        f1_minimum: float = 1.0,
+        system: str | None = None,
+    ) -> None:
+        kind = type(self).__name__
+        self.template = TEMPLATES.get(template, template)
+        if QUESTION not in self.template:
+            raise ConfigError(
+                f"{kind}.template", f"is {template!r}.", f"Use {', '.join(TEMPLATES)}, or a text with {QUESTION}."
+            )
+        documents = DOCUMENTS in self.template
+        if documents and environment is None:
+            raise ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
+        if template in ("direct", "cot") and environment is not None:
+            raise ConfigError(
+                f"{kind}.template",
+                f"{template!r} does not search.",
+                f'Set {kind}.environment to null, or use "search".',
+            )
+        for setting, value, choices in (("reward", reward, Reward), ("correct_when", correct_when, CorrectWhen)):
+            if value not in get_args(choices):
+                raise ConfigError(f"{kind}.{setting}", f"is {value!r}.", f"Use one of {', '.join(get_args(choices))}.")
+        if not 0 < f1_minimum <= 1:
+            raise ConfigError(f"{kind}.f1_minimum", f"is {f1_minimum}.", "Use a value over 0 and up to 1.")
+        if environment is None and template == "search":
+            logger.warning("%s.template is %r without an environment: nothing replies to a search", kind, template)
+        self.environment = environment or AnswerOnly()
+        self._retrieval = Retrieval(environment) if documents and environment is not None else None
+        if self._retrieval is not None:
+            self.environment = self._retrieval
+        self.reward, self.correct_when, self.f1_minimum = reward, correct_when, f1_minimum
+        self.system = system
+        self.tells_answer = bool(getattr(environment, "tells_answer", False))
+        """The environment is told the answers: what is measured with it is no measurement of the student alone."""
+
+    def prompt(self, problem: Problem) -> str:
+        documents = "" if self._retrieval is None else self._retrieval.documents(problem)
+        return fill(self.template, problem.question, documents)
+
+    def split_steps(
+        self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+    ) -> list[tuple[int, int]]:
+        """Triples (query, documents, reasoning): see `step_spans`."""
+        return step_spans(token_ids, tokenizer, mask)
+
+    def grade(self, response: str, problem: Problem) -> Grade:
+        """Of the last ``<answer>``; without one, all scores are 0."""
+        answer = extract_answer(response)
+        scores = {
+            "em": exact_match(answer, problem.answers),
+            "sub_em": sub_exact_match(answer, problem.answers),
+            "f1": f1_score(answer, problem.answers),
+        }
+        least = self.f1_minimum if self.correct_when == "f1" else 1.0
+        return Grade(
+            reward=scores[self.reward],
+            correct=scores[self.correct_when] >= least,
+            answer=answer,
+            how=None if answer is None else "tag",
+            metrics=scores,
+        )
+
+    def _expect(self, problems: Sequence[Problem]) -> None:
+        if self._retrieval is not None:
+            self._retrieval.expect(problems)
+
+
+class WebQATask(WebQA):
+    """Problems to train on: a set of the hub, a file or a folder.
+
+    A row is a problem. Rows of the common shape (docs/web_qa.md), of FlashRAG and of Search-R1's files need no
+    further setting; others are read by naming their fields.
+
+    Args:
+        data: a hub id like "PeterJinGo/nq_hotpotqa_train" (what Search-R1 trains on), or the path of a .jsonl, .json or
+            .parquet file or of a folder of such.
+        config: configuration of a hub set that has several.
+        file: path of one file within a hub set; null: all of it, by config and split.
+        split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
+        validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.
+        test_split: problems of the same data to test on; null: none.
+        revision: branch, tag or commit of a hub set.
+        question_field: field of the question; dots lead into nested fields.
+        answers_field: field of the reference answer and its aliases; null: the first there is of "answers",
+            "golden_answers" and "reward_model.ground_truth.target".
+        id_field: field of the problem's id; null: "id" behind "data_source" as far as the rows have them, else the
+            row's number.
+        environment: replies to searches, e.g. a SearchEnvironment.
+        template: "search", "direct", "cot", "rag", or a text with {question}.
+        reward: "f1" (eq. 2) or "em".
+        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
+        f1_minimum: see correct_when.
+        system: system message where rollout.chat is true; null: the chat template's own.
+
+    Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        config: str | None = None,
+        file: str | None = None,
+        split: str = "train",
+        validation_split: str | None = None,
+        test_split: str | None = None,
+        revision: str | None = None,
+        question_field: str = "question",
+        answers_field: str | None = None,
+        id_field: str | None = None,
+        environment: Environment | None = None,
+        template: str = "search",
+        reward: Reward = "f1",
+        correct_when: CorrectWhen = "em",
+        f1_minimum: float = 1.0,
+        system: str | None = None,
+    ) -> None:
+        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        if not data:
+            raise ConfigError("WebQATask.data", "is empty.", "Give a hub id, a file or a folder.")
+        self.data, self.config, self.file, self.revision = data, config, file, revision
+        self.splits: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
+        self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
+        self._problems: dict[Split, list[Problem]] = {}
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        if split not in self._problems:
+            self._problems[split] = self._load(split)
+            self._expect(self._problems[split])
+        return self._problems[split]
+
+    def _load(self, split: Split) -> list[Problem]:
+        part = self.splits[split]
+        if part is None:
+            raise ConfigError(
+                f"WebQATask.{split}_split",
+                f"is not set, so there is nothing of {self.data} to evaluate on.",
+                "Set it, or say in data.benchmarks what to evaluate.",
+            )
+        source = Source(data=self.data, config=self.config, file=self.file, split=part, revision=self.revision)
+        mend = "Say which fields hold the question, the answers and the id (question_field, answers_field, id_field)."
+        problems = make_problems(enumerate(load_rows(source, "WebQATask.data")), self._problem, "WebQATask.data", mend)
+        if split != "train":
+            known = {problem.question for problem in self.problems("train")}
+            shared = [problem.id for problem in problems if problem.question in known]
+            if shared:
+                raise ConfigError(
+                    f"WebQATask.{split}_split",
+                    f"is {part!r}; {len(shared)} of its questions are trained on, the first is {shared[0]!r}.",
+                    "Choose splits that share no question.",
+                )
+        return problems
+
+    def _problem(self, row: Row, number: int) -> Problem:
+        question = text(field(row, self.question_field), self.question_field)
+        meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
+        return Problem(id=self._id(row, number), question=question, answers=self._answers(row), meta=meta)
+
+    def _id(self, row: Row, number: int) -> str:
+        if self.id_field is not None:
+            return text(field(row, self.id_field), self.id_field)
+        if row.get("id") is None:
+            return f"{self.name}-{number}"
+        return "-".join(text(row[name], name) for name in ("data_source", "id") if row.get(name) is not None)
+
+    def _answers(self, row: Row) -> tuple[str, ...]:
+        if self.answers_field is not None:
+            return aliases(row, self.answers_field)
+        for name in ANSWER_FIELDS[:-1]:
+            if row.get(name) is not None:
+                return aliases(row, name)
+        return aliases(row, ANSWER_FIELDS[-1])
+
+
+class WebQABenchmark(WebQA):
+    """One named test set.
+
+    Args:
+        benchmark: name of the set: nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa, musique, bamboogle, gaia; also
+            nq_dev.
+        folder: a folder with a local copy of the set, see docs/web_qa.md; null: from the hub.
+        limit: the set's first problems, the papers' 500; null: the whole split.
+        environment: replies to searches, e.g. a SearchEnvironment.
+        template: "search", "direct", "cot", "rag", or a text with {question}.
+        reward: "f1" (eq. 2) or "em".
+        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
+        f1_minimum: see correct_when.
+        system: system message where rollout.chat is true; null: the chat template's own.
+
+    Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is
+        not of the size it must be.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        folder: str | None = None,
+        limit: int | None = SAMPLE,
+        environment: Environment | None = None,
+        template: str = "search",
+        reward: Reward = "f1",
+        correct_when: CorrectWhen = "em",
+        f1_minimum: float = 1.0,
+        system: str | None = None,
+    ) -> None:
+        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        if limit is not None and limit < 1:
+            raise ConfigError("WebQABenchmark.limit", f"is {limit}.", "Use 1 or more, or null for the whole split.")
+        self.entry = find_entry(benchmark, "WebQABenchmark.benchmark")
+        self.name, self.title = self.entry.name, self.entry.title
+        self.folder, self.limit = folder, limit
+        self._problems: list[Problem] | None = None
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The same problems, whether they validate or test."""
+        if split == "train":
+            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a WebQATask.")
+        if self._problems is None:
+            setting = "WebQABenchmark.benchmark" if self.folder is None else "WebQABenchmark.folder"
+            self._problems = load_problems(self.entry, self.folder, self.limit, setting)
+            self._expect(self._problems)
+        return self._problems
+
+
+class WebQASuite(Suite):
+    """Named test sets under one setting: by default the eight of Table 3.
+
+    Args:
+        names: what is tested on, in the order of the table; the sets that WebQABenchmark names.
+        validation: what is validated on during training; by default NQ and HotpotQA, whose training questions the
+            references train on. data.validation_limit shortens it. The same rows are tested on, so do not choose a
+            checkpoint or a setting by them: nq_dev is there for that.
+        folder: a folder with local copies of the sets, see docs/web_qa.md; null: from the hub.
+        limit: the first problems of each set, the papers' 500; null: whole splits.
+        environment: replies to searches, e.g. a SearchEnvironment.
+        template: "search", "direct", "cot", "rag", or a text with {question}.
+        reward: "f1" (eq. 2) or "em".
+        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
+        f1_minimum: see correct_when.
+        system: system message where rollout.chat is true; null: the chat template's own.
+
+    Raises: ConfigError: a name is unknown or comes twice, or there is none; or another setting is wrong.
+    """
+
+    def __init__(
+        self,
+        names: list[str] | None = None,
+        validation: list[str] | None = None,
+        folder: str | None = None,
+        limit: int | None = SAMPLE,
+        environment: Environment | None = None,
+        template: str = "search",
+        reward: Reward = "f1",
+        correct_when: CorrectWhen = "em",
+        f1_minimum: float = 1.0,
+        system: str | None = None,
+    ) -> None:
+        self.names = self._known("names", TABLE_3 if names is None else names)
+        self.validation = self._known("validation", ("nq", "hotpotqa") if validation is None else validation)
+        self._tasks = {
+            name: WebQABenchmark(
+                name,
+                folder=folder,
+                limit=limit,
+                environment=environment,
+                template=template,
+                reward=reward,
+                correct_when=correct_when,
+                f1_minimum=f1_minimum,
+                system=system,
+            )
+            for name in dict.fromkeys((*self.names, *self.validation))
+        }
+
+    @staticmethod
+    def _known(setting: str, chosen: Sequence[str]) -> list[str]:
+        names = [find_entry(name, f"WebQASuite.{setting}").name for name in chosen]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"WebQASuite.{setting}", f"is {list(chosen)}.", "Name each set once, and at least one.")
+        return names
+
+    def tasks(self, split: Split) -> dict[str, Task]:
+        return {name: self._tasks[name] for name in (self.validation if split == "validation" else self.names)}
