@@ -42,7 +42,8 @@ class Grade:
     how: str | None = None
     """How the answer was found, e.g. "boxed"; None when there is none, or where the task knows one way only."""
     timed_out: bool = False
-    """The checker was stopped at its time limit: counted as wrong, and as ``grading/timeouts``."""
+    """The checker was stopped at its time limit, or died at its memory limit: counted as wrong, and as
+    ``grading/timeouts``."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Further scores of the response in [0, 1] that ``Task.metrics`` names, e.g. em and f1."""
 
