@@ -10,14 +10,14 @@ RUN := $(VENV)/bin/python -m
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart   install, then train the embedded example (configs/quickstart.yaml)"
-	@echo "make quickstart-web   the same for Web Q&A: search in a small invented world (configs/quickstart_web.yaml)"
-	@echo "make test         install, then run every test"
-	@echo "make test-fast    install, then run the tests that are not marked slow"
-	@echo "make lint         ruff and mypy"
-	@echo "make format       let ruff format and repair what it can"
-	@echo "make setup        only install, into $(VENV); does nothing when nothing changed"
-	@echo "make clean        delete $(VENV) and caches; runs/ stays"
+	@echo "make quickstart       install, then train the embedded example (configs/quickstart.yaml)"
+	@echo "make quickstart-web   the same for Web Q&A: search in an invented world (configs/quickstart_web.yaml)"
+	@echo "make test             install, then run every test"
+	@echo "make test-fast        install, then run the tests that are not marked slow"
+	@echo "make lint             ruff and mypy"
+	@echo "make format           let ruff format and repair what it can"
+	@echo "make setup            only install, into $(VENV); does nothing when nothing changed"
+	@echo "make clean            delete $(VENV) and caches; runs/ stays"
 
 setup: $(STAMP)
 
@@ -31,11 +31,12 @@ quickstart: setup
 quickstart-web: setup
 	$(RUN) ovd_lightning fit --config configs/quickstart_web.yaml
 
+# Two files at a time, each on one thread: that is how two cores are used best.
 test: setup
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
 
 test-fast: setup
-	$(RUN) pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile -m "not slow"
 
 lint: setup
 	$(RUN) ruff check .

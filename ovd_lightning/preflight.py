@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.teachers.base import LONGEST
+from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
 
@@ -17,6 +22,12 @@ if TYPE_CHECKING:
     from ovd_lightning.data import OVDDataModule
     from ovd_lightning.methods.base import Method
     from ovd_lightning.tasks.base import Task
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that is not there can be meant for the hub: org/name, without a local folder org."""
+    looks_local = path.startswith((".", "/", "~"))
+    return not looks_local and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).parent.is_dir()
 
 
 def check_model_path(setting: str, path: str) -> None:
@@ -29,18 +40,17 @@ def check_model_path(setting: str, path: str) -> None:
         if not (folder / "config.json").is_file():
             raise ConfigError(setting, f"{path} has no config.json.", "Give the folder of a Hugging Face checkpoint.")
         return
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or "/" not in path or folder.parent.is_dir():
+    if not is_hub_id(path):
         raise ConfigError(
             setting, f"{path} is not there.", "Give a checkpoint folder, or a hub id like Qwen/Qwen2.5-0.5B."
         )
 
 
-def check_problems(setting: str, problems: Sequence[Problem]) -> None:
-    """Raises: ConfigError when there is no problem, or one without a reference."""
+def check_problems(setting: str, problems: Sequence[Problem], graded: bool = True) -> None:
+    """Raises: ConfigError when there is no problem, or one without a reference where answers are ``graded``."""
     if not problems:
         raise ConfigError(setting, "has no problems.", "Give it data, or a larger size.")
-    for problem in problems:
+    for problem in problems if graded else ():
         if not problem.answers or not any(str(a).strip() for a in problem.answers):
             raise ConfigError(
                 setting,
@@ -50,9 +60,21 @@ def check_problems(setting: str, problems: Sequence[Problem]) -> None:
 
 
 def check_prompts(
-    setting: str, task: Task, problems: Sequence[Problem], engine: Engine, max_tokens: int, chat: bool
+    setting: str,
+    task: Task,
+    problems: Sequence[Problem],
+    engine: Engine,
+    max_tokens: int,
+    chat: bool,
+    whole: bool = True,
 ) -> None:
-    """Raises: ConfigError when a prompt is empty, or too long for the model's context with a full completion."""
+    """Raises: ConfigError when a prompt is empty, or too long for the model's context with a full completion.
+
+    Args:
+        whole: a full completion must fit. Otherwise, for evaluation, where no problem may be left out, it is enough
+            that there is room for an answer: the engine ends it at the context, it counts as truncated, and how many
+            prompts that concerns is logged.
+    """
     tokenizer, context = engine.tokenizer, engine.max_context
     if tokenizer is None or context is None:
         return
@@ -60,18 +82,77 @@ def check_prompts(
         raise ConfigError(
             "rollout.chat", "is true, but the student's tokenizer has no chat template.", "Set it to false."
         )
+    if not chat and task.system is not None:
+        raise ConfigError(
+            setting,
+            "has a system message, which is not shown where rollout.chat is false.",
+            "Set rollout.chat to true, or a prompt without one (of the mathematics benchmarks: style: plain).",
+        )
     by_length = sorted(problems, key=lambda p: -len(task.prompt(p)))
+    short_of_room: list[int] = []
     for problem in [*by_length[:LONGEST], *by_length[LONGEST:][-1:]]:  # the shortest one may be empty
         tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat, task.system))
         if tokens == 0:
             raise ConfigError(setting, f"problem {problem.id!r} has an empty prompt.", "Leave it out of the data.")
-        if tokens + max_tokens > context:
+        if tokens + max_tokens <= context:
+            continue
+        if whole:
             raise ConfigError(
                 setting,
                 f"the prompt of problem {problem.id!r} has {tokens} tokens; with rollout.max_tokens {max_tokens} that "
                 f"is more than the {context} the student's engine holds.",
                 "Lower rollout.max_tokens, raise the engine's max_model_len if the model allows, or leave it out.",
             )
+        if tokens >= context:
+            raise ConfigError(
+                setting,
+                f"the prompt of problem {problem.id!r} has {tokens} tokens, which leaves no room for an answer in the "
+                f"{context} that the student's engine holds.",
+                "Raise the engine's max_model_len if the model allows, or show fewer examples.",
+            )
+        short_of_room.append(context - tokens)
+    if short_of_room:
+        rank_zero_info(
+            f"{setting}: {len(short_of_room)} prompts leave an answer fewer than {max_tokens} tokens in the student's "
+            f"context of {context}, the longest {min(short_of_room)}; answers end there and count as truncated"
+        )
+
+
+def check_sleep(engine: Engine, method: Method) -> None:
+    """vLLM keeps the memory of sleeping engines in one pool a process, which serves one engine.
+
+    Raises: ConfigError for a second sleeping engine on a GPU.
+    """
+    teacher = method.teacher
+    engines = [engine, *(teacher.engines if teacher is not None else [])]
+    asleep = [e for e in engines if isinstance(e, VLLMEngine) and e.sleep and not e.on_cpu]
+    own_processes = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1"
+    if len(asleep) > 1 and not own_processes:
+        raise ConfigError(
+            "engine.init_args.sleep",
+            f"is true for {' and '.join(e.name for e in asleep)}; vLLM lets one engine a process sleep.",
+            "Let the student's sleep and the teacher's not, or put the teacher behind a server.",
+        )
+
+
+@contextmanager
+def located(setting: str) -> Iterator[None]:
+    """An engine names its own settings only; this says where it stands, e.g. which of a teacher's two."""
+    try:
+        yield
+    except ConfigError as error:
+        if "." in error.setting:
+            raise
+        name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
+        raise ConfigError(name, error.problem, error.mend) from error
+
+
+def check_teacher(teacher: Teacher) -> None:
+    """Its engines first, each by the setting that holds it. Raises: ConfigError."""
+    for setting, engine in zip(("engine", "demonstrator"), teacher.engines, strict=False):
+        with located(f"method.init_args.teacher.init_args.{setting}"):
+            engine.check()
+    teacher.check()
 
 
 def check_run(
@@ -116,14 +197,17 @@ def check_run(
     split = "test" if stage in ("test", "predict") else "validation"
     evaluated = data.eval_problems(split)  # type: ignore[arg-type]
     for name, problems in evaluated.items():
-        check_problems(f"data.benchmarks.{name} ({split})", problems)
-    engine.check()
+        check_problems(f"data.benchmarks.{name} ({split})", problems, graded=stage != "predict")
+    if training:
+        check_sleep(engine, method)
+    with located("engine"):
+        engine.check()
     if training and method.teacher is not None:
-        method.teacher.check()
+        check_teacher(method.teacher)
     if training:
         check_prompts("data.task (train)", data.task, data.train_problems(), engine, max_tokens, chat)
         if method.teacher is not None:
             method.teacher.check_problems(data.task, data.train_problems(), max_tokens)
     for name, problems in evaluated.items():
         task = data.benchmarks(split)[name]  # type: ignore[arg-type]
-        check_prompts(f"data.benchmarks.{name} ({split})", task, problems, engine, max_tokens, chat)
+        check_prompts(f"data.benchmarks.{name} ({split})", task, problems, engine, max_tokens, chat, whole=False)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from ovd_lightning.data import OVDDataModule
+from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.preflight import LONGEST, check_model_path, check_problems, check_prompts, check_run
+from ovd_lightning.preflight import LONGEST, check_model_path, check_problems, check_prompts, check_run, check_sleep
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -60,7 +62,7 @@ def test_a_good_run_passes(check: Check, stage: str, tokenizer: Any) -> None:
     engine, judge = ScriptedEngine(tokenizer=tokenizer, context=64), ScriptedEngine(tokenizer=tokenizer)
     check(stage=stage, engine=engine, method=OVD(VerbalTeacher(judge)), world_size=2, accumulate=4)
     assert engine.checks == 1
-    assert judge.checks == (stage == "fit"), "the teacher plays no part in an evaluation"
+    assert (judge.checks > 0) is (stage == "fit"), "the teacher plays no part in an evaluation"
 
 
 # ------------------------------------------------------------------ the model
@@ -130,8 +132,22 @@ def test_a_prompt_longer_than_the_context(check: Check) -> None:
     assert error.value.setting == "data.task (train)"
     assert "rollout.max_tokens 32" in str(error.value)
     assert "more than the 64" in str(error.value)
-    with pytest.raises(ConfigError, match=r"data\.benchmarks\.list \(validation\): the prompt of problem 'long'"):
-        check(ListTask(short, heldout=[*short, prompt_of(33, "long")]))
+
+
+def test_an_evaluation_needs_room_for_an_answer_not_for_a_full_one(
+    check: Check, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No problem may be left out of a benchmark: the engine ends the answer at the context."""
+    short = [problem(str(i)) for i in range(200)]
+    with caplog.at_level("INFO"):
+        check(ListTask(short, heldout=short))
+        assert "data.benchmarks.list" not in caplog.text
+        check(ListTask(short, heldout=[*short, prompt_of(33, "a"), prompt_of(63, "b")]))
+    assert "data.benchmarks.list (validation): 2 prompts leave an answer fewer than 32 tokens" in caplog.text
+    assert "context of 64, the longest 1;" in caplog.text
+    for stage, split in (("fit", "validation"), ("test", "test")):
+        with pytest.raises(ConfigError, match=rf"data\.benchmarks\.list \({split}\): .*'full' has 64 tokens.* no room"):
+            check(ListTask(short, heldout=[*short, prompt_of(64, "full")]), stage=stage)
 
 
 def test_an_engine_without_a_known_context_is_not_judged(check: Check, tokenizer: Any) -> None:
@@ -153,6 +169,46 @@ def test_an_empty_prompt_is_found_among_many(tokenizer: Any) -> None:
 def test_chat_without_a_template(check: Check) -> None:
     with pytest.raises(ConfigError, match=r"rollout\.chat: is true, but .* no chat template"):
         check(chat=True)
+
+
+# ------------------------------------------------------------------ engines
+
+
+def vllm(model: str, sleep: bool, on_cpu: bool = False) -> VLLMEngine:
+    engine = VLLMEngine(model=model, sleep=sleep)
+    engine.__dict__["on_cpu"] = on_cpu  # what a machine with a GPU would find
+    return engine
+
+
+def test_one_engine_of_a_process_may_sleep(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    student = vllm(tiny_model, sleep=True)
+    check_sleep(student, GRPO(group_size=2))
+    check_sleep(student, OVD(VerbalTeacher(vllm(tiny_model, sleep=False))))
+    check_sleep(vllm(tiny_model, True, on_cpu=True), OVD(VerbalTeacher(vllm(tiny_model, True, on_cpu=True))))
+    two = OVD(VerbalTeacher(vllm(tiny_model, sleep=True)))
+    with pytest.raises(ConfigError, match=r"engine\.init_args\.sleep: .* one engine a process"):
+        check_sleep(student, two)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # each engine in a process of its own
+    check_sleep(student, two)
+
+
+@pytest.mark.parametrize("concerned", ["engine", "demonstrator"])
+def test_a_server_that_is_down_is_named_by_its_setting(check: Check, tokenizer: Any, concerned: str) -> None:
+    server = OpenAIEngine(base_url="http://127.0.0.1:9/v1", model="Qwen/QwQ-32B")
+    parts = {"engine": ScriptedEngine(tokenizer=tokenizer), "demonstrator": ScriptedEngine(tokenizer=tokenizer)}
+    method = OVD(VerbalTeacher(**{**parts, concerned: server}))
+    check(method=method, stage="test")  # nothing is asked of it
+    with pytest.raises(ConfigError, match="does not answer") as error:
+        check(method=method)
+    assert error.value.setting == f"method.init_args.teacher.init_args.{concerned}.init_args.base_url"
+    assert "python -m vllm.entrypoints.openai.api_server" in error.value.mend
+
+
+def test_the_students_engine_is_named_by_its_setting(check: Check, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        check(engine=VLLMEngine(model=str(tmp_path / "nothing")))
+    assert error.value.setting == "engine.init_args.model"
 
 
 # ------------------------------------------------------------------ sizes
@@ -195,3 +251,18 @@ def test_sizes_of_the_data() -> None:
             OVDDataModule(task, **{name: 0})
     with pytest.raises(ConfigError, match=r"data\.mini_batches: is 9, more than the 8 groups"):
         OVDDataModule(task, problems_per_round=8, mini_batches=9)
+
+
+def test_a_system_message_needs_a_chat_template_to_be_shown(tokenizer: Any) -> None:
+    engine = ScriptedEngine(tokenizer=tokenizer, context=128)
+    task = ArithmeticTask(train_size=1, validation_size=1, test_size=1)
+    task.system = "Reason step by step."
+    with pytest.raises(ConfigError, match=r"data\.task.*not shown where rollout\.chat is false"):
+        check_prompts("data.task", task, task.problems("train"), engine, 8, chat=False)
+
+
+def test_what_is_not_graded_needs_no_reference() -> None:
+    open_question = [Problem(id="p", question="why?", answers=())]
+    check_problems("data.benchmarks.open (test)", open_question, graded=False)
+    with pytest.raises(ConfigError, match="no reference"):
+        check_problems("data.benchmarks.open (test)", open_question)

@@ -1,0 +1,1 @@
+"""``python -m ovd_lightning dry_run``: what a run needs, before anything is loaded."""

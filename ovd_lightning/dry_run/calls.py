@@ -1,0 +1,188 @@
+"""What a round asks of the teacher, and what a teacher of tokens would have had to hand over instead (section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovd_lightning.dry_run.assumptions import Assumptions
+from ovd_lightning.dry_run.shape import HALF, SINGLE
+from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
+
+CHARACTERS_PER_TOKEN = 4
+"""For the fixed words of the scoring prompt, since no tokenizer is loaded."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Calls:
+    """What is asked of the teacher; equal prompts, which are asked once, are counted as often as they occur."""
+
+    scores: int
+    """Scoring prompts."""
+    demonstrations: int
+    requests: int
+    """HTTP requests, 0 where the teacher runs in this process."""
+    tokens_in: int
+    tokens_out: int
+
+    def cost(self, assumed: Assumptions) -> float | None:
+        """In the prices' currency; None without a price."""
+        if assumed.input_price is None and assumed.output_price is None:
+            return None
+        return (self.tokens_in * (assumed.input_price or 0) + self.tokens_out * (assumed.output_price or 0)) / 1e6
+
+    def times(self, rounds: int) -> Calls:
+        return Calls(
+            scores=rounds * self.scores,
+            demonstrations=rounds * self.demonstrations,
+            requests=rounds * self.requests,
+            tokens_in=rounds * self.tokens_in,
+            tokens_out=rounds * self.tokens_out,
+        )
+
+
+def calls_of_round(method: Method, problems: int, max_tokens: int, assumed: Assumptions, bound: bool) -> Calls:
+    """The calls of one round over all ranks.
+
+    Args:
+        bound: every trajectory as long as allowed and every one replaced; ``assumed.steps`` is still assumed.
+    """
+    if not isinstance(method, OVD):
+        return Calls(scores=0, demonstrations=0, requests=0, tokens_in=0, tokens_out=0)
+    teacher = method.teacher
+    sampled = problems * method.group_size
+    response = max_tokens if bound else assumed.response_tokens or max(max_tokens // 3, 1)
+    share = 1.0 if bound else 1 - assumed.acceptance
+    replaced = round(sampled * share)
+    if method.max_replacements is not None:
+        replaced = min(replaced, problems * method.max_replacements)
+
+    kept = 0.0 if method.replacement == "trajectory" or bound else 0.5  # of a trajectory that is continued
+    limit = teacher.demonstration_tokens or max_tokens
+    written = round(response * (1 - kept))
+    if teacher.demonstration_thinking == "strip":
+        written = max(limit // 2, 1)
+    written = limit if bound else min(assumed.demonstration_tokens or written, limit)
+    demonstrated_in = replaced * (assumed.prompt_tokens + round(kept * response))
+
+    judged = sampled + (replaced if method.credit_level == "step" else 0)
+    scale = teacher.scale
+    if method.scoring == "step":
+        scores = round(judged * assumed.steps)
+        words = len(step_prompt("", [], "", scale)) // CHARACTERS_PER_TOKEN
+        # Step k is shown with the steps before it: sum over k of (words + problem + k T / K).
+        per = assumed.steps * (words + assumed.prompt_tokens) + response * (assumed.steps + 1) / 2
+    else:
+        scores = judged
+        words = len(trajectory_prompt("", "", scale)) // CHARACTERS_PER_TOKEN
+        per = words + assumed.prompt_tokens + response
+    # On 1-10 a distribution takes two prompts: "10" is two tokens.
+    asked = 2 if teacher.read == "distribution" and scale == SCALES["one_to_ten"] else 1
+    answer = 1 if teacher.read == "distribution" else teacher.score_tokens
+    return Calls(
+        scores=scores,
+        demonstrations=replaced,
+        requests=_requests(teacher.engine, asked * scores) + _requests(teacher.demonstrator, replaced),
+        tokens_in=round(asked * judged * per) + demonstrated_in,
+        tokens_out=asked * scores * answer + replaced * written,
+    )
+
+
+def _requests(engine: object, prompts: int) -> int:
+    if not isinstance(engine, OpenAIEngine):
+        return 0
+    return prompts if engine.api == "chat" else -(-prompts // engine.prompts_per_request)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TokenLevel:
+    """Eq. 1: the logits of all trajectories at once, in float32 and bfloat16, against verbal scores. Bytes."""
+
+    trajectories: int
+    """B x N"""
+    length: int
+    """L"""
+    vocabulary: int
+    """V"""
+    single: int
+    """B N L V x 4"""
+    half: int
+    """B N L V x 2"""
+    verbal: int
+    """B N K v x 4: what the scores' distributions take."""
+
+    @property
+    def total(self) -> int:
+        return self.single + self.half
+
+    @property
+    def ratio(self) -> float:
+        return self.total / self.verbal
+
+
+def token_level(trajectories: int, length: int, vocabulary: int, steps: float, values: int = 10) -> TokenLevel:
+    """Eq. 1 for one batch; ``values``: v, the size of the score vocabulary."""
+    logits = trajectories * length * vocabulary
+    return TokenLevel(
+        trajectories=trajectories,
+        length=length,
+        vocabulary=vocabulary,
+        single=SINGLE * logits,
+        half=HALF * logits,
+        verbal=max(round(SINGLE * trajectories * steps * values), 1),
+    )
+
+
+PAPER_LENGTH, PAPER_VOCABULARY = 8192, 152_064
+"""Of Table 1: Qwen2.5-7B, whose "152K" is 152,064."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PaperFigure:
+    """A number of section 2, and the same computed."""
+
+    what: str
+    printed: str
+    computed: str
+    comment: str = ""
+
+
+def paper_figures() -> list[PaperFigure]:
+    """Table 1, figure 2 and the text of section 2 recomputed: GB are 10^9 bytes, MiB and GiB powers of two."""
+    one = token_level(1, PAPER_LENGTH, PAPER_VOCABULARY, 10)
+    batch = token_level(32, PAPER_LENGTH, PAPER_VOCABULARY, 10)
+    layer = 2 * 4 * PAPER_LENGTH * 128 * HALF
+    return [
+        PaperFigure(what="logits of one sequence, float32", printed="5.0 GB", computed=gb(one.single)),
+        PaperFigure(what="logits of one sequence, bfloat16", printed="2.5 GB", computed=gb(one.half)),
+        PaperFigure(
+            what="keys and values, 1 layer",
+            printed="16 MB",
+            computed=f"{layer / 2**20:.0f} MiB = {layer / 1e6:.1f} MB",
+            comment="printed in MiB",
+        ),
+        PaperFigure(
+            what="keys and values, 28 layers",
+            printed="469 MB",
+            computed=f"{28 * layer / 1e6:.1f} MB = {28 * layer / 2**20:.0f} MiB",
+            comment="printed in MB: 28 x 16 is 448",
+        ),
+        PaperFigure(
+            what="logits of B x N = 8 x 4 sequences",
+            printed="around 160 GB",
+            computed=f"{gb(batch.single)} in float32 alone, {gb(batch.total)} by eq. 1",
+            comment="figure 2's 240 GB is eq. 1",
+        ),
+        PaperFigure(
+            what="verbal scores take less by",
+            printed="N V / v = 48000",
+            computed=f"N V / v = {32 * 152_000 // 10:,}; L V / (K v) = {PAPER_LENGTH * 152_000 // 100:,}",
+            comment="N is in both, so it cancels; K = 10 steps",
+        ),
+    ]
+
+
+def gb(bytes: float) -> str:
+    return f"{bytes / 1e9:,.1f} GB"

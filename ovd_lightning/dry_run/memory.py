@@ -1,0 +1,215 @@
+"""Memory of one device: what is always there, and what a phase of a round adds. Bytes everywhere.
+
+What is exact: parameters, gradients, optimiser state, the loss buffer (tests hold them against PyTorch's allocator).
+Activations are an estimate for a decoder of the Llama and Qwen kind, with scaled dot product attention, on rows of full
+length. Not counted: the device's own context, fragmentation, and the round's token ids (40 bytes a token).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape
+
+Sharding = Literal["none", "ddp", "fsdp2"]
+LOSS_COPIES = 5
+"""Float32 tensors [chunk, V] alive at once in the backward pass of ``Student._chunk``: logits, softmax, gradients."""
+FORWARD_COPIES = 3
+"""... and in its forward pass."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Part:
+    """One line of the account."""
+
+    name: str
+    bytes: int
+    how: str
+    """How it is computed."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class EngineMemory:
+    """A model that generates in this process; an endpoint has none of this."""
+
+    role: str
+    """The setting that holds it."""
+    name: str
+    weights: int
+    cache: int | None
+    """Keys and values; None: depends on a device of unknown size."""
+    cache_per_token: int
+    length: int
+    """Tokens of a full sequence."""
+    sleeps: bool
+    """Gives its memory back between rounds."""
+    how: str
+
+    @property
+    def sequences(self) -> float | None:
+        """Full-length sequences that the cache holds."""
+        return None if self.cache is None else self.cache / (self.cache_per_token * self.length)
+
+    @property
+    def total(self) -> int:
+        return self.weights + (self.cache or 0)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Setup:
+    """What of the configuration the account depends on."""
+
+    parameter_bytes: int
+    """Of a parameter, its gradient and each of its two moments."""
+    autocast: bool
+    """The Trainer's precision is mixed: matrices are copied to half precision for use."""
+    gradient_checkpointing: bool
+    chunk: int
+    """model.chunk_size"""
+    rows: int
+    """Trajectories of the largest micro-batch of a rank."""
+    length: int
+    """Tokens of a full row: prompt and completion."""
+    reference: bool
+    """A second, frozen student for the KL term."""
+    sharding: Sharding
+    ranks: int
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Account:
+    """The memory of one device."""
+
+    static: list[Part]
+    """There from the first update to the end."""
+    step: list[Part]
+    """The largest parts of a training step; their peak is ``step_peak``, for not all are alive together."""
+    step_peak: int
+    update: Part
+    """What the optimiser needs while it steps."""
+    gathered: Part | None
+    """FSDP2: full parameters for the engine's synchronisation."""
+    engines: list[EngineMemory]
+    phases: dict[str, int]
+    """Phase of a round -> bytes."""
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+
+def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
+    """(kept for the backward pass, needed on top while one block's gradient is made, kept of one block).
+
+    With T tokens, hidden size h, q = heads x head_dim, intermediate size f, row length L and e bytes a value, a block
+    keeps T (26 h + 8 q + 8 f + 2 L) bytes under automatic precision and T e/4 (24 h + 16 q + 16 f + 4 L) without; L is
+    the padding mask of attention. With checkpointing it keeps its input, T e h, and the rest is recomputed. The last
+    norm and the loss's rows add 20 T h, a block's backward pass three tensors of T f, or one and a matrix's gradient.
+    """
+    tokens = setup.rows * setup.length
+    q, f, h = shape.heads * shape.head_dim, shape.intermediate, shape.hidden
+    if setup.autocast:
+        value, block = HALF, tokens * (26 * h + 8 * q + 8 * f + 2 * setup.length)
+    else:
+        value = setup.parameter_bytes
+        block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f + 4 * setup.length)
+    end = 20 * tokens * h
+    matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
+    transient = max(3 * tokens * value * f, tokens * value * f + matrix)
+    if setup.gradient_checkpointing:
+        return shape.layers * tokens * setup.parameter_bytes * h + end, block + transient, block
+    # The half-precision copies of the weights are kept as well, but for the head's: the loss recomputes its own.
+    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
+    return shape.layers * block + end + copies, transient, block
+
+
+def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
+    """(the chunk's [c, V] tensors, the head's gradient beside the one that is accumulated)."""
+    rows = min(setup.chunk, setup.rows * setup.length)
+    return LOSS_COPIES * rows * shape.vocabulary * SINGLE, shape.vocabulary * shape.hidden * setup.parameter_bytes
+
+
+def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teachers: list[EngineMemory]) -> Account:
+    """Everything on the device of one rank."""
+    size = shape.parameters * setup.parameter_bytes
+    shards = setup.ranks if setup.sharding == "fsdp2" else 1
+    own = -(-size // shards)
+    each = f"{shape.parameters:,} x {setup.parameter_bytes} B" + (f" / {shards} ranks" if shards > 1 else "")
+    static = [
+        Part(name="parameters", bytes=own, how=each),
+        Part(name="gradients", bytes=own, how=each),
+        Part(name="AdamW state", bytes=optimizer_state(shape, setup), how=f"two moments, each {each}"),
+    ]
+    if setup.reference:
+        how = f"{shape.parameters:,} x {setup.parameter_bytes} B, the initial student for the KL term"
+        static.append(Part(name="reference model", bytes=size, how=how + (", not sharded" if shards > 1 else "")))
+    if setup.sharding == "ddp" and setup.ranks > 1:
+        static.append(Part(name="DDP's buckets", bytes=size, how="a second copy of the gradients"))
+
+    kept, backward, block = activations(shape, setup)
+    chunk, head = loss_buffer(shape, setup)
+    rows = chunk // (LOSS_COPIES * SINGLE * shape.vocabulary)
+    step = [
+        Part(
+            name="activations kept",
+            bytes=kept,
+            how=f"estimate: {setup.rows} rows of {setup.length} tokens, "
+            + ("the input of each block" if setup.gradient_checkpointing else f"{gib(block)} a block"),
+        ),
+        Part(
+            name="activations of one block",
+            bytes=backward,
+            how="estimate: " + ("recomputed, " if setup.gradient_checkpointing else "") + "while its gradient is made",
+        ),
+        Part(
+            name="loss: chunk x V",
+            bytes=chunk,
+            how=f"{LOSS_COPIES} x {rows:,} rows x {shape.vocabulary:,} x 4 B",
+        ),
+        Part(name="loss: head's gradient", bytes=head, how=f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"),
+    ]
+    copies = HALF * shape.matrix_parameters if setup.autocast else 0
+    if copies and setup.gradient_checkpointing:  # otherwise among the activations
+        step.append(Part(name="half-precision weights", bytes=copies, how="cached by autocast in the forward pass"))
+    unsharded = 0
+    if shards > 1:
+        unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.parameter_bytes
+        step.append(Part(name="FSDP2: unsharded", bytes=unsharded, how="embeddings and head, and two blocks"))
+    forward = chunk * FORWARD_COPIES // LOSS_COPIES + (copies if setup.gradient_checkpointing else 0)
+    held = head if shape.tied else 0  # a tied head's gradient waits for the embedding's
+    wide = 2 if setup.autocast else 3  # head gradients alive while a chunk's is added, if that is more than the chunk
+    step_peak = unsharded + kept + max(forward, chunk + head, wide * head, backward + held)
+
+    update = Part(name="AdamW's step", bytes=own, how="one tensor of the parameters' size (foreach)")
+    gathered = None
+    if shards > 1 and engines:
+        gathered = Part(name="gathered weights", bytes=size, how="full parameters for the engine, before each round")
+    everyone = [*engines, *teachers]
+    resident = sum(p.bytes for p in static) + sum(e.total for e in everyone if not e.sleeps)
+    phases = {
+        "generate": resident + sum(e.total for e in engines if e.sleeps) + (gathered.bytes if gathered else 0),
+        "train": resident + step_peak,
+        "update": resident + update.bytes,
+    }
+    if teachers:
+        phases["score and demonstrate"] = resident + sum(e.total for e in teachers if e.sleeps)
+    return Account(
+        static=static,
+        step=step,
+        step_peak=step_peak,
+        update=update,
+        gathered=gathered,
+        engines=everyone,
+        phases=phases,
+    )
+
+
+def optimizer_state(shape: ModelShape, setup: Setup) -> int:
+    """AdamW's two moments in the parameters' dtype, and a float32 step count a tensor."""
+    shards = setup.ranks if setup.sharding == "fsdp2" else 1
+    return 2 * -(-shape.parameters * setup.parameter_bytes // shards) + SINGLE * shape.tensors
+
+
+def gib(bytes: float) -> str:
+    return f"{bytes / 2**30:,.2f} GiB"

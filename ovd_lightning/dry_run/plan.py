@@ -1,0 +1,287 @@
+"""From a parsed configuration to a :class:`Plan`: reads config.json of student and teacher, loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ovd_lightning.callbacks.rollout import RolloutCallback
+from ovd_lightning.data import OVDDataModule
+from ovd_lightning.dry_run.assumptions import Assumptions
+from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token_level
+from ovd_lightning.dry_run.memory import Account, EngineMemory, Setup, Sharding, account, gib
+from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape, read_config, shape_of
+from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.hf import HFEngine
+from ovd_lightning.engines.local import LocalEngine
+from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.engines.vllm import VLLMEngine
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.module import OVDModule
+from ovd_lightning.preflight import check_model_path, is_hub_id
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Plan:
+    """What a run needs."""
+
+    device: Literal["gpu", "cpu"]
+    ranks: int
+    device_memory: int | None
+    """Bytes of one GPU, or of the machine where the CPU trains; None: unknown."""
+    shapes: dict[str, ModelShape]
+    """Setting -> model."""
+    setup: Setup
+    memory: Account
+    rounds: int
+    trajectories: int
+    """B x N of a round, over all ranks."""
+    assumed: Assumptions
+    response_tokens: int
+    """As assumed."""
+    calls: Calls
+    """Of the teacher, a round."""
+    calls_at_most: Calls
+    """... with every trajectory of full length, and every one replaced."""
+    token_level: TokenLevel
+    notes: list[str]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the largest phase is within the device's memory; None: the memory is not known."""
+        return None if self.device_memory is None else self.memory.peak <= self.device_memory
+
+
+def make_plan(
+    *,
+    module: OVDModule,
+    data: OVDDataModule,
+    rollout: RolloutCallback,
+    trainer: Mapping[str, Any],
+    assumed: Assumptions,
+    gpu_memory: float | None,
+) -> Plan:
+    """Raises: ConfigError where a config.json cannot be read.
+
+    Args:
+        trainer: the Trainer's arguments as configured.
+        gpu_memory: of one GPU in GiB; None: what is visible here.
+    """
+    notes: list[str] = []
+    device = _device(trainer, gpu_memory)
+    ranks = _ranks(trainer, device, notes)
+    memory = _device_memory(device, gpu_memory)
+    method, sampling = module.method, rollout.sampling
+
+    check_model_path("model.student", module.student_path)
+    trust = getattr(rollout.engine, "trust_remote_code", False)
+    config = read_config("model.student", module.student_path, trust)
+    student = shape_of(module.student_path, config, trust)
+    held = rollout.engine.max_model_len if isinstance(rollout.engine, LocalEngine) else None
+    length = min(student.positions or 1 << 30, held or 1 << 30, assumed.longest_prompt + sampling.max_tokens)
+    if data.task.environment is not None:
+        notes.append(
+            "The task has an environment: its own models and calls are not counted, and a demonstration, which takes "
+            "several turns, is counted as one request."
+        )
+
+    setup = _setup(module, data, trainer, ranks, length)
+    if setup.sharding == "ddp" and str(trainer.get("strategy")).startswith(("fsdp", "deepspeed")):
+        notes.append(f"trainer.strategy {trainer['strategy']} is counted as ddp, without sharding.")
+    shapes = {"model.student": student}
+    engines = [_engine_memory("engine", rollout.engine, student, device, memory, length)]
+    teachers = []
+    served: dict[str, str] = {}
+    for setting, engine in _teacher_engines(method):
+        if isinstance(engine, LocalEngine):
+            found = read_config(f"{setting}.init_args.model", engine.model, engine.trust_remote_code)
+            shapes[setting] = shape_of(engine.model, found, engine.trust_remote_code)
+            teachers.append(_engine_memory(setting, engine, shapes[setting], device, memory, length))
+        elif isinstance(engine, OpenAIEngine):
+            served[engine.name] = engine.model
+    for name, model in served.items():
+        notes.append(_served(name, model, student, search_hub=not Path(module.student_path).is_dir()))
+    for one in (*engines, *teachers):
+        if one.cache is None:
+            notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")
+
+    trajectories = data.problems_per_round * method.group_size
+    sizes = (method, data.problems_per_round, sampling.max_tokens, assumed)
+    return Plan(
+        device=device,
+        ranks=ranks,
+        device_memory=memory,
+        shapes=shapes,
+        setup=setup,
+        memory=account(student, setup, [e for e in engines if e.weights], teachers),
+        rounds=data.rounds,
+        trajectories=trajectories,
+        assumed=assumed,
+        response_tokens=assumed.response_tokens or max(sampling.max_tokens // 3, 1),
+        calls=calls_of_round(*sizes, bound=False),
+        calls_at_most=calls_of_round(*sizes, bound=True),
+        token_level=token_level(trajectories, length, student.vocabulary, assumed.steps),
+        notes=notes,
+    )
+
+
+def _served(name: str, model: str, student: ModelShape, search_hub: bool) -> str:
+    """What is known of a model behind an endpoint: more than its name only where that is a model's id."""
+    where = f"The teacher {name} needs no memory here"
+    if not is_hub_id(model) and not Path(model).is_dir():
+        return f"{where}."
+    try:
+        shape = shape_of(model, read_config("model", model, local=not search_hub))
+    except ConfigError:
+        return f"{where}; its config.json is not at hand."
+    vocabulary = ""
+    if shape.vocabulary != student.vocabulary:
+        vocabulary = (
+            f" Its head has {shape.vocabulary:,} rows, the student's {student.vocabulary:,}: token by token the two "
+            "could not be compared as they are."
+        )
+    return f"{where}; there, {shape.parameters:,} parameters, {gib(HALF * shape.parameters)} in bfloat16.{vocabulary}"
+
+
+def _device(trainer: Mapping[str, Any], gpu_memory: float | None) -> Literal["gpu", "cpu"]:
+    import torch
+
+    accelerator = trainer.get("accelerator", "auto")
+    if accelerator == "auto":
+        return "gpu" if gpu_memory is not None or torch.cuda.is_available() else "cpu"
+    return "cpu" if accelerator == "cpu" else "gpu"
+
+
+def _device_memory(device: str, gpu_memory: float | None) -> int | None:
+    import psutil
+    import torch
+
+    if gpu_memory is not None:
+        return round(gpu_memory * 2**30)
+    if device == "cpu":
+        return int(psutil.virtual_memory().total)
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _ranks(trainer: Mapping[str, Any], device: str, notes: list[str]) -> int:
+    import torch
+
+    devices, nodes = trainer.get("devices", "auto"), int(trainer.get("num_nodes") or 1)
+    if isinstance(devices, list):
+        return len(devices) * nodes
+    text = str(devices)
+    if "," in text:
+        return len([part for part in text.split(",") if part.strip()]) * nodes
+    if text.isdigit() and int(text) > 0:
+        return int(text) * nodes
+    visible = torch.cuda.device_count() if device == "gpu" else 1
+    if device == "gpu" and visible == 0:
+        notes.append("trainer.devices is auto and no GPU is visible here: one is assumed.")
+    return max(visible, 1) * nodes
+
+
+def _setup(module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], ranks: int, length: int) -> Setup:
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    precision = str(trainer.get("precision") or "32-true")
+    strategy = trainer.get("strategy", "auto")
+    sharding: Sharding = "none"
+    if isinstance(strategy, ModelParallelStrategy):
+        sharding = "fsdp2"
+    elif ranks > 1:
+        sharding = "ddp"
+    mixture = data.problems_per_round * module.method.group_size
+    if getattr(module.method, "mixing", "substitute") == "add":
+        mixture *= 2
+    steps = ranks * data.mini_batches * int(trainer.get("accumulate_grad_batches") or 1)
+    return Setup(
+        parameter_bytes=HALF if precision.endswith("-true") and "16" in precision else _bytes(module.dtype_name),
+        autocast=precision in ("bf16-mixed", "16-mixed", "bf16", "16"),
+        gradient_checkpointing=module.gradient_checkpointing,
+        chunk=module.chunk_size,
+        rows=-(-mixture // steps),
+        length=length,
+        reference=module.method.needs_reference,
+        sharding=sharding,
+        ranks=ranks,
+    )
+
+
+def _bytes(dtype: str) -> int:
+    return SINGLE if dtype in ("float32", "torch.float32") else HALF
+
+
+def _teacher_engines(method: Method) -> list[tuple[str, Engine]]:
+    """(setting, engine), each engine once."""
+    if not isinstance(method, OVD):
+        return []
+    teacher, prefix = method.teacher, "method.init_args.teacher.init_args"
+    found = [(f"{prefix}.engine", teacher.engine)]
+    if teacher.demonstrator is not teacher.engine:
+        found.append((f"{prefix}.demonstrator", teacher.demonstrator))
+    return found
+
+
+def _engine_memory(
+    role: str, engine: Engine, shape: ModelShape, device: str, device_memory: int | None, length: int
+) -> EngineMemory:
+    """Weights, keys and values of an engine in this process.
+
+    Raises: ConfigError when the share of memory that an engine may take does not hold its weights.
+    """
+    cpu = device == "cpu"
+    if isinstance(engine, VLLMEngine):
+        parts = engine.tensor_parallel_size
+        size = _bytes(engine.dtype) if engine.dtype not in (None, "auto") else SINGLE if cpu else HALF
+        weights = -(-shape.parameters * size // parts)
+        per_token = -(-shape.kv_values_per_token * size // parts)
+        length = min(length, engine.max_model_len or length)
+        cache: int | None
+        if engine.kv_cache_memory_bytes is not None:
+            cache, how = engine.kv_cache_memory_bytes, "kv_cache_memory_bytes"
+        elif cpu:
+            cache, how = engine._cpu_cache_bytes(), "room for 32 sequences, 64 MiB to 4 GiB"
+        elif device_memory is None:
+            cache, how = None, f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights"
+        else:
+            share = round(engine.gpu_memory_utilization * device_memory)
+            cache, how = share - weights, f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights"
+            if cache < per_token * length:
+                raise ConfigError(
+                    f"{role}.init_args.gpu_memory_utilization",
+                    f"{engine.gpu_memory_utilization:g} of {gib(device_memory)} does not hold the weights of "
+                    f"{engine.name}, {gib(weights)}, and one sequence of {length} tokens.",
+                    "Raise it, or use a smaller model.",
+                )
+        sleeps = engine.sleep and not cpu
+    elif isinstance(engine, HFEngine):
+        size = (
+            _bytes(engine.dtype) if engine.dtype not in (None, "auto") else SINGLE if cpu else shape.bytes_per_parameter
+        )
+        weights, per_token, sleeps = shape.parameters * size, shape.kv_values_per_token * size, False
+        cache, how = engine.batch_size * length * per_token, f"batch_size {engine.batch_size}, at most"
+    else:  # an engine of somebody else's
+        return EngineMemory(
+            role=role,
+            name=engine.name,
+            weights=0,
+            cache=0,
+            cache_per_token=1,
+            length=length,
+            sleeps=False,
+            how="unknown",
+        )
+    return EngineMemory(
+        role=role,
+        name=engine.name,
+        weights=weights,
+        cache=cache,
+        cache_per_token=per_token,
+        length=length,
+        sleeps=sleeps,
+        how=how,
+    )

@@ -1,0 +1,482 @@
+"""The dry run's account against really built models, real optimisers, PyTorch's allocator, and numbers of the paper."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
+
+from ovd_lightning.dry_run.assumptions import Assumptions
+from ovd_lightning.dry_run.calls import calls_of_round, paper_figures, token_level
+from ovd_lightning.dry_run.command import arguments, main, plan_of
+from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer_state
+from ovd_lightning.dry_run.render import as_json
+from ovd_lightning.dry_run.shape import ModelShape, shape_of
+from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.student import Student
+from ovd_lightning.teachers.prompts import step_prompt
+from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.types import Batch
+from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
+from tests.memory import peak_bytes
+from tests.workflow import cli
+
+GIB = 2**30
+MATH_1_5B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936,
+    "tie_word_embeddings": True, "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+}  # fmt: skip
+"""What the config.json of Qwen/Qwen2.5-Math-1.5B says of its size."""
+
+
+def qwen(**sizes: Any) -> Qwen2Config:
+    small = {
+        "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    return Qwen2Config(**{**small, **sizes})
+
+
+def setup(**changes: Any) -> Setup:
+    plain: dict[str, Any] = {
+        "parameter_bytes": 4, "autocast": False, "gradient_checkpointing": False, "chunk": 64, "rows": 1, "length": 64,
+        "reference": False, "sharding": "none", "ranks": 1,
+    }  # fmt: skip
+    return Setup(**{**plain, **changes})
+
+
+# ------------------------------------------------------------------ parameters and optimiser
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        qwen(tie_word_embeddings=True),
+        qwen(tie_word_embeddings=False, num_hidden_layers=3),
+        LlamaConfig(vocab_size=100, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4),
+    ],
+    ids=["tied", "untied", "llama"],
+)
+def test_counts_are_those_of_the_built_model(config: PretrainedConfig) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    shape = shape_of("m", config)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.tensors == len(list(model.parameters()))
+    assert shape.vocabulary == model.lm_head.weight.shape[0]
+    assert shape.tied is config.tie_word_embeddings
+    blocks = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    assert shape.block_parameters == max(blocks)
+    assert shape.outer_parameters == shape.parameters - sum(blocks)
+    cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    values = sum(t.numel() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert shape.kv_values_per_token == values / 3
+
+
+def test_the_papers_student_has_one_and_a_half_billion_parameters() -> None:
+    shape = shape_of("student", Qwen2Config(**{k: v for k, v in MATH_1_5B.items() if k != "model_type"}))
+    assert shape.parameters == 1_543_714_304
+    assert shape.kv_values_per_token * 2 == 28_672  # bytes in bfloat16: 112 MiB for a sequence of 4096
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_optimisers_state_is_adamws(dtype: torch.dtype) -> None:
+    config = qwen(tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.step()
+    real = sum(t.nbytes for state in optimizer.state.values() for t in state.values())
+    assert optimizer_state(shape_of("m", config), setup(parameter_bytes=dtype.itemsize)) == real
+
+
+# ------------------------------------------------------------------ a training step, measured
+
+
+def batch(rows: int, length: int, vocabulary: int) -> Batch:
+    """Rows of nearly full length: one is padded, as in any real micro-batch."""
+    mask = torch.ones(rows, length - 1, dtype=torch.bool)
+    attention = torch.ones(rows, length, dtype=torch.long)
+    mask[0, -3:], attention[0, -3:] = False, 0
+    zeros = torch.zeros(rows, length - 1)
+    return Batch(
+        input_ids=torch.randint(0, vocabulary, (rows, length)),
+        attention_mask=attention,
+        completion_mask=mask,
+        advantages=mask.float(),
+        teacher_mask=mask & False,
+        weights=mask.float(),
+        behaviour_logprobs=zeros,
+        reference_logprobs=zeros,
+        temperature=0.6,
+    )
+
+
+LOSS: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "vocab_size": 16384,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+}
+WIDE_HEAD: dict[str, Any] = {
+    "vocab_size": 16384,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 8,
+}
+BLOCKS: dict[str, Any] = {**LOSS, "vocab_size": 256, "num_hidden_layers": 4, "intermediate_size": 512}
+WEIGHTS: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16-mixed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["all activations", "checkpointing"])
+@pytest.mark.parametrize(
+    ("sizes", "chunk", "rows", "length", "within"),
+    [
+        pytest.param({**LOSS, "tie_word_embeddings": True}, 128, 2, 256, 1.05, id="logits lead"),
+        pytest.param({**LOSS, "tie_word_embeddings": False}, 128, 2, 256, 1.05, id="logits lead, untied"),
+        pytest.param({**WIDE_HEAD, "tie_word_embeddings": True}, 32, 1, 128, 1.15, id="the head's gradient leads"),
+        pytest.param({**BLOCKS, "tie_word_embeddings": True}, 256, 2, 512, 1.25, id="activations lead"),
+        pytest.param({**WEIGHTS, "tie_word_embeddings": True}, 64, 1, 128, 1.25, id="weights lead"),
+    ],
+)
+def test_the_step_takes_what_the_account_says(
+    sizes: dict[str, Any], chunk: int, rows: int, length: int, within: float, checkpointing: bool, autocast: bool,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Forward and backward pass of the real loss, every allocation counted: never more, and little less."""
+    config = qwen(**sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    student, data = Student(str(tmp_path), "float32", chunk, checkpointing), batch(rows, length, config.vocab_size)
+    for p in student.parameters():
+        p.grad = torch.zeros_like(p)  # gradients are an entry of their own
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            loss = GRPO(group_size=2).loss(student, data).loss
+        loss.backward()
+
+    step()
+    measured = peak_bytes(step)
+    how = setup(autocast=autocast, gradient_checkpointing=checkpointing, chunk=chunk, rows=rows, length=length)
+    estimate = account(shape_of("m", config), how, [], []).step_peak
+    assert measured <= estimate * 1.01
+    assert estimate <= measured * within, f"measured {measured:,}, estimated {estimate:,}"
+
+
+def test_the_loss_buffer_is_five_float_tensors_of_a_chunk(tmp_path: Path) -> None:
+    """A longer chunk costs 5 x 4 bytes an entry, whatever else is alive."""
+    config = qwen(**LOSS, tie_word_embeddings=False)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    data, peaks = batch(2, 514, config.vocab_size), {}
+    for chunk in (128, 256):
+        student = Student(str(tmp_path), "float32", chunk)
+        for p in student.parameters():
+            p.grad = torch.zeros_like(p)
+        peaks[chunk] = peak_bytes(lambda student=student: GRPO(group_size=2).loss(student, data).loss.backward())
+    assert (peaks[256] - peaks[128]) / (128 * config.vocab_size * 4) == pytest.approx(5, abs=0.1)
+    parts = {
+        part.name: part.bytes for part in account(shape_of("m", config), setup(chunk=128, length=512), [], []).step
+    }
+    assert parts["loss: chunk x V"] == 5 * 128 * 16384 * 4
+
+
+# ------------------------------------------------------------------ phases and ranks
+
+
+def engine(role: str, sleeps: bool, weights: int = 3, cache: int = 4) -> EngineMemory:
+    return EngineMemory(
+        role=role, name=role, weights=weights * GIB, cache=cache * GIB, cache_per_token=1024, length=4096,
+        sleeps=sleeps, how="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shape() -> ModelShape:
+    return shape_of("m", qwen())
+
+
+def test_a_sleeping_engine_is_there_in_its_own_phase_only(shape: ModelShape) -> None:
+    asleep = account(shape, setup(), [engine("engine", True)], [engine("teacher", False, 1, 1)])
+    assert asleep.phases["generate"] - asleep.phases["score and demonstrate"] == 7 * GIB
+    awake = account(shape, setup(), [engine("engine", False)], [engine("teacher", False, 1, 1)])
+    assert {p: awake.phases[p] - asleep.phases[p] for p in awake.phases} == {
+        "generate": 0, "train": 7 * GIB, "update": 7 * GIB, "score and demonstrate": 7 * GIB,
+    }  # fmt: skip
+    assert awake.peak == awake.phases["train"]
+    assert engine("engine", True).sequences == 4 * GIB / (1024 * 4096)
+
+
+def test_what_is_sharded_and_what_is_not(shape: ModelShape) -> None:
+    size = 4 * shape.parameters
+
+    def static(**changes: Any) -> dict[str, int]:
+        return {part.name: part.bytes for part in account(shape, setup(reference=True, **changes), [], []).static}
+
+    one = static()
+    assert one == {
+        "parameters": size, "gradients": size, "AdamW state": 2 * size + 4 * shape.tensors, "reference model": size,
+    }  # fmt: skip
+    assert static(sharding="ddp", ranks=4) == {**one, "DDP's buckets": size}
+    sharded = static(sharding="fsdp2", ranks=4)
+    assert sharded["parameters"] == sharded["gradients"] == size // 4
+    assert sharded["reference model"] == size
+    gathered = account(shape, setup(sharding="fsdp2", ranks=4), [engine("engine", True)], []).gathered
+    assert gathered is not None
+    assert gathered.bytes == size, "every rank holds the whole student for a moment, to give it to its engine"
+
+
+# ------------------------------------------------------------------ the teacher's part
+
+
+def verbal(**settings: Any) -> VerbalTeacher:
+    return VerbalTeacher(ScriptedEngine(), **settings)
+
+
+def test_calls_are_those_that_a_round_makes(tokenizer: Any) -> None:
+    """Two groups of three; the scripted judge rejects what says 3, so that acceptance is known."""
+    judge = ScriptedEngine(
+        judge=lambda prompt: 1 if "=3" in prompt else 9, write=lambda prompt, request: "2\n", tokenizer=tokenizer
+    )
+    method = OVD(VerbalTeacher(judge), group_size=3, replace_when="score")
+    round = make_round(tokenizer)
+    texts = ["1+1=2\n2+0=2\n\\boxed{2}", "1+1=3\n3+0=3\n\\boxed{3}", "1+1=2\n2+0=2\n\\boxed{2}"]
+    groups = [make_group(round, [f"{g}{t}" for t in texts], group=g) for g in range(2)]
+    method.annotate(groups, round)
+    assumed = Assumptions(steps=3, acceptance=2 / 3)
+    calls = calls_of_round(method, problems=2, max_tokens=64, assumed=assumed, bound=False)
+    asked = {name: round.metrics.sums[name] for name in ("teacher/scores", "teacher/demonstrations")}
+    assert asked == {"teacher/scores": calls.scores, "teacher/demonstrations": calls.demonstrations}
+    assert (calls.scores, calls.demonstrations, calls.requests) == (18, 2, 0)
+    bound = calls_of_round(method, problems=2, max_tokens=64, assumed=assumed, bound=True)
+    assert (bound.scores, bound.demonstrations) == (18, 6)
+    assert bound.tokens_in > calls.tokens_in
+    assert bound.tokens_out == 18 + 6 * 64
+
+
+def test_tokens_of_scoring_grow_with_the_steps_before() -> None:
+    """K = 4 steps of 25 tokens: the k-th prompt shows the problem, k steps, and the words of A.4."""
+    method = OVD(verbal(), group_size=2)
+    assumed = Assumptions(steps=4, acceptance=1, prompt_tokens=40, response_tokens=100)
+    words = len(step_prompt("", [], "", method.teacher.scale)) // 4
+    calls = calls_of_round(method, problems=3, max_tokens=300, assumed=assumed, bound=False)
+    assert calls.tokens_in == 3 * 2 * sum(words + 40 + 25 * k for k in (1, 2, 3, 4))
+    assert calls.tokens_out == calls.scores == 24
+
+
+def test_tokens_of_a_round_by_setting() -> None:
+    assumed = Assumptions(steps=4, acceptance=0.5, prompt_tokens=40, response_tokens=100)
+
+    def calls(assumed: Assumptions = assumed, bound: bool = False, scale: Any = None, **settings: Any) -> Any:
+        teacher = verbal(
+            **{k: settings.pop(k) for k in list(settings) if k in TEACHER}, **({"scale": scale} if scale else {})
+        )
+        return calls_of_round(OVD(teacher, group_size=2, **settings), 3, 300, assumed, bound)
+
+    TEACHER = ("read", "score_tokens", "demonstration_tokens", "demonstration_thinking")
+    plain = calls()
+    assert (plain.scores, plain.demonstrations, plain.tokens_out) == (24, 3, 24 + 3 * 100)
+    assert calls(read="text", score_tokens=8).tokens_out == 24 * 8 + 3 * 100
+    assert calls(scoring="trajectory").scores == 6
+    assert calls(credit="step").scores == 24 + 3 * 4, "the teacher's own steps are scored as well"
+    assert calls(max_replacements=0).demonstrations == 0
+    thinking = calls(demonstration_thinking="strip", demonstration_tokens=16000)
+    assert thinking.tokens_out == 24 + 3 * 8000
+    assert calls(demonstration_thinking="strip", demonstration_tokens=16000, bound=True).tokens_out == 24 + 6 * 16000
+    assert calls(Assumptions(steps=4, demonstration_tokens=500)).tokens_out == 24 + 3 * 300, "no more than the limit"
+    two = calls(scale="one_to_ten", threshold=8)
+    assert two.tokens_out - 3 * 100 == 2 * 24, "10 is two tokens: two questions a score"
+    assert calls_of_round(GRPO(group_size=2), 3, 300, assumed, False).tokens_in == 0
+
+
+def test_requests_and_cost() -> None:
+    server = {"base_url": "http://localhost:1/v1", "model": "m"}
+    teacher = VerbalTeacher(OpenAIEngine(**server), OpenAIEngine(**server, api="chat"))
+    assumed = Assumptions(steps=10, acceptance=0.5, input_price=2.0, output_price=10.0)
+    calls = calls_of_round(OVD(teacher, group_size=8), 16, 300, assumed, False)
+    assert calls.requests == 1280 / 64 + 64, "64 prompts a request of completions, one of chat"
+    assert calls.cost(assumed) == pytest.approx((2 * calls.tokens_in + 10 * calls.tokens_out) / 1e6)
+    assert calls.times(3).cost(assumed) == pytest.approx(3 * calls.cost(assumed))  # type: ignore[operator]
+    assert calls.cost(Assumptions()) is None
+
+
+# ------------------------------------------------------------------ a teacher of tokens
+
+
+def test_the_papers_figures() -> None:
+    """Section 2: one sequence of 8192 tokens over 152,064 words, and 8 x 4 of them."""
+    one, batch = token_level(1, 8192, 152_064, 10), token_level(32, 8192, 152_064, 10)
+    assert one.single == 4_982_833_152  # "5.0 GB"
+    assert one.half == 2_491_416_576  # "2.5 GB"
+    assert batch.single / 1e9 == pytest.approx(159.5, abs=0.05)  # "around 160 GB": float32 alone
+    assert batch.total / 1e9 == pytest.approx(239.2, abs=0.05)  # figure 2's "240 GB": eq. 1
+    assert batch.total == 1.5 * batch.single
+    assert batch.verbal == 32 * 10 * 10 * 4
+    assert batch.ratio == one.ratio == pytest.approx(8192 * 152_064 * 6 / (10 * 10 * 4))
+    computed = {figure.what: figure.computed for figure in paper_figures()}
+    assert computed["keys and values, 28 layers"] == "469.8 MB = 448 MiB"
+    assert computed["keys and values, 1 layer"] == "16 MiB = 16.8 MB"
+    assert "486,400" in computed["verbal scores take less by"], "printed as 48000"
+
+
+# ------------------------------------------------------------------ the command
+
+
+def plan(*args: str) -> dict[str, Any]:
+    """What ``--json`` prints, in this process."""
+    options, rest = arguments().parse_known_args(args)
+    values = vars(options)
+    values.pop("json")
+    gpu_memory = values.pop("gpu_memory")
+    return json.loads(json.dumps(as_json(plan_of(rest, Assumptions(**values), gpu_memory))))
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cli.ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with nothing but the config.json of the paper's student."""
+    folder = tmp_path_factory.mktemp("student")
+    (folder / "config.json").write_text(json.dumps(MATH_1_5B))
+    return str(folder)
+
+
+def test_the_quickstart_without_a_weight(tmp_path: Path) -> None:
+    shutil.copy(cli.ROOT / "ovd_lightning/assets/student/config.json", tmp_path)
+    before = sorted(cli.ROOT.glob("runs/*/*"))
+    done = cli.run("dry_run", "--config=configs/quickstart.yaml", f"--model.student={tmp_path}", "--steps=3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for words in (
+        "336,384", "1,138,560", "AdamW state", "loss: chunk x V", "activations", "keys, values", "sequences",
+        "scoring prompts", "19,200", "demonstrations", "token", "eq. 1", "159.5 GB", "it fits",
+    ):  # fmt: skip
+        assert words in done.stdout, words
+    assert sorted(cli.ROOT.glob("runs/*/*")) == before, "it leaves nothing behind"
+
+
+def test_the_papers_configuration(student: str, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.sqlite"
+    args = (
+        "--config=configs/math.yaml", f"--model.student={student}",
+        f"--method.init_args.teacher.init_args.cache={answers}",
+    )  # fmt: skip
+    done = cli.run("dry_run", *args, "--gpu_memory=80", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads(done.stdout)
+    size = 4 * 1_543_714_304
+    assert printed["shapes"]["model.student"]["parameters"] == 1_543_714_304
+    static = {part["name"]: part["bytes"] for part in printed["memory"]["static"]}
+    assert static["parameters"] == static["gradients"] == static["reference model"] == size
+    assert static["AdamW state"] == 2 * size + 4 * 338
+    assert printed["setup"]["rows"] * printed["setup"]["length"] == 4 * 4096, "1024 trajectories in 256 micro-batches"
+    (own,) = printed["memory"]["engines"]
+    assert own["weights"] == 2 * 1_543_714_304
+    assert own["weights"] + own["cache"] == 40 * GIB
+    assert own["sleeps"]
+    assert printed["sequences"]["engine"] == pytest.approx(own["cache"] / (28_672 * 4096))
+    assert printed["calls"]["scores"] == 128 * 8 * 10
+    assert printed["calls_of_run"]["scores"] == 800 * 128 * 8 * 10
+    assert printed["token_level"]["total"] == 1024 * 4096 * 151_936 * 6
+    assert printed["fits"]
+    assert not answers.exists(), "the teacher's file of answers is not made"
+    less = plan(*args, "--gpu_memory=48")  # 24 GiB for the engine, beside 28.8 that stay
+    assert less["fits"] is False
+    assert less["peak"] == 24 * GIB + 5 * size + 4 * 338
+
+
+def test_several_gpus(student: str) -> None:
+    args = ["--config=configs/math.yaml", f"--model.student={student}", "--gpu_memory=80"]
+    sharded = plan(*args, "--config=configs/strategy/fsdp2.yaml", "--trainer.accumulate_grad_batches=32")
+    assert (sharded["ranks"], sharded["setup"]["sharding"], sharded["setup"]["rows"]) == (8, "fsdp2", 4)
+    assert sharded["memory"]["static"][0]["bytes"] == 4 * 1_543_714_304 / 8
+    ddp = plan(*args, "--trainer.devices=4", "--trainer.accumulate_grad_batches=64")
+    assert (ddp["ranks"], ddp["setup"]["sharding"], ddp["setup"]["rows"]) == (4, "ddp", 4)
+
+
+def test_a_teacher_of_its_own_on_the_same_gpu(student: str) -> None:
+    """configs/math_small.yaml is for one GPU of 24 GB."""
+    model = f"--method.init_args.teacher.init_args.engine.init_args.model={student}"
+    small = plan("--config=configs/math_small.yaml", f"--model.student={student}", model, "--gpu_memory=24")
+    own, teacher = small["memory"]["engines"]
+    assert teacher["role"] == "method.init_args.teacher.init_args.engine"
+    assert teacher["cache"] == 2 * GIB
+    assert (own["sleeps"], teacher["sleeps"]) == (True, False)
+    assert small["calls"]["requests"] == 0
+
+
+def test_a_price_and_other_assumptions(student: str) -> None:
+    hosted = plan(
+        "--config=configs/math.yaml", f"--model.student={student}", "--gpu_memory=80", "--steps=5", "--acceptance=0.75",
+        "--method.init_args.teacher=configs/teacher/hosted.yaml", "--input_price=0.4", "--output_price=1.6",
+    )  # fmt: skip
+    assert hosted["calls"]["demonstrations"] == 256
+    assert hosted["calls"]["requests"] == 1024 * 5 + 256, "one each: the endpoint takes chats only"
+    run = hosted["calls_of_run"]
+    assert hosted["cost_of_run"] == pytest.approx((0.4 * run["tokens_in"] + 1.6 * run["tokens_out"]) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--model.student=nowhere/at/all"], ("model.student", "is not there")),
+        (["--engine.init_args.gpu_memory_utilization=0.03", "--gpu_memory=80"], ("gpu_memory_utilization", "weights")),
+        (["--acceptance=2"], ("--acceptance", "share")),
+        (["--no_such_option=2"], ("no_such_option",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_clear_error(
+    args: list[str], words: tuple[str, ...], student: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config=configs/math.yaml", f"--model.student={student}", *args])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in words), printed
+
+
+def test_a_config_that_cannot_be_had_ends_the_command() -> None:
+    done = cli.run("dry_run", "--config=configs/math.yaml")
+    assert done.returncode == 2
+    assert "error: model.student: the config.json of Qwen/Qwen2.5-Math-1.5B cannot be read" in done.stderr
+    assert "A folder that holds nothing but that file is enough" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick() -> None:
+    done = cli.run("dry_run", "--help", timeout=10)
+    assert done.returncode == 0
+    assert all(
+        option in done.stdout for option in ("--gpu_memory", "--steps", "--acceptance", "--input_price", "--json")
+    )
+    assert "dry_run" in cli.run("--help").stdout
+
+
+def test_a_config_is_enough(tmp_path: Path) -> None:
+    """The same numbers with and without weights beside it."""
+    whole = save_tiny_model(tmp_path / "whole", tied=True)
+    (tmp_path / "bare").mkdir()
+    shutil.copy(Path(whole) / "config.json", tmp_path / "bare")
+    args = ("--config=configs/quickstart.yaml", *cli.HF, *cli.GRPO)
+    one, two = (plan(*args, f"--model.student={folder}") for folder in (whole, tmp_path / "bare"))
+    assert one["memory"]["static"] == two["memory"]["static"]
+    assert one["peak"] == two["peak"]
