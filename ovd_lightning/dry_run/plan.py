@@ -244,7 +244,7 @@ def _engine_memory(
         if engine.kv_cache_memory_bytes is not None:
             cache, how = engine.kv_cache_memory_bytes, "kv_cache_memory_bytes"
         elif cpu:
-            cache, how = engine._cpu_cache_bytes(), "room for 32 sequences, 64 MiB to 4 GiB"
+            cache, how = engine.cpu_cache_bytes(), "room for 32 sequences, 64 MiB to 4 GiB"
         elif device_memory is None:
             cache, how = None, f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights"
         else:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage
@@ -119,7 +120,14 @@ class OpenAIEngine(Engine):
         return self._max_context
 
     def check(self) -> None:
-        served = self._endpoint.models()
+        try:
+            served = self._endpoint.models()
+        except ConfigError as error:
+            if error.setting != "base_url":
+                raise
+            port = urlsplit(self._endpoint.base_url).port or 80
+            command = f"python -m vllm.entrypoints.openai.api_server --model {self.model} --port {port}"
+            raise ConfigError("base_url", error.problem, f"Correct it, or start a server: {command}") from error
         if self.model not in served:
             raise ConfigError(
                 "model",

@@ -179,14 +179,14 @@ class VLLMEngine(LocalEngine):
             arguments |= {"block_size": self.block_size or 32, "enable_chunked_prefill": False}
             arguments["max_num_batched_tokens"] = max(16384, self.max_context or 0)
             if self.kv_cache_memory_bytes is None:
-                arguments["kv_cache_memory_bytes"] = self._cpu_cache_bytes()
+                arguments["kv_cache_memory_bytes"] = self.cpu_cache_bytes()
         elif self.block_size is not None:
             arguments["block_size"] = self.block_size
         if self.sleep and not self.on_cpu:
             arguments["enable_sleep_mode"] = True
         return arguments | self.options
 
-    def _cpu_cache_bytes(self) -> int:
+    def cpu_cache_bytes(self) -> int:
         config: Any = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         token = 2 * 4 * config.num_hidden_layers * heads * self.head_dim
