@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ovd_lightning.methods.base import Aggregation
-from ovd_lightning.types import Batch, Group, Trajectory
+from ovd_lightning.types import Batch, Group, TeacherInputs, Trajectory
 
 
 def split_balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -62,6 +62,7 @@ def to_batch(
     teacher_mask = torch.zeros_like(mask)
     advantages = torch.zeros((rows, length - 1))
     token_weights = torch.zeros((rows, length - 1))
+    imitation_mask = torch.zeros_like(mask)
     behaviour = torch.full((rows, length - 1), torch.nan)
     for b, (y, weight) in enumerate(zip(trajectories, weights, strict=True)):
         p, t = len(y.prompt_ids), len(y.completion_ids)
@@ -73,6 +74,7 @@ def to_batch(
         teacher_mask[b, p - 1 + y.student_tokens : p - 1 + t] = trained[y.student_tokens :]
         advantages[b, span] = torch.tensor(y.advantages) * trained
         token_weights[b, span] = weight * trained
+        imitation_mask[b, span] = trained & (y.imitation is not None)
         if y.behaviour_logprobs is not None:
             behaviour[b, span] = torch.tensor(y.behaviour_logprobs)
     return Batch(
@@ -83,9 +85,64 @@ def to_batch(
         teacher_mask=teacher_mask,
         weights=token_weights,
         behaviour_logprobs=behaviour,
+        imitation_mask=imitation_mask if imitation_mask.any() else None,
+        teacher_inputs=teacher_inputs(trajectories, pad_id),
         temperature=temperature,
         round=round,
         policy_version=version,
+    )
+
+
+def teacher_inputs(trajectories: Sequence[Trajectory], pad_id: int) -> TeacherInputs | None:
+    """The rows behind the prompts of a teacher; None where no trajectory has such a prompt."""
+    if all(y.teacher_prompt_ids is None for y in trajectories):
+        return None
+    prompts = [y.prompt_ids if y.teacher_prompt_ids is None else y.teacher_prompt_ids for y in trajectories]
+    rows, length = (
+        len(trajectories),
+        max(len(p) + len(y.completion_ids) for p, y in zip(prompts, trajectories, strict=True)),
+    )
+    input_ids = torch.full((rows, length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros((rows, length), dtype=torch.long)
+    mask = torch.zeros((rows, length - 1), dtype=torch.bool)
+    for b, (prompt, y) in enumerate(zip(prompts, trajectories, strict=True)):
+        p, t = len(prompt), len(y.completion_ids)
+        input_ids[b, : p + t] = torch.tensor([*prompt, *y.completion_ids])
+        attention_mask[b, : p + t] = 1
+        mask[b, p - 1 : p - 1 + t] = torch.tensor(y.completion_mask, dtype=torch.bool)
+    return TeacherInputs(input_ids=input_ids, attention_mask=attention_mask, completion_mask=mask)
+
+
+def loss_weights(
+    trajectories: Sequence[Trajectory],
+    aggregation: Aggregation,
+    max_tokens: int,
+    all_reduce_sum: Callable[[float], float],
+) -> list[float]:
+    """What each trained token of a trajectory weighs in its optimiser step's loss: one over what is averaged over."""
+    denominators: dict[bool, float] = {}
+    for imitated in (False, True):
+        members = [y for y in trajectories if (y.imitation is not None) is imitated]
+        tokens = sum(y.trainable_tokens for y in members)
+        denominators[imitated] = all_reduce_sum(float(tokens if aggregation == "token_mean" else len(members)))
+    weights = []
+    for y in trajectories:
+        within = {"token_mean": 1, "trajectory_mean": max(y.trainable_tokens, 1), "constant": max_tokens}[aggregation]
+        scale = 1.0 if y.imitation is None else y.imitation
+        weights.append(scale / max(denominators[y.imitation is not None] * within, 1.0))
+    return weights
+
+
+def idle_row(groups: Sequence[Group], pad_id: int) -> Trajectory:
+    """A trajectory of no tokens, which trains nothing: every micro-batch needs a row, whatever a method left out."""
+    return Trajectory(
+        problem=groups[0].problem,
+        group=-1,
+        sample=-1,
+        prompt_ids=[pad_id],
+        completion_ids=[],
+        completion_mask=[],
+        text="",
     )
 
 
@@ -109,21 +166,22 @@ def collate(
     weights undo both, so that each step's loss is sum_tokens(loss) / denominator over all its tokens wherever they
     are. Whole groups go to one optimiser step, equally many to each (the paper's mini-batch counts problems).
 
+    Imitated trajectories are averaged among themselves, by the same rule, and weighted by their ``imitation``. A method
+    may leave trajectories out of its mixtures: micro-batches that get none are filled with a row that trains nothing.
+
     Args:
-        all_reduce_sum: sums a number over ranks; entered once per mini-batch by every rank.
+        all_reduce_sum: sums a number over ranks; entered twice per mini-batch by every rank.
     """
     order = split_even([sum(len(y.completion_ids) for y in g.mixture) for g in groups], mini_batches)
     steps: list[list[Batch]] = []
     for indices in order:
         trajectories = [y for i in indices for y in groups[i].mixture]
-        trained = [y.trainable_tokens for y in trajectories]
-        if aggregation == "token_mean":
-            denominators = [all_reduce_sum(float(sum(trained)))] * len(trajectories)
-        else:
-            count = all_reduce_sum(float(len(trajectories)))
-            per = [max_tokens if aggregation == "constant" else max(t, 1) for t in trained]
-            denominators = [count * p for p in per]
-        weights = [accumulate * world_size / max(d, 1.0) for d in denominators]
+        missing = max(accumulate - len(trajectories), 0)
+        weights = [
+            accumulate * world_size * w for w in loss_weights(trajectories, aggregation, max_tokens, all_reduce_sum)
+        ]
+        trajectories += [idle_row(groups, pad_id)] * missing
+        weights += [0.0] * missing
         lengths = [len(y.prompt_ids) + len(y.completion_ids) for y in trajectories]
         steps.append(
             [

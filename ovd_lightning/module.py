@@ -1,4 +1,4 @@
-"""OVDModule: owns the student, its optimiser and schedule. Knows no engine and no teacher."""
+"""OVDModule: owns the student, its optimiser and schedule. Knows no engine, and a teacher only through the method."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class OVDModule(L.LightningModule):
         self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
         mesh = self.device_mesh
         if mesh is not None:  # FSDP2: Trainer(strategy=ModelParallelStrategy())
-            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
             shard = mesh["data_parallel"]
             if shard.size() != mesh.size():
@@ -93,6 +93,7 @@ class OVDModule(L.LightningModule):
             for block in self.student.hf.base_model.layers:
                 fully_shard(block, mesh=shard)
             fully_shard(self.student, mesh=shard)
+            register_fsdp_forward_method(self.student, "divergence")
 
     @property
     def reference(self) -> Any:
@@ -106,7 +107,8 @@ class OVDModule(L.LightningModule):
 
     @torch.no_grad()
     def annotate_logprobs(self, batch: Batch, old: bool) -> Batch:
-        """Fill ``old_logprobs`` (under the weights as they are now) and ``reference_logprobs`` where needed."""
+        """Fill ``old_logprobs`` (under the weights as they are now), ``reference_logprobs`` where needed, and what the
+        method adds."""
         batch = batch.to(self.device)
         inputs = (batch.input_ids, batch.attention_mask, batch.completion_mask, batch.temperature)
         was_training = self.student.training
@@ -117,6 +119,7 @@ class OVDModule(L.LightningModule):
                 batch.old_logprobs = self.student(*inputs)[0]
             if self.method.needs_reference:
                 batch.reference_logprobs = self.reference(*inputs)[0]
+            self.method.annotate_batch(batch)
         self.student.train(was_training)
         return batch
 

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
@@ -59,30 +59,43 @@ class Round:
     first_group: int = 0
     """Index of this rank's first group among all groups of the round."""
     progress: float = 0.0
-    """Share of the run's rounds that is over, in [0, 1): for the curriculum of an environment."""
+    """Share of the run's rounds that is over, in [0, 1): for the curriculum of an environment or a method."""
+    further: Callable[[int], Sequence[Problem]] = lambda attempt: ()
+    """Attempt 1, 2, ... -> as many problems again as the round has, for a method that draws further groups."""
     metrics: RoundMetrics = field(default_factory=RoundMetrics)
 
     # --------------------------------------------------------------- sampling
 
-    def sample_student(self, problems: Sequence[Problem], group_size: int) -> list[Group]:
-        """N graded student trajectories a problem: one call of the engine, or one a turn in an environment."""
+    def sample_student(
+        self, problems: Sequence[Problem], group_size: int, slots: Sequence[int] | None = None, attempt: int = 0
+    ) -> list[Group]:
+        """N graded student trajectories a problem: one call of the engine, or one a turn in an environment.
+
+        Args:
+            slots: which of this rank's groups each problem is; None: all, in order.
+            attempt: above 0 for groups that take the place of others in the same slots, with seeds of their own.
+        """
+        indices = [self.first_group + slot for slot in (range(len(problems)) if slots is None else slots)]
+        again = (attempt,) if attempt else ()
         system = self.task.system
         prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
-        episodes = respond(
-            self.engine,
-            self.tokenizer,
-            self.task,
-            [problems[g] for g, _ in wanted],
-            [prompts[g] for g, _ in wanted],
-            [self.seed("sample", self.first_group + g, j) for g, j in wanted],
-            self.sampling,
-            self.progress,
-            self.phase,
-        )
+        episodes: list[Episode] = []
+        if wanted:  # a rank may have none, and logs the same metrics
+            episodes = respond(
+                self.engine,
+                self.tokenizer,
+                self.task,
+                [problems[g] for g, _ in wanted],
+                [prompts[g] for g, _ in wanted],
+                [self.seed("sample", indices[g], j, *again) for g, j in wanted],
+                self.sampling,
+                self.progress,
+                self.phase,
+            )
         groups = [Group(problem=p, sampled=[]) for p in problems]
         for (g, j), episode in zip(wanted, episodes, strict=True):
-            y = self._trajectory(episode, self.first_group + g, j)
+            y = self._trajectory(episode, indices[g], j)
             y.policy_version, y.student_tokens = self.policy_version, len(episode.ids)
             groups[g].sampled.append(y)
         sampled = [y for group in groups for y in group.sampled]
@@ -146,20 +159,41 @@ class Round:
             y.grade = grade
         self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
 
+    def unwritten(self, problem: Problem, slot: int, sample: int = 0) -> Trajectory:
+        """A trajectory that is no more than its prompt: what :meth:`demonstrate` takes for a fresh demonstration."""
+        return Trajectory(
+            problem=problem,
+            group=self.first_group + slot,
+            sample=sample,
+            prompt_ids=encode_prompt(self.task.prompt(problem), self.tokenizer, self.chat, self.task.system),
+            completion_ids=[],
+            completion_mask=[],
+            text="",
+        )
+
     def demonstrate(
-        self, teacher: VerbalTeacher, replaced: Sequence[Trajectory], kept: Sequence[int]
+        self,
+        teacher: VerbalTeacher,
+        replaced: Sequence[Trajectory],
+        kept: Sequence[int],
+        seeds: Sequence[int] | None = None,
     ) -> list[Trajectory | None]:
         """The teacher's trajectory for each of ``replaced``, after its first ``kept`` completion tokens.
 
         Graded; None where the teacher failed (counted as ``teacher/demonstration_failures``), a thought that never
         ended included. A teacher of another vocabulary is re-tokenised with the student's; the student's own tokens
         never are. What exceeds the student's limit is cut off, and the trajectory marked as truncated.
+
+        Args:
+            seeds: one each; None: functions of the round and of what is replaced.
         """
+        if seeds is None:
+            seeds = [self.seed("demonstrate", *y.key) for y in replaced]
         episodes = [
             Episode(
                 problem=y.problem,
                 prompt_ids=y.prompt_ids,
-                seed=self.seed("demonstrate", *y.key),
+                seed=seed,
                 ids=y.completion_ids[:n],
                 mask=y.completion_mask[:n],
                 logprobs=[math.nan] * n,
@@ -167,7 +201,7 @@ class Round:
                 written=decode(self.tokenizer, list(compress(y.completion_ids[:n], y.completion_mask))) if n else "",
                 turns=y.turns_before(n),
             )
-            for y, n in zip(replaced, kept, strict=True)
+            for y, n, seed in zip(replaced, kept, seeds, strict=True)
         ]
         if episodes:
             speak = teacher_speaks(teacher, self.task, self.tokenizer)

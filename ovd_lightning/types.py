@@ -101,6 +101,12 @@ class Trajectory:
     """The decision a(y), eq. 5; None when nothing was decided (no teacher)."""
     advantages: list[float] = field(default_factory=list)
     """[T]; constant over tokens for trajectory-level rewards."""
+    imitation: float | None = None
+    """Weight of the cross-entropy that this trajectory trains by instead of the method's objective; None: by that.
+    Averaged over the imitated tokens alone."""
+    teacher_prompt_ids: list[int] | None = None
+    """Another prompt under which a teacher reads the same completion, e.g. with the reference solution; None: the
+    student's."""
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -136,6 +142,22 @@ class Group:
 
 
 @dataclass(slots=True, kw_only=True)
+class TeacherInputs:
+    """Rows of a micro-batch as a teacher with other prompts reads them; right-padded to a length of their own."""
+
+    input_ids: Tensor
+    """[B, L'] int64"""
+    attention_mask: Tensor
+    """[B, L'] int64"""
+    completion_mask: Tensor
+    """[B, L'-1] bool: as many tokens a row, in the same order, as the batch's own mask has."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TeacherInputs:
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        return TeacherInputs(**moved)
+
+
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """One micro-batch, right-padded. Row = trajectory; position j of a row predicts token j+1."""
 
@@ -151,13 +173,20 @@ class Batch:
     """[B, L-1] bool: trained tokens that the teacher wrote."""
     weights: Tensor
     """[B, L-1] float32: each token's weight in the loss. Sums to 1 over one optimiser step, all ranks and
-    micro-batches, times the factor by which Lightning averages, so micro-batching cannot change the loss."""
+    micro-batches, times the factor by which Lightning averages, so micro-batching cannot change the loss. Imitated
+    tokens have a sum of their own, their trajectories' ``imitation``."""
     behaviour_logprobs: Tensor
     """[B, L-1] float32: the engine's log-probabilities; NaN where it gave none (teacher tokens)."""
     old_logprobs: Tensor | None = None
     """[B, L-1] float32 under the student that starts the round; None when one update a round makes rho = 1."""
     reference_logprobs: Tensor | None = None
     """[B, L-1] float32 under the initial student; None without a KL term."""
+    imitation_mask: Tensor | None = None
+    """[B, L-1] bool: trained tokens of imitated trajectories, whose loss is the cross-entropy; None: there are none."""
+    teacher_logprobs: Tensor | None = None
+    """[B, L-1] float32 under a token-level teacher; None without one."""
+    teacher_inputs: TeacherInputs | None = None
+    """The same completions behind the teacher's own prompts; None where the teacher reads what the student read."""
     temperature: float = 1.0
     """Sampling temperature: every log-probability here is of softmax(logits / temperature)."""
     policy_version: int = 0
@@ -167,10 +196,17 @@ class Batch:
     """Index of this micro-batch's optimiser step within the round."""
     last_in_round: bool = False
 
+    @property
+    def policy_mask(self) -> Tensor:
+        """[B, L-1] bool: trained tokens whose loss is the method's objective: all but the imitated ones."""
+        if self.imitation_mask is None:
+            return self.completion_mask
+        return self.completion_mask & ~self.imitation_mask
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, TeacherInputs)):
                 moved[name] = value.to(device, non_blocking=non_blocking)
         return Batch(**moved)
 

@@ -81,8 +81,9 @@ def test_ranks_do_not_change_the_loss(aggregation: Aggregation, world_size: int)
     own: list[list[float]] = [[] for _ in range(world_size)]
     for rank in range(world_size):
         cut(share[rank], aggregation=aggregation, world_size=world_size, all_reduce_sum=recorder(own[rank]))
-    assert {len(values) for values in own} == {1}, "every rank enters once a mini-batch"
-    everyone = sum(values[0] for values in own)
+    assert {len(values) for values in own} == {2}, "every rank enters twice a mini-batch"
+    everyone, imitated = (sum(values[i] for values in own) for i in range(2))
+    assert imitated == 0
     total = 0.0
     for rank in range(world_size):
         (step,) = cut(
@@ -165,6 +166,54 @@ def test_completions_of_no_token_and_of_one() -> None:
         empty = Group(problem=problem(), sampled=[], mixture=[trajectory(3, 0)])
         ((batch,),) = cut([empty], aggregation=aggregation)
         assert torch.isfinite(batch.weights).all()
+
+
+def test_imitated_trajectories_are_averaged_among_themselves() -> None:
+    group = Group(problem=problem(), sampled=[])
+    group.mixture = [
+        trajectory(2, 4), trajectory(2, 1), trajectory(2, 3, imitation=0.5), trajectory(3, 2, imitation=0.5)
+    ]  # fmt: skip
+    for aggregation, policy, imitated in (
+        ("token_mean", [1 / 5, 1 / 5], [0.5 / 5, 0.5 / 5]),
+        ("trajectory_mean", [1 / 8, 1 / 2], [0.5 / 6, 0.5 / 4]),
+        ("constant", [1 / 20, 1 / 20], [0.5 / 20, 0.5 / 20]),
+    ):
+        ((batch,),) = cut([group], aggregation=aggregation, max_tokens=10)
+        assert [batch.weights[b].max().item() for b in range(4)] == pytest.approx([*policy, *imitated])
+        assert batch.imitation_mask is not None
+        assert batch.imitation_mask.sum(dim=-1).tolist() == [0, 0, 3, 2]
+    group.mixture = group.mixture[:2]
+    assert cut([group])[0][0].imitation_mask is None
+
+
+def test_a_method_may_leave_trajectories_out() -> None:
+    """Every micro-batch of every rank exists all the same, for gradients are averaged over all of them."""
+    left = Group(problem=problem(), sampled=[], mixture=[trajectory(3, 2)])
+    nothing = Group(problem=problem(), sampled=[], mixture=[])
+    for groups, trained in (([left, nothing], 2), ([nothing, nothing], 0)):
+        (step,) = cut(groups, accumulate=3)
+        assert [len(batch) for batch in step] == [1, 1, 1]
+        assert sum(int(batch.completion_mask.sum()) for batch in step) == trained
+        total = sum(float(batch.weights.sum()) for batch in step) / 3
+        assert total == pytest.approx(1.0 if trained else 0.0)
+
+
+def test_a_teacher_may_read_the_same_completion_behind_another_prompt() -> None:
+    y = trajectory(
+        2, 3, prompt_ids=[11, 12], completion_ids=[21, 22, 23], completion_mask=[True, False, True],
+        teacher_prompt_ids=[41, 42, 43, 44],
+    )  # fmt: skip
+    other = trajectory(1, 2, prompt_ids=[31], completion_ids=[32, 33])
+    batch = to_batch([y, other], [1.0, 1.0], pad_id=PAD, temperature=1.0, round=0, version=0)
+    read = batch.teacher_inputs
+    assert read is not None
+    assert read.input_ids.tolist() == [[41, 42, 43, 44, 21, 22, 23], [31, 32, 33, PAD, PAD, PAD, PAD]]
+    assert read.attention_mask.sum(dim=-1).tolist() == [7, 3]
+    assert torch.equal(read.input_ids[:, 1:][read.completion_mask], batch.input_ids[:, 1:][batch.completion_mask]), (
+        "the same tokens in the same order"
+    )
+    assert batch.to("cpu").teacher_inputs is not None
+    assert to_batch([other], [1.0], pad_id=PAD, temperature=1.0, round=0, version=0).teacher_inputs is None
 
 
 def test_a_missing_advantage_is_an_error() -> None:

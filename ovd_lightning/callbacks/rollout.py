@@ -14,11 +14,13 @@ from ovd_lightning.collate import collate
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.loader import round_problems
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_run
 from ovd_lightning.rollout import Round, RoundMetrics
+from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.transcripts import TranscriptWriter
-from ovd_lightning.types import Batch, Group
+from ovd_lightning.types import Batch, Group, Problem
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
 
@@ -78,6 +80,8 @@ class RolloutCallback(L.Callback):
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
         )
+        if stage == "fit":
+            module.method.check(self.engine, self.sampling)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callable(check := getattr(callback, "check_run", None)):
                 check(trainer, module, stage)
@@ -140,6 +144,7 @@ class RolloutCallback(L.Callback):
             chat=self.chat,
             first_group=first_group,
             progress=index / data.rounds,
+            further=lambda attempt: self._further(index, attempt, trainer, data),
         )
         with self.engine.awake():
             with round.phase("sync"):
@@ -149,7 +154,7 @@ class RolloutCallback(L.Callback):
             groups = module.method.sample(problems, round)
         module.method.annotate(groups, round)
         round.log_environment_counts()
-        self._describe(groups, round)
+        self._describe(groups, round, module.method.credits_trajectories)
         if self.transcripts:
             TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)
         with round.phase("logprobs"):
@@ -158,6 +163,14 @@ class RolloutCallback(L.Callback):
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()
         return batches
+
+    @staticmethod
+    def _further(index: int, attempt: int, trainer: L.Trainer, data: OVDDataModule) -> list[Problem]:
+        """This rank's further problems of a round: from an order of their own, so no later round loses its problems."""
+        count = data.problems_per_round
+        share = count // trainer.world_size
+        problems = round_problems(data.train_problems(), count, index, seed_of(data.seed, "further", attempt))
+        return problems[trainer.global_rank * share : (trainer.global_rank + 1) * share]
 
     def _batches(
         self, groups: list[Group], round: Round, trainer: L.Trainer, module: OVDModule, data: OVDDataModule
@@ -181,8 +194,7 @@ class RolloutCallback(L.Callback):
         )
         # With one update a round, rho = 1 and no pass for old log-probabilities is needed.
         old = data.updates_per_round > 1
-        if old or module.method.needs_reference:
-            steps = [[module.annotate_logprobs(batch, old) for batch in step] for step in steps]
+        steps = [[module.annotate_logprobs(batch, old) for batch in step] for step in steps]
         batches = [
             replace(batch, update=epoch * data.mini_batches + i)
             for epoch in range(data.epochs_per_round)
@@ -193,16 +205,17 @@ class RolloutCallback(L.Callback):
         return batches
 
     @staticmethod
-    def _describe(groups: list[Group], round: Round) -> None:
+    def _describe(groups: list[Group], round: Round, credited: bool = True) -> None:
         """Metrics of the mixture that every method shares."""
         mixture = [y for g in groups for y in g.mixture]
-        idle = [float(all(abs(a) < 1e-8 for y in g.mixture for a in y.advantages)) for g in groups]
+        if credited:
+            idle = [float(all(abs(a) < 1e-8 for y in g.mixture for a in y.advantages)) for g in groups]
+            round.log_mean("ovd/zero_advantage_groups", idle)
         round.log_mean("reward/mixture", [y.reward for y in mixture])
-        round.log_mean("ovd/zero_advantage_groups", idle)
         round.log_mean("ovd/teacher_token_fraction", [
             sum(y.completion_mask[y.student_tokens:]) / y.trainable_tokens for y in mixture if y.trainable_tokens
         ])  # fmt: skip
-        right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups]
+        right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups if g.sampled]
         round.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
         round.log_mean("reward/groups_all_wrong", [float(share == 0) for share in right])
 
@@ -226,7 +239,7 @@ class RolloutCallback(L.Callback):
         values["round"] = float(batch.round)
         values["samples"] = float((batch.round + 1) * data.problems_per_round * module.method.group_size)
         for kind, phase in (("generated", "generate"), ("trained", "train")):
-            tokens = values.pop(f"throughput/{kind}_tokens")
+            tokens = values.pop(f"throughput/{kind}_tokens", 0.0)  # a method may have the teacher write everything
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{phase}"], 1e-9)
         self.history.append(values)
         # Straight to the loggers: what is logged through the module is repeated at the next round's first batch.

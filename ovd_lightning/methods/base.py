@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from ovd_lightning.methods import functional as F
 from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
+    from ovd_lightning.engines.base import Engine, Sampling
     from ovd_lightning.rollout import Round
     from ovd_lightning.student import Student
     from ovd_lightning.teachers.base import Teacher
 
 Aggregation = Literal["token_mean", "trajectory_mean", "constant"]
 Ratio = Literal["token", "trajectory"]
+Mismatch = Literal["none", "token_truncation", "sequence_masking"]
 
 
 def check_choice(setting: str, value: str, choices: Any) -> None:
@@ -45,12 +48,15 @@ class Method(ABC):
     """Three hooks, one file a method: :meth:`sample`, :meth:`annotate`, :meth:`loss`.
 
     The base class holds what every policy-gradient method shares, the clipped objective of eq. 4 with a
-    k3 KL term to the initial student; a method that minimises something else overrides :meth:`loss`.
+    k3 KL term to the initial student, and the cross-entropy on trajectories that ``annotate`` marked as imitated. A
+    method that credits tokens by log-probabilities overrides :meth:`token_advantages`; one that minimises something
+    else overrides :meth:`loss`.
 
     Args:
         group_size: N, trajectories sampled per problem (A.6.2: 8).
-        clip: epsilon_c of eq. 4 (0.2), below and, without ``clip_high``, above.
+        clip: epsilon_c of eq. 4 (0.2), below and, without ``clip_high``, above; null clips nothing.
         clip_high: upper clip where it differs (DAPO: 0.28).
+        dual_clip: c > 1: the loss of a token with A < 0 is at most -c A; null: no such bound (SOD: 3).
         kl_coefficient: weight of the k3 KL to the initial student (A.6.2: 0.001). 0 loads no reference model.
         entropy_coefficient: weight of an entropy bonus. 0: the paper lists none; the recipe it builds on has 0.001.
         ratio: "token" (what the paper's code base computes) or "trajectory" (eq. 4 as printed: the ratio of whole
@@ -58,43 +64,68 @@ class Method(ABC):
             token_mean would count a trajectory's one ratio once a token).
         aggregation: how token losses are averaged over an update: over all tokens; first within each trajectory
             (the original GRPO); or divided by trajectories x the token limit (Dr. GRPO). The paper does not say.
+        mismatch: what is done where the engine that sampled and the model that trains give a token different
+            probabilities, r = pi_old / pi_engine: "none"; "token_truncation": a token's loss is multiplied by
+            min(r, C); "sequence_masking": trajectories whose r, the geometric mean over their tokens, leaves
+            [1/C, C] do not train. r is always logged, and never multiplied over a trajectory: that explodes with its
+            length.
+        mismatch_bound: C. 2 for tokens; sequence means are far nearer to 1, so use e.g. 1.05 for masking.
     """
 
     teacher: Teacher | None = None
+    credits_trajectories: ClassVar[bool] = True
+    """Whether ``annotate`` decides on advantages; False where only the loss does, and groups are never idle."""
 
     def __init__(
         self,
         group_size: int = 8,
-        clip: float = 0.2,
+        clip: float | None = 0.2,
         clip_high: float | None = None,
+        dual_clip: float | None = None,
         kl_coefficient: float = 0.001,
         entropy_coefficient: float = 0.0,
         ratio: Ratio = "token",
         aggregation: Aggregation = "token_mean",
+        mismatch: Mismatch = "none",
+        mismatch_bound: float = 2.0,
     ) -> None:
         name = "method.init_args"
         if group_size < 1:
             raise ConfigError(f"{name}.group_size", f"is {group_size}.", "Use at least 1.")
-        if not 0 < clip < 1:
+        if clip is not None and not 0 < clip < 1:
             raise ConfigError(f"{name}.clip", f"is {clip}.", "Use a value between 0 and 1; the paper has 0.2.")
         if clip_high is not None and clip_high <= 0:
             raise ConfigError(f"{name}.clip_high", f"is {clip_high}.", "Use a positive value, or null for `clip`.")
+        if clip is None and clip_high is not None:
+            raise ConfigError(f"{name}.clip", "is null beside a clip_high.", "Set both, or neither.")
+        if dual_clip is not None and dual_clip <= 1:
+            raise ConfigError(f"{name}.dual_clip", f"is {dual_clip}.", "Use a value above 1, or null.")
         if kl_coefficient < 0:
             raise ConfigError(f"{name}.kl_coefficient", f"is {kl_coefficient}.", "Use 0 or more.")
         check_choice(f"{name}.ratio", ratio, Ratio)
         check_choice(f"{name}.aggregation", aggregation, Aggregation)
+        check_choice(f"{name}.mismatch", mismatch, Mismatch)
+        if mismatch_bound <= 1:
+            raise ConfigError(f"{name}.mismatch_bound", f"is {mismatch_bound}.", "Use a ratio above 1, e.g. 2.")
         self.group_size = group_size
-        self.clip = clip
-        self.clip_high = clip if clip_high is None else clip_high
+        self.clip = inf if clip is None else clip
+        self.clip_high = self.clip if clip_high is None else clip_high
+        self.dual_clip = dual_clip
         self.kl_coefficient = kl_coefficient
         self.entropy_coefficient = entropy_coefficient
         self.ratio = ratio
         self.aggregation: Aggregation = aggregation
+        self.mismatch = mismatch
+        self.mismatch_bound = mismatch_bound
 
     @property
     def needs_reference(self) -> bool:
         """Whether batches must carry ``reference_logprobs``."""
         return self.kl_coefficient > 0
+
+    def check(self, engine: Engine, sampling: Sampling) -> None:
+        """What only the student's engine and its sampling decide; before any model is loaded. Raises: ConfigError."""
+        return
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         """Fresh on-policy groups, graded; by default N student trajectories a problem."""
@@ -104,35 +135,72 @@ class Method(ABC):
     def annotate(self, groups: list[Group], round: Round) -> None:
         """Fill ``group.mixture`` and every trajectory's ``advantages``; log through ``round.log``."""
 
+    def annotate_batch(self, batch: Batch) -> None:
+        """Once a micro-batch of a round, on the training device and without gradient: what the loss needs of frozen
+        models. ``old_logprobs`` and ``reference_logprobs`` are there already, where they are needed."""
+        return
+
+    def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A_t of every token, without gradient, and metrics (name -> per-token values) of how they came about.
+
+        Args:
+            old: [B, L-1] log-probabilities under the student that starts the round; 0 outside the mask.
+        Returns:
+            ([B, L-1], means); by default what ``annotate`` credited.
+        """
+        return batch.advantages, {}
+
     def loss(self, student: Student, batch: Batch) -> LossOutput:
-        """-min(rho A, clip(rho) A) + kl_coefficient k3 - entropy_coefficient H, weighted by ``batch.weights``."""
+        """-min(rho A, clip(rho) A) + kl_coefficient k3 - entropy_coefficient H, corrected for the mismatch; -log pi
+        where a trajectory is imitated. Weighted by ``batch.weights``."""
         mask = batch.completion_mask
         logprobs, entropies = student(batch.input_ids, batch.attention_mask, mask, batch.temperature)  # [B, L-1]
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        advantages, credited = self.token_advantages(batch, old)
+        new, before = logprobs, old
         if self.ratio == "trajectory":
-            log_ratio = F.trajectory_log_ratio(logprobs, old, mask)
-            surrogate, rho, clipped = F.clipped_surrogate(
-                log_ratio, torch.zeros_like(log_ratio), batch.advantages, self.clip, self.clip_high
-            )
-        else:
-            surrogate, rho, clipped = F.clipped_surrogate(logprobs, old, batch.advantages, self.clip, self.clip_high)
-        loss = surrogate
-        engine = mask & ~batch.behaviour_logprobs.isnan()  # tokens the student's engine sampled
-        mismatch = (old - batch.behaviour_logprobs)[engine].abs().detach()
+            new = F.trajectory_log_ratio(logprobs, old, mask)
+            before = torch.zeros_like(new)
+        loss, rho, clipped = F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
+        policy = batch.policy_mask
         means = {
             "policy/entropy": entropies[mask].detach(),
-            "policy/clip_fraction": clipped[mask].float(),
-            "policy/advantage_abs": batch.advantages[mask].abs(),
+            "policy/clip_fraction": clipped[policy].float(),
+            "policy/advantage_abs": advantages[policy].abs(),
             "policy/teacher_token_logprob": logprobs[batch.teacher_mask].detach(),
-            "mismatch/logprob_abs_mean": mismatch,
+            **credited,
         }
-        if batch.reference_logprobs is not None:
+        maxima = {"policy/ratio_max": rho[policy]}
+        if batch.reference_logprobs is not None and self.kl_coefficient:
             kl = F.k3_kl(logprobs, batch.reference_logprobs)
             loss = loss + self.kl_coefficient * kl
-            means["policy/kl"] = kl[mask].detach()  # as in the loss; an estimate of KL on the student's samples only:
-            means["policy/kl_student_tokens"] = kl[mask & ~batch.teacher_mask].detach()
+            means["policy/kl"] = kl[policy].detach()  # as in the loss; an estimate of KL on the student's samples only:
+            means["policy/kl_student_tokens"] = kl[policy & ~batch.teacher_mask].detach()
         if self.entropy_coefficient:
             loss = loss - self.entropy_coefficient * entropies
-        loss = torch.where(mask, loss, 0.0)
-        maxima = {"policy/ratio_max": rho[mask], "mismatch/logprob_abs_max": mismatch}
+        loss = loss * self.correction(batch, old, means, maxima)
+        loss = torch.where(policy, loss, 0.0)
+        if batch.imitation_mask is not None:
+            loss = torch.where(batch.imitation_mask, -logprobs, loss)
         return LossOutput((loss * batch.weights).sum(), means, maxima)
+
+    def correction(
+        self, batch: Batch, old: Tensor, means: dict[str, Tensor], maxima: dict[str, Tensor]
+    ) -> Tensor | float:
+        """The factor [B, L-1] of each token's loss that corrects for the engine's other probabilities; 1 where no
+        engine sampled. What the mismatch is goes into the metrics, whether it is corrected or not."""
+        sampled = batch.completion_mask & ~batch.behaviour_logprobs.isnan()  # tokens of the student's engine
+        log_ratio = torch.where(sampled, old.detach() - batch.behaviour_logprobs, 0.0)
+        means["mismatch/logprob_abs_mean"] = log_ratio[sampled].abs()
+        means["mismatch/ratio_mean"] = log_ratio[sampled].exp()
+        maxima["mismatch/logprob_abs_max"] = log_ratio[sampled].abs()
+        maxima["mismatch/ratio_max"] = log_ratio[sampled].exp()
+        if self.mismatch == "none":
+            return 1.0
+        if self.mismatch == "token_truncation":
+            factor, corrected = F.truncated_ratio(log_ratio, self.mismatch_bound)
+            means["mismatch/truncated_fraction"] = corrected[sampled].float()
+        else:
+            factor, corrected = F.sequence_mask(log_ratio, sampled, self.mismatch_bound)
+            means["mismatch/masked_fraction"] = corrected[sampled].float()
+        return factor

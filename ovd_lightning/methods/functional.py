@@ -46,19 +46,31 @@ def group_advantages(
 
 
 def clipped_surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float = 0.2, clip_high: float = 0.2
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. 4, negated: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), elementwise.
 
     Args:
         logprobs, old_logprobs, advantages: [*]; only ``logprobs`` carries a gradient.
+        clip_low, clip_high: infinity clips nothing: -rho A.
+        dual_clip: c > 1; where A < 0 the objective is no less than c A (dual clip, arXiv 1912.09729).
     Returns:
-        (loss [*], rho [*] detached, clipped [*] bool: where the clip removed the gradient).
+        (loss [*], rho [*] detached, clipped [*] bool: where a clip removed the gradient).
     """
     ratio = torch.exp(logprobs - old_logprobs.detach())
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    return -torch.minimum(unclipped, clipped), ratio.detach(), (clipped < unclipped).detach()
+    objective, removed = torch.minimum(unclipped, clipped), clipped < unclipped
+    if dual_clip is not None:
+        floor = dual_clip * advantages
+        bounded = (advantages < 0) & (objective < floor)
+        objective, removed = torch.where(bounded, floor, objective), removed | bounded
+    return -objective, ratio.detach(), removed.detach()
 
 
 def trajectory_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -103,3 +115,119 @@ def temper(distribution: Sequence[float], temperature: float) -> list[float]:
 def entropy(distribution: Sequence[float]) -> float:
     """Shannon entropy in nats."""
     return -sum(p * math.log(p) for p in distribution if p > 0)
+
+
+# ------------------------------------------------------- sampler against trainer
+
+
+def truncated_ratio(log_ratio: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Token truncation of the sampler-trainer ratio r = pi_old / pi_engine: min(r, C).
+
+    Args:
+        log_ratio: [*] log r a token; 0 where no engine sampled it.
+    Returns:
+        (factor [*] in (0, C], whether it was truncated [*] bool).
+    """
+    ratio = log_ratio.exp()
+    return ratio.clamp(max=bound), ratio > bound
+
+
+def sequence_mask(log_ratio: Tensor, mask: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Sequence masking: 0 for a row whose ratio leaves [1/C, C], else 1, spread over the row.
+
+    The row's ratio is the geometric mean over its tokens, exp(mean log r), not their product: a product leaves any
+    bound with the length alone.
+
+    Args:
+        log_ratio: [B, L] log r a token.
+        mask: [B, L] bool, tokens that an engine sampled; a row without any is kept.
+    Returns:
+        (factor [B, L], whether it was masked [B, L] bool).
+    """
+    total = torch.where(mask, log_ratio, 0.0).sum(dim=-1, keepdim=True)
+    mean = total / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    outside = (mean.abs() > math.log(bound)).expand_as(log_ratio)
+    return (~outside).to(log_ratio.dtype), outside
+
+
+# ---------------------------------------------------------------- rewards
+
+
+def overlong_penalty(length: int, limit: int, buffer: int) -> float:
+    """DAPO's soft punishment of length (arXiv 2503.14476, eq. 13): 0 up to ``limit - buffer`` tokens, then linear,
+    -1 from ``limit`` on."""
+    return -min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
+
+
+# ------------------------------------------------------------- distillation
+
+
+def generalised_jsd(student_logprobs: Tensor, teacher_logprobs: Tensor, beta: float) -> Tensor:
+    """GKD's divergence over the whole vocabulary, [*, V] -> [*], in nats, >= 0.
+
+    beta KL(p_T || M) + (1 - beta) KL(p_S || M) with M = beta p_T + (1 - beta) p_S. Divided by nothing, so it goes to 0
+    at both ends; there it stands for what it is proportional to: beta = 0 is KL(p_T || p_S), beta = 1 KL(p_S || p_T).
+
+    Args:
+        student_logprobs, teacher_logprobs: normalised; the gradient reaches the student's alone.
+        beta: in [0, 1].
+    """
+    teacher = teacher_logprobs.detach()
+    if beta == 0:
+        return (teacher.exp() * (teacher - student_logprobs)).sum(dim=-1)
+    if beta == 1:
+        return (student_logprobs.exp() * (student_logprobs - teacher)).sum(dim=-1)
+    mixture = torch.logaddexp(teacher + math.log(beta), student_logprobs + math.log1p(-beta))
+    from_teacher = (teacher.exp() * (teacher - mixture)).sum(dim=-1)
+    from_student = (student_logprobs.exp() * (student_logprobs - mixture)).sum(dim=-1)
+    return beta * from_teacher + (1 - beta) * from_student
+
+
+def sign_gate(outcome: Tensor, teacher: Tensor, agree: float, conflict: float) -> Tensor:
+    """SG-OPD's kappa_t, elementwise: ``agree`` (lambda) where the verifier's and the teacher's advantage have the same
+    sign, ``conflict`` (beta) where not, 1 where the verifier says nothing (``outcome`` = 0).
+
+    Args:
+        outcome: [*] a_1, the group-normalised correctness.
+        teacher: [*] a_2 = l_T - l_S.
+    """
+    kappa = torch.where(outcome * teacher > 0, agree, conflict)
+    return torch.where(outcome == 0, 1.0, kappa)
+
+
+def held_then_cosine(progress: float, start: float, hold: float, end: float) -> float:
+    """c(s): ``start`` until ``hold``, a half cosine down to 0 at ``end``, 0 from there on; shares of the run."""
+    if progress < hold:
+        return start
+    if progress >= end:
+        return 0.0
+    return start * (1 + math.cos(math.pi * (progress - hold) / (end - hold))) / 2
+
+
+def step_index(mask: Tensor) -> Tensor:
+    """SOD's steps: maximal runs of True in each row, numbered from 0: [B, L] bool -> [B, L] int64, -1 outside."""
+    before = torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+    return torch.where(mask, (mask & ~before).cumsum(dim=-1) - 1, -1)
+
+
+def step_weights(divergence: Tensor, mask: Tensor, delta: float, epsilon: float) -> Tensor:
+    """SOD's w_k at every token: min((d_1 + epsilon) / (d_k + epsilon), 1 + delta), d_k the step's mean divergence.
+
+    The product over u < k of (d_u + epsilon) / (d_{u+1} + epsilon) telescopes to this.
+
+    Args:
+        divergence: [B, L] |l_S_old - l_T| a token.
+        mask: [B, L] bool, tokens of the student; a step is a run of them.
+    Returns:
+        [B, L], 0 outside the mask.
+    """
+    index = step_index(mask)
+    if not mask.any():
+        return torch.zeros_like(divergence)
+    steps = int(index.max()) + 1
+    where = index.clamp(min=0)
+    totals = divergence.new_zeros(mask.shape[0], steps).scatter_add(1, where, divergence * mask)
+    counts = divergence.new_zeros(mask.shape[0], steps).scatter_add(1, where, mask.to(divergence.dtype))
+    mean = totals / counts.clamp(min=1)  # [B, K]
+    weight = ((mean[:, :1] + epsilon) / (mean + epsilon)).clamp(max=1 + delta)
+    return torch.where(mask, weight.gather(1, where), 0.0)

@@ -169,3 +169,92 @@ def test_token_entropy_and_its_gradient() -> None:
     # uniform: log V, and no gradient
     flat = torch.zeros(2, 5, requires_grad=True)
     assert F.token_entropy(flat).tolist() == pytest.approx([math.log(5)] * 2)
+
+
+def test_dual_clip() -> None:
+    # A = -1: rho = 5 costs 5 without the bound, 3 with c = 3, and no gradient reaches it; A > 0 knows no such bound
+    logprobs = torch.tensor([math.log(5.0), math.log(2.0), math.log(5.0)], requires_grad=True)
+    advantages = torch.tensor([-1.0, -1.0, 1.0])
+    loss, _, clipped = F.clipped_surrogate(logprobs, torch.zeros(3), advantages, 0.2, 0.2, dual_clip=3.0)
+    assert loss.tolist() == pytest.approx([3.0, 2.0, -1.2])
+    assert clipped.tolist() == [True, False, True]
+    loss.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, 2.0, 0.0])
+
+
+def test_infinite_clips_clip_nothing() -> None:
+    loss, _, clipped = F.clipped_surrogate(
+        torch.tensor([2.0, -2.0]), torch.zeros(2), torch.tensor([1.0, -1.0]), math.inf, math.inf
+    )
+    assert loss.tolist() == pytest.approx([-math.exp(2), math.exp(-2)])
+    assert not clipped.any()
+
+
+def test_truncated_ratio_and_sequence_mask() -> None:
+    factor, cut = F.truncated_ratio(torch.tensor([0.0, math.log(3), math.log(0.1)]), 2.0)
+    assert factor.tolist() == pytest.approx([1.0, 2.0, 0.1])
+    assert cut.tolist() == [False, True, False]
+    # geometric means: sqrt(4 * 1) = 2 stays at C = 2.1 although the product is 4; 1/3 leaves; nothing sampled stays
+    logs = torch.tensor([[4.0, 1.0, 9.0], [1 / 3, 1.0, 1.0], [9.0, 9.0, 9.0]]).log()
+    mask = torch.tensor([[True, True, False], [True, False, False], [False] * 3])
+    factor, masked = F.sequence_mask(logs, mask, 2.1)
+    assert factor.tolist() == [[1.0] * 3, [0.0] * 3, [1.0] * 3]
+    assert masked[:, 0].tolist() == [False, True, False]
+
+
+def test_overlong_penalty() -> None:
+    # DAPO's numbers: 16384 expected, a buffer of 4096, a limit of 20480
+    lengths = (100, 16384, 18432, 20480, 30000)
+    assert [F.overlong_penalty(n, 20480, 4096) for n in lengths] == [0, 0, -0.5, -1, -1]
+
+
+def test_generalised_jsd_by_hand() -> None:
+    student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    # KL(T||S) = .25 log .5 + .75 log 1.5 = 0.130812; KL(S||T) = .5 log 2 + .5 log 2/3 = 0.143841
+    assert F.generalised_jsd(student, teacher, 0.0).item() == pytest.approx(0.130812, abs=1e-6)
+    assert F.generalised_jsd(student, teacher, 1.0).item() == pytest.approx(0.143841, abs=1e-6)
+    # M = (.375, .625): .5 (.25 log 2/3 + .75 log 1.2) + .5 (.5 log 4/3 + .5 log .8) = .5 (.035374 + .032269)
+    assert F.generalised_jsd(student, teacher, 0.5).item() == pytest.approx(0.033822, abs=1e-6)
+    assert F.generalised_jsd(student, student, 0.3).item() == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.2, 0.5, 1.0])
+def test_the_gradient_of_the_jsd_is_checked_numerically(beta: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+    taught = torch.log_softmax(teacher, dim=-1)
+    assert torch.autograd.gradcheck(
+        lambda logits: F.generalised_jsd(torch.log_softmax(logits, dim=-1), taught, beta), (student,)
+    )
+    held = taught.clone().requires_grad_()
+    F.generalised_jsd(torch.log_softmax(student, dim=-1), held, beta).sum().backward()
+    assert held.grad is None, "none reaches the teacher"
+
+
+def test_sign_gate() -> None:
+    a1 = torch.tensor([1.5, 1.5, -0.5, -0.5, 0.0, 1.5])
+    a2 = torch.tensor([0.3, -0.3, -0.3, 0.3, 0.3, 0.0])
+    assert F.sign_gate(a1, a2, 1.8, 0.6).tolist() == pytest.approx([1.8, 0.6, 1.8, 0.6, 1.0, 0.6])
+
+
+def test_held_then_cosine() -> None:
+    values = [F.held_then_cosine(s, 0.5, 0.1, 0.3) for s in (0.0, 0.0999, 0.1, 0.15, 0.2, 0.3, 0.9)]
+    # half a cosine: (1 + cos(pi / 4)) / 2 = 0.853553
+    assert values == pytest.approx([0.5, 0.5, 0.5, 0.5 * 0.853553, 0.25, 0, 0], abs=1e-6)
+    assert F.held_then_cosine(0.1, 1.0, 0.1, 0.1) == 0, "no decay at all"
+
+
+def test_sod_steps_and_weights_by_hand() -> None:
+    mask = torch.tensor([[1, 1, 0, 1, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0], [0] * 8], dtype=torch.bool)
+    assert F.step_index(mask).tolist() == [
+        [0, 0, -1, 1, -1, -1, 2, 2], [-1, 0, -1, -1, -1, -1, -1, -1], [-1] * 8
+    ]  # fmt: skip
+    gaps = torch.tensor([[0.3, 0.1, 9.0, 0.4, 9.0, 9.0, 0.1, 0.1], [9.0, 0.7] + [9.0] * 6, [9.0] * 8])
+    # d = 0.2, 0.4, 0.1: w = 1, 0.2 / 0.4 = 0.5, min(0.2/0.4 * 0.4/0.1, 1.2) = 1.2
+    weights = F.step_weights(gaps, mask, delta=0.2, epsilon=1e-6)
+    assert weights[0].tolist() == pytest.approx([1, 1, 0, 0.5, 0, 0, 1.2, 1.2], rel=1e-4)
+    assert weights[1].tolist() == pytest.approx([0, 1, 0, 0, 0, 0, 0, 0])
+    assert not weights[2].any()
+    assert not F.step_weights(gaps, torch.zeros_like(mask), 0.2, 1e-6).any()

@@ -1,0 +1,62 @@
+"""What the methods share that minimise a divergence of whole distributions: no sampled advantage, no ratio."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import LossOutput, Method
+from ovd_lightning.student import Student
+from ovd_lightning.types import Batch
+
+
+class DistributionMatching(Method):
+    """Minimises the generalised JSD of teacher and student at every trained token; no gradient through sampling.
+
+    Args:
+        beta: of the divergence: 0 is KL(p_T || p_S), 1 is KL(p_S || p_T).
+        objective: group_size, aggregation and the mismatch correction.
+    """
+
+    credits_trajectories = False
+    prefix = "divergence"
+    """Of the metrics."""
+
+    def __init__(self, beta: float, **objective: Any) -> None:
+        super().__init__(clip=None, kl_coefficient=0.0, **objective)
+        if not 0 <= beta <= 1:
+            raise ConfigError("method.init_args.beta", f"is {beta}.", "Use a value in [0, 1].")
+        self.beta = beta
+
+    @abstractmethod
+    def teacher_model(self, student: Student, batch: Batch) -> Student:
+        """Whose distributions are matched, on the batch's device."""
+
+    def loss(self, student: Student, batch: Batch) -> LossOutput:
+        """D_beta(p_T, p_S) a token, weighted by ``batch.weights``, corrected for the sampler-trainer mismatch."""
+        read = batch.teacher_inputs
+        divergence, logprobs, entropies = student.divergence(
+            batch.input_ids,
+            batch.attention_mask,
+            batch.completion_mask,
+            batch.temperature,
+            self.beta,
+            self.teacher_model(student, batch),
+            None if read is None else (read.input_ids, read.attention_mask, read.completion_mask),
+        )  # [B, L-1]
+        mask = batch.completion_mask
+        own = mask & ~batch.teacher_mask
+        means = {
+            f"{self.prefix}/divergence": divergence[mask].detach(),
+            f"{self.prefix}/divergence_student_tokens": divergence[own].detach(),
+            "policy/entropy": entropies[mask].detach(),
+            "policy/teacher_token_logprob": logprobs[batch.teacher_mask].detach(),
+        }
+        maxima: dict[str, Tensor] = {}
+        old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        loss = divergence * self.correction(batch, old, means, maxima)
+        return LossOutput((torch.where(mask, loss, 0.0) * batch.weights).sum(), means, maxima)

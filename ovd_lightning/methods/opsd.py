@@ -1,0 +1,102 @@
+"""OPSD: on-policy self-distillation. The teacher is the same model, which also sees the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import Aggregation, Mismatch
+from ovd_lightning.methods.distribution import DistributionMatching
+from ovd_lightning.student import Student
+from ovd_lightning.teachers.token import TokenTeacher
+from ovd_lightning.tokens import encode_prompt
+from ovd_lightning.types import Batch, Group, Problem
+
+if TYPE_CHECKING:
+    from ovd_lightning.engines.base import Engine, Sampling
+    from ovd_lightning.rollout import Round
+
+HINT = "{prompt}\n\nHere is a reference solution:\n{reference}\n\nSolve the problem in your own words.\n"
+
+
+class OPSD(DistributionMatching):
+    """Sampled: N student trajectories. Credited: nothing. Minimised: D_beta between the model that sees the reference
+    solution and the model that does not, at every token of the student's; no gradient through the teacher.
+
+    The source's (siyan-zhao/OPSD): the same model twice, a JSD a token. Ours: the wording of the teacher's prompt, and
+    that the reference is `solution` of the problem's meta data, or its first answer where there is none.
+
+    Args:
+        teacher: null: the student as it is now. A frozen checkpoint, e.g. the initial student, otherwise.
+        hint: the teacher's prompt: {prompt} is the task's prompt, {reference} the solution.
+        beta: of the divergence, in [0, 1]; 0.5 is the symmetric JSD.
+        group_size: N, trajectories a problem.
+        aggregation: how token losses are averaged, see `Method`.
+        mismatch, mismatch_bound: correction where engine and trainer disagree, see `Method`.
+    """
+
+    teacher: TokenTeacher | None
+    prefix = "opsd"
+
+    def __init__(
+        self,
+        teacher: TokenTeacher | None = None,
+        hint: str = HINT,
+        beta: float = 0.5,
+        group_size: int = 8,
+        aggregation: Aggregation = "token_mean",
+        mismatch: Mismatch = "none",
+        mismatch_bound: float = 2.0,
+    ) -> None:
+        super().__init__(
+            beta=beta,
+            group_size=group_size,
+            aggregation=aggregation,
+            mismatch=mismatch,
+            mismatch_bound=mismatch_bound,
+        )
+        try:
+            shown = hint.format(prompt="<prompt>", reference="<reference>")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(
+                "method.init_args.hint", f"cannot be filled in: {error!r}.", "Write other braces twice: {{ and }}."
+            ) from error
+        if "<prompt>" not in shown or "<reference>" not in shown:
+            raise ConfigError("method.init_args.hint", "does not show both.", "Name {prompt} and {reference} in it.")
+        if teacher is not None and teacher.path is None:
+            raise ConfigError(
+                "method.init_args.teacher.init_args.engine",
+                "gives log-probabilities of single tokens; OPSD needs whole distributions.",
+                "Give the teacher as a model, or null for the student itself.",
+            )
+        self.teacher = teacher
+        self.hint = hint
+
+    def check(self, engine: Engine, sampling: Sampling) -> None:
+        if self.teacher is not None:
+            self.teacher.check_student(engine, sampling.temperature)
+
+    def teacher_model(self, student: Student, batch: Batch) -> Student:
+        return student if self.teacher is None else self.teacher.model_on(batch.input_ids.device)
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        for group in groups:
+            prompt = self.teacher_prompt(group.problem, round)
+            group.mixture = list(group.sampled)
+            for y in group.mixture:
+                y.teacher_prompt_ids, y.advantages = prompt, [0.0] * len(y.completion_ids)
+
+    def teacher_prompt(self, problem: Problem, round: Round) -> list[int]:
+        """The problem with its solution, in the student's tokens. Raises: RuntimeError where a completion may not fit
+        behind it into the model's context."""
+        reference = problem.meta.get("solution") or problem.answers[0]
+        text = self.hint.format(prompt=round.task.prompt(problem), reference=reference)
+        ids = encode_prompt(text, round.tokenizer, round.chat, round.task.system)
+        context = round.engine.max_context
+        if context is not None and len(ids) + round.sampling.max_tokens > context:
+            raise RuntimeError(
+                f"the teacher's prompt of problem {problem.id!r} has {len(ids)} tokens; with "
+                f"{round.sampling.max_tokens} of a completion that is more than the {context} of the model. Shorten "
+                "method.init_args.hint or lower rollout.max_tokens."
+            )
+        return ids

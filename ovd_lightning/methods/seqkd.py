@@ -1,0 +1,56 @@
+"""SeqKD: sequence-level distillation, the student imitates what the teacher writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ovd_lightning.methods.base import Aggregation, Method
+from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.types import Group, Problem
+
+if TYPE_CHECKING:
+    from ovd_lightning.rollout import Round
+
+
+class SeqKD(Method):
+    """Sampled: N teacher trajectories a problem, none of the student. Credited: nothing. Minimised:
+    -mean log pi_S(y_t), the cross-entropy.
+
+    Args:
+        teacher: writes; its judge is not asked, so any `read` will do. Any vocabulary.
+        verified: only trajectories that the task's checker finds correct are imitated.
+        group_size: N, trajectories a problem.
+        aggregation: how token losses are averaged, see `Method`.
+    """
+
+    credits_trajectories = False
+    teacher: VerbalTeacher
+
+    def __init__(
+        self,
+        teacher: VerbalTeacher,
+        verified: bool = False,
+        group_size: int = 8,
+        aggregation: Aggregation = "token_mean",
+    ) -> None:
+        super().__init__(group_size=group_size, kl_coefficient=0.0, aggregation=aggregation)
+        self.teacher = teacher
+        self.verified = verified
+
+    def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
+        return [Group(problem=p, sampled=[]) for p in problems]
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        blank = [round.unwritten(g.problem, slot, j) for slot, g in enumerate(groups) for j in range(self.group_size)]
+        with self.teacher.awake(), round.phase("replace"):
+            written = [y for y in round.demonstrate(self.teacher, blank, [0] * len(blank)) if y is not None]
+        for y in written:
+            y.advantages, y.imitation = [0.0] * len(y.completion_ids), 1.0
+            if not self.verified or (y.grade is not None and y.grade.correct):
+                groups[y.group - round.first_group].mixture.append(y)
+        ledger = self.teacher.take_ledger()
+        round.log_mean("seqkd/teacher_reward", [y.reward for y in written])
+        round.log_sum("seqkd/imitated", sum(len(g.mixture) for g in groups))
+        round.log_sum("teacher/demonstrations", ledger.demonstrations)
+        round.log_sum("teacher/completion_tokens", ledger.completion_tokens)
