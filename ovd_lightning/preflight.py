@@ -149,8 +149,9 @@ def located(setting: str) -> Iterator[None]:
 
 def check_teacher(teacher: Teacher) -> None:
     """Its engines first, each by the setting that holds it. Raises: ConfigError."""
-    for setting, engine in zip(("engine", "demonstrator"), teacher.engines, strict=False):
-        with located(f"method.init_args.teacher.init_args.{setting}"):
+    for engine in teacher.engines:
+        name = "engine" if getattr(teacher, "engine", None) is engine else "demonstrator"
+        with located(f"method.init_args.teacher.init_args.{name}"):
             engine.check()
     teacher.check()
 

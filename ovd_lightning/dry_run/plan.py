@@ -105,6 +105,8 @@ def make_plan(
             served[engine.name] = engine.model
     for name, model in served.items():
         notes.append(_served(name, model, student, search_hub=not Path(module.student_path).is_dir()))
+    if method.teacher is not None and not isinstance(method, OVD):
+        notes.append(f"The teacher of {type(method).__name__} is not counted, neither its memory nor its calls.")
     for one in (*engines, *teachers):
         if one.cache is None:
             notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")

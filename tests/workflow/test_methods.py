@@ -37,11 +37,11 @@ def test_two_rounds_on_real_vllm(method: str, tmp_path: Path) -> None:
     for row in rows:
         assert row.keys() >= LOGGED[method]
         assert all(math.isfinite(value) for value in row.values())
-        assert row["policy/grad_norm"] > 0
         # The engine's log-probabilities are those of the student that trains; all of SeqKD's tokens are the teacher's.
         assert row.get("mismatch/logprob_abs_max", 0) < (1e-3 if method != "seqkd" else 1)
         # Groups are idle for want of an advantage only where a method gives some to trajectories.
         assert ("ovd/zero_advantage_groups" in row) is (method not in ("opd", "gkd", "seqkd", "opsd"))
+    assert rows[0]["policy/grad_norm"] > 0  # a later round may have groups without variance alone
     lines = cli.transcripts(tmp_path)
     sources = {line["source"] for line in lines if line["in_mixture"]}
     assert sources == {
