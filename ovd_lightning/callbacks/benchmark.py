@@ -54,7 +54,8 @@ class BenchmarkCallback(L.Callback):
         rejection: testing rejection: the method's teacher rewrites steps of every answer that it scores too low.
         save: write every answer with its verdict, and the table, to ``folder``.
         folder: where evaluations are written, and looked for when one was interrupted; null: <run>/evaluations.
-        wandb_rows: lines of each benchmark in W&B's table of answers, at most; the files hold all.
+        wandb_rows: lines of each benchmark in W&B's table of answers, at most: more than any test set of the paper
+            has. Fewer make a small file of many evaluations; those on the disk hold all.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class BenchmarkCallback(L.Callback):
         rejection: TestingRejection | None = None,
         save: bool = True,
         folder: str | None = None,
-        wandb_rows: int = 100,
+        wandb_rows: int = 10_000,
     ) -> None:
         if max_tokens is not None and max_tokens < 1:
             raise ConfigError("benchmark.max_tokens", f"is {max_tokens}.", "Use 1 or more, or null.")
