@@ -119,7 +119,10 @@ class ScriptedEngine(Engine):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         self.written += requests
-        return [self._complete(request, sampling) for request in requests]
+        completions = [self._complete(request, sampling) for request in requests]
+        self.count(sum(len(as_text(r.prompt, self._tokenizer)) for r in requests),
+                   sum(c.completion_tokens for c in completions))  # fmt: skip
+        return completions
 
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
         text = self.write(as_text(request.prompt, self._tokenizer), request)
@@ -127,7 +130,10 @@ class ScriptedEngine(Engine):
             return Completion(text="", token_ids=None, logprobs=None, truncated=False, error="no answer")
         limit = sampling.max_tokens if request.max_tokens is None else request.max_tokens
         if self._tokenizer is None:
-            return Completion(text=text[:limit], token_ids=None, logprobs=None, truncated=len(text) > limit)
+            cut = text[:limit]
+            return Completion(
+                text=cut, token_ids=None, logprobs=None, truncated=len(text) > limit, completion_tokens=len(cut)
+            )
         stopped = text.endswith(sampling.stop) if sampling.stop else False  # at a stop text, not at an end of sequence
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         ids = ids if stopped else [*ids, self._tokenizer.eos_token_id]

@@ -12,7 +12,7 @@ import torch
 
 from ovd_lightning.collate import collate
 from ovd_lightning.data import OVDDataModule
-from ovd_lightning.engines.base import Engine, Sampling
+from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import round_problems
 from ovd_lightning.module import OVDModule
@@ -64,6 +64,8 @@ class RolloutCallback(L.Callback):
         self._pending: RoundMetrics | None = None
         self._train_start = 0.0
         self._synced: tuple[int, int] | None = None
+        self._used = TokensUsed()
+        """What the teacher had read and written when the round began."""
 
     # -------------------------------------------------------------- lifetime
 
@@ -146,6 +148,8 @@ class RolloutCallback(L.Callback):
             progress=index / data.rounds,
             further=lambda attempt: self._further(index, attempt, trainer, data),
         )
+        teacher = module.method.teacher
+        self._used = TokensUsed() if teacher is None else teacher.used
         with self.engine.awake():
             with round.phase("sync"):
                 self.sync(trainer, module)
@@ -233,6 +237,10 @@ class RolloutCallback(L.Callback):
         metrics.sums.update(trained.sums)
         metrics.maxima.update(trained.maxima)
         self._pending = None
+        if module.method.teacher is not None:
+            used = module.method.teacher.used
+            metrics.sums["teacher/prompt_tokens"] = used.prompt - self._used.prompt
+            metrics.sums["teacher/completion_tokens"] = used.completion - self._used.completion
         values = self._reduce(metrics, trainer, module)
         # Of the round's first update; Lightning averages over micro-batches and ranks.
         values["loss"] = values["loss"] / (trainer.accumulate_grad_batches * trainer.world_size)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -68,6 +68,14 @@ class Completion:
     """Why this one request failed after its retries; ``text`` is then empty."""
 
 
+class TokensUsed(NamedTuple):
+    """What a model has read and written, as an endpoint bills it: whether a prompt was in a cache makes no difference,
+    and a score costs its prompt and one token."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
 class Engine(ABC):
     """Runs one model. Construction checks settings and is cheap; :meth:`start` loads."""
 
@@ -80,6 +88,16 @@ class Engine(ABC):
     def __init__(self) -> None:
         self.version: int = -1
         """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's own."""
+        self._used = TokensUsed()
+
+    @property
+    def used(self) -> TokensUsed:
+        """Tokens since the engine was made."""
+        return self._used
+
+    def count(self, prompt: int, completion: int) -> None:
+        """Every call of the model says what it read and wrote; a teacher's cost is read off here."""
+        self._used = TokensUsed(self._used.prompt + prompt, self._used.completion + completion)
 
     @property
     @abstractmethod

@@ -133,6 +133,7 @@ class HFEngine(LocalEngine):
                     [prompts[i] for i in rows], [limits[i] for i in rows], [seeds[i] for i in rows], sampling
                 )
                 done.update(zip(rows, results, strict=True))
+        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in done.values()))
         return [done[i] for i in range(len(requests))]
 
     def _sample(
@@ -282,11 +283,13 @@ class HFEngine(LocalEngine):
         import torch
 
         encoded = self.encode_requests(prompts)
+        self.count(sum(map(len, encoded)), len(encoded))
         parts = self._score(encoded, [[(len(ids) - 1, list(token_ids))] for ids in encoded])
         return torch.cat(parts) if parts else torch.empty(0, len(token_ids))
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
         self.check_pairs(prompts, completions)
         pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
+        self.count(sum(len(p) + len(c) for p, c in pairs), 0)
         wanted = [[(len(p) + k - 1, [token]) for k, token in enumerate(c)] for p, c in pairs]
         return [part.reshape(-1) for part in self._score([p + c for p, c in pairs], wanted)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling, TokensUsed
 from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage
 from ovd_lightning.engines.local import encode
 from ovd_lightning.errors import ConfigError
@@ -105,6 +105,11 @@ class OpenAIEngine(Engine):
     @property
     def usage(self) -> Usage:
         return self._endpoint.usage
+
+    @property
+    def used(self) -> TokensUsed:
+        """As the endpoint says."""
+        return TokensUsed(self.usage.prompt_tokens, self.usage.completion_tokens)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -334,6 +334,7 @@ class VLLMEngine(LocalEngine):
                     completion_tokens=len(ids),
                 )
             )
+        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in completions))
         return completions
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
@@ -341,6 +342,7 @@ class VLLMEngine(LocalEngine):
         from vllm import SamplingParams
 
         encoded = self.encode_requests(prompts)
+        self.count(sum(map(len, encoded)), len(encoded))
         chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
         parameters = [
             SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=chunk)
@@ -364,6 +366,7 @@ class VLLMEngine(LocalEngine):
 
         self.check_pairs(prompts, completions)
         pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
+        self.count(sum(len(p) + len(c) for p, c in pairs), 0)
         full = [(p, c) for p, c in pairs if c]
         parameters = [
             SamplingParams(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import LossOutput, Method
 from ovd_lightning.student import Student
+from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch
 
 
@@ -32,6 +33,8 @@ class DistributionMatching(Method):
             raise ConfigError("method.init_args.beta", f"is {beta}.", "Use a value in [0, 1].")
         self.beta = beta
 
+    teacher: TokenTeacher | None = None
+
     @abstractmethod
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         """Whose distributions are matched, on the batch's device."""
@@ -39,6 +42,8 @@ class DistributionMatching(Method):
     def loss(self, student: Student, batch: Batch) -> LossOutput:
         """D_beta(p_T, p_S) a token, weighted by ``batch.weights``, corrected for the sampler-trainer mismatch."""
         read = batch.teacher_inputs
+        if self.teacher is not None:
+            self.teacher.count_read((read or batch).attention_mask)
         divergence, logprobs, entropies = student.divergence(
             batch.input_ids,
             batch.attention_mask,

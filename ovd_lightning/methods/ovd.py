@@ -308,7 +308,6 @@ class OVD(Method):
         round.log_sum("teacher/scores", ledger.scores)
         round.log_sum("teacher/scores_asked", ledger.asked)
         round.log_sum("teacher/demonstrations", ledger.demonstrations)
-        round.log_sum("teacher/completion_tokens", ledger.completion_tokens)
         round.log_histogram(
             "score/histogram", [item.score for item in scored if item.score is not None], self.teacher.scale.values
         )

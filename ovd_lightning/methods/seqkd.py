@@ -53,4 +53,3 @@ class SeqKD(Method):
         round.log_mean("seqkd/teacher_reward", [y.reward for y in written])
         round.log_sum("seqkd/imitated", sum(len(g.mixture) for g in groups))
         round.log_sum("teacher/demonstrations", ledger.demonstrations)
-        round.log_sum("teacher/completion_tokens", ledger.completion_tokens)

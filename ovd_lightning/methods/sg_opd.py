@@ -145,7 +145,6 @@ class SGOPD(TokenLevel):
         round.finish(made)
         ledger = demonstrator.take_ledger()
         round.log_sum("teacher/demonstrations", ledger.demonstrations)
-        round.log_sum("teacher/completion_tokens", ledger.completion_tokens)
         return [y for y in made if y.grade is not None and y.grade.correct]
 
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.base import Engine, TokensUsed
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ class Teacher(ABC):
     @abstractmethod
     def engines(self) -> list[Engine]:
         """Every engine the teacher uses, each once."""
+
+    @property
+    def used(self) -> TokensUsed:
+        """Tokens that the teacher has read and written so far: its cost."""
+        parts = [engine.used for engine in self.engines]
+        return TokensUsed(sum(p.prompt for p in parts), sum(p.completion for p in parts))
 
     def check(self) -> None:
         """Checks that load nothing. Raises: ConfigError."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.base import Engine, TokensUsed
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -67,6 +67,7 @@ class TokenTeacher(Teacher):
         self.chunk_size = chunk_size
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: Student | None = None
+        self._read = 0
 
     @property
     def name(self) -> str:
@@ -76,6 +77,15 @@ class TokenTeacher(Teacher):
     def engines(self) -> list[Engine]:
         own = [] if self.engine is None else [self.engine]
         return own if self.demonstrator is None else own + [e for e in self.demonstrator.engines if e not in own]
+
+    @property
+    def used(self) -> TokensUsed:
+        engines = super().used
+        return TokensUsed(engines.prompt + self._read, engines.completion)
+
+    def count_read(self, attention_mask: Tensor) -> None:
+        """``model`` has read these rows, [B, L]: prompts and completions."""
+        self._read += int(attention_mask.sum())
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -157,6 +167,7 @@ class TokenTeacher(Teacher):
             values = self._scored(self.engine, read.input_ids, read.attention_mask, read.completion_mask)
         else:
             model = self.model_on(batch.input_ids.device)
+            self.count_read(read.attention_mask)
             values = model(read.input_ids, read.attention_mask, read.completion_mask, batch.temperature)[0][
                 read.completion_mask
             ]

@@ -51,7 +51,7 @@ class Judgement:
 
 @dataclass(slots=True)
 class Ledger:
-    """What was asked of the teacher in a round, and what it cost."""
+    """What was asked of the teacher in a round; what it cost is counted by its engines."""
 
     scores: int = 0
     """Scoring prompts wanted."""
@@ -59,8 +59,6 @@ class Ledger:
     """... and really sent: not repeated in the round, not in the cache."""
     parse_failures: int = 0
     demonstrations: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     mass: list[float] = field(default_factory=list)
 
 
@@ -316,7 +314,6 @@ class VerbalTeacher(Teacher):
         requests = [Request(prompt=self._render(p, self.chat), seed=seed_of(seed, p)) for p in prompts]
         sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature)
         completions = self.engine.generate(requests, sampling)
-        self._count(completions)
         results: list[Answer | None] = []
         for completion in completions:
             if completion.error is not None:
@@ -382,16 +379,11 @@ class VerbalTeacher(Teacher):
             return []
         sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
         completions = self.demonstrator.generate(requests, sampling)
-        self._count(completions)
         if self.demonstration_thinking == "keep":
             return completions
         tokenizer = self.demonstrator.tokenizer
         opened = [None if tokenizer is None else D.opens_thought(tokenizer, r.prompt) for r in requests]
         return [D.strip_thought(c, o) for c, o in zip(completions, opened, strict=True)]
-
-    def _count(self, completions: Sequence[Completion]) -> None:
-        self.ledger.prompt_tokens += sum(c.prompt_tokens for c in completions)
-        self.ledger.completion_tokens += sum(c.completion_tokens for c in completions)
 
     def settings(self) -> dict[str, Any]:
         """What its answers depend on, as JSON can hold it."""

@@ -269,3 +269,14 @@ def test_closing_one_leaves_the_others(kind: str, start_engine: Callable[..., En
     with pytest.raises(RuntimeError, match=r"closed|not running"):
         first.next_token_logprobs(PROMPTS, DIGITS)
     assert torch.equal(second.next_token_logprobs(PROMPTS, DIGITS), expected)
+
+
+def test_what_was_read_and_written_is_counted(engine: Engine) -> None:
+    before = engine.used
+    completions = sample(engine, PROMPTS, [0, 1, 2, 3])
+    read, written = sum(map(len, PROMPTS)), sum(c.completion_tokens for c in completions)
+    assert (engine.used.prompt - before.prompt, engine.used.completion - before.completion) == (read, written)
+    before = engine.used
+    engine.next_token_logprobs(PROMPTS, [10, 11])
+    assert engine.used.prompt - before.prompt == read
+    assert engine.used.completion - before.completion == len(PROMPTS), "a score is one token"

@@ -201,7 +201,7 @@ def test_scores_as_text_are_one_hot_and_seeded(tokenizer: Any) -> None:
     assert len(engine.written) == 3
     seeds = [request.seed for request in engine.written]
     assert len(set(seeds)) == 3
-    assert teacher.take_ledger().completion_tokens > 0
+    assert teacher.used.completion > 0
 
 
 # ------------------------------------------------------------------ demonstrations
@@ -218,8 +218,8 @@ def test_demonstrations(tokenizer: Any) -> None:
         Request(prompt="ab", seed=5, max_tokens=10), Request(prompt="cdef", seed=6, max_tokens=3),
     ]  # fmt: skip
     assert judge.written == []
-    ledger = teacher.take_ledger()
-    assert (ledger.demonstrations, ledger.completion_tokens) == (2, 3 + 3)  # "AB" and its end, "CDE"
+    assert teacher.take_ledger().demonstrations == 2
+    assert teacher.used == (2 + 4, 3 + 3)  # of both engines; "AB" and its end, "CDE"
     assert teacher.demonstrate([], [], [], []) == []
 
 

@@ -36,6 +36,9 @@ def test_two_rounds_on_real_vllm(method: str, tmp_path: Path) -> None:
     assert [row["round"] for row in rows] == [0, 1]
     for row in rows:
         assert row.keys() >= LOGGED[method]
+        if method not in ("dapo", "dr_grpo", "opsd"):  # which have no teacher, or are their own
+            assert row["teacher/prompt_tokens"] > 0
+            assert (row["teacher/completion_tokens"] > 0) is (method in ("gkd", "seqkd", "sg_opd"))
         assert all(math.isfinite(value) for value in row.values())
         # The engine's log-probabilities are those of the student that trains; all of SeqKD's tokens are the teacher's.
         assert row.get("mismatch/logprob_abs_max", 0) < (1e-3 if method != "seqkd" else 1)
