@@ -138,10 +138,13 @@ class SummaryCallback(L.Callback):
                 ("ovd/replaced_fraction", "replaced by the teacher"),
                 ("ovd/zero_advantage_groups", "groups with zero advantage"),
                 ("policy/kl", "KL to the initial student (nats a token)"),
+                ("teacher/prompt_tokens", "tokens that the teacher reads in a round"),
+                ("teacher/completion_tokens", "tokens that it writes"),
             ):
                 if name in rounds[0] or name in rounds[-1]:
                     first, last = (r.get(name) for r in (rounds[0], rounds[-1]))
-                    table.add_row(text, *("-" if v is None else f"{v:.3f}" for v in (first, last)))
+                    number = "{:,.0f}" if name.startswith("teacher/") else "{:.3f}"
+                    table.add_row(text, *("-" if v is None else number.format(v) for v in (first, last)))
         return table
 
     def times(self, trainer: L.Trainer) -> Table | None:

@@ -31,6 +31,8 @@ class Panel:
     """Names of the metrics -> those that are drawn; None: all."""
     share: bool = False
     """Values lie in [0, 1]: the axis shows all of it."""
+    optional: bool = False
+    """Of some methods or tasks only: no panel where it was not logged."""
 
 
 PANELS = (
@@ -71,13 +73,41 @@ PANELS = (
         metrics=("throughput/generated_tokens_per_s", "throughput/trained_tokens_per_s"),
         unit="tokens per second",
     ),
+    Panel(
+        id="teacher",
+        title="Tokens of the teacher",
+        metrics=("teacher/prompt_tokens", "teacher/completion_tokens"),
+        unit="tokens a round",
+        optional=True,
+    ),
+    Panel(
+        id="divergence",
+        title="Divergence from the token-level teacher",
+        metrics=("opd/reverse_kl", "gkd/divergence", "opsd/divergence"),
+        unit="nats per token",
+        optional=True,
+    ),
+    Panel(
+        id="step-weight",
+        title="SOD: weights of steps",
+        metrics=("sod/step_weight", "sod/step_weight_later"),
+        unit="weight",
+        optional=True,
+    ),
+    Panel(
+        id="turns",
+        title="Turns of a trajectory",
+        metrics=("environment/turns_mean", "environment/invalid_mean", "environment/failed_mean"),
+        unit="turns",
+        optional=True,
+    ),
 )
 
 
 def figures(run: Run) -> list[dict[str, Any]]:
     """One entry per panel: ``id``, ``title``, ``summary`` (for readers who see no picture), ``missing`` (names of
     metrics that the run did not log) and ``figure`` (Plotly's JSON, None when nothing is there to draw)."""
-    entries = [_panel(run, panel) for panel in PANELS]
+    entries = [_panel(run, panel) for panel in PANELS if not panel.optional or select(run, panel.metrics)]
     entries.append(_score_heatmap(run))
     return entries
 
@@ -99,7 +129,7 @@ def _panel(run: Run, panel: Panel) -> dict[str, Any]:
     series = select(run, panel.metrics)
     if panel.choose is not None:
         series = {name: series[name] for name in panel.choose(series)}
-    missing = [name for name in panel.metrics if not name.endswith("*") and name not in series]
+    missing = [name for name in panel.metrics if not name.endswith("*") and name not in series and not panel.optional]
     if not series:
         return {"id": panel.id, "title": panel.title, "missing": list(panel.metrics), "summary": "", "figure": None}
     # The prefix that all names share says nothing: "reward/student" is "student" in a figure about reward.

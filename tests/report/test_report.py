@@ -32,6 +32,9 @@ def chromium() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
+ALWAYS = [panel.id for panel in PANELS if not panel.optional]
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("report") / "runs" / "tiny" / "2030-01-01_12-00-00")
@@ -82,13 +85,22 @@ def test_evenly_keeps_the_ends() -> None:
 
 def test_every_panel_is_drawn_from_the_documented_names(run_dir: Path) -> None:
     drawn = {entry["id"]: entry for entry in figures(read_run(run_dir))}
-    assert set(drawn) == {panel.id for panel in PANELS} | {"score-heatmap"}
+    assert set(drawn) == {*ALWAYS, "score-heatmap"}
     assert all(entry["figure"] and not entry["missing"] for entry in drawn.values())
     stacked = drawn["time"]["figure"]["data"]
     assert [trace["name"] for trace in stacked] == ["sync", "generate", "grade", "score", "replace", "train"]
     assert {trace["stackgroup"] for trace in stacked} == {"phases"}
     columns = zip(*drawn["score-heatmap"]["figure"]["data"][0]["z"], strict=True)
     assert all(sum(column) == pytest.approx(1, abs=1e-3) for column in columns)
+
+
+def test_panels_of_some_methods_only_are_drawn_where_they_were_logged(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    run.metrics |= {name: [(0, 1.0), (2, 1.1)] for name in ("teacher/prompt_tokens", "sod/step_weight_later")}
+    drawn = {entry["id"]: entry for entry in figures(run)}
+    assert set(drawn) == {*ALWAYS, "teacher", "step-weight", "score-heatmap"}
+    assert [trace["name"] for trace in drawn["teacher"]["figure"]["data"]] == ["prompt_tokens"]
+    assert drawn["teacher"]["missing"] == []
 
 
 def test_step_scores_are_the_students() -> None:
@@ -202,7 +214,7 @@ def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> N
     page = open_page(width, scheme)
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     page.wait_for_function(
-        f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(PANELS) + 1}"
+        f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(ALWAYS) + 1}"
     )
     assert page.locator("#plot-reward .scatterlayer .trace path.js-line").count() == 2
     assert page.locator("#plot-time .scatterlayer .trace").count() == 6
