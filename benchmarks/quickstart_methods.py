@@ -1,11 +1,20 @@
-"""GRPO, OVD by default, OVD as Algorithm 1 is printed, and thresholds, on the quickstart, over seeds.
+"""All methods on the quickstart, over seeds and initial students, at equal student samples and equal teacher tokens.
 
-    python benchmarks/quickstart_methods.py                    # everything, about an hour on 2 cores
+    python benchmarks/quickstart_methods.py                                   # 66 runs: about an hour on two cores
     python benchmarks/quickstart_methods.py --only grpo ovd --seeds 0
+    python benchmarks/quickstart_methods.py --task tools                      # arithmetic that wants the interpreter
+    python benchmarks/quickstart_methods.py --only theta0 theta5 ovd theta10 score_theta0 score_theta5 score_theta7 \
+        --students first                                                      # thresholds
 
-Every run is `python -m ovd_lightning fit --config configs/quickstart.yaml` with flags, from the same initial
-student, with the same number of student samples. A finished run is not repeated (runs/quickstart_methods keeps them).
-Printed: held-out test accuracy after training, greedy and sampled, mean and standard deviation over seeds.
+Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight. A finished
+run is not repeated (runs/quickstart_methods keeps them). Printed, as mean and standard deviation over seeds:
+
+- held-out test accuracy after the last round, greedy and sampled: equal student samples (SeqKD and half of GKD let
+  the teacher write instead);
+- held-out validation accuracy when a budget of teacher tokens was spent, read off between two of the evaluations that
+  every run makes on its way: equal teacher tokens. The budget is the least that any method with a teacher spends in
+  all. A teacher's tokens are those it read and those it wrote, as an endpoint would bill them;
+- CPU seconds of a run, its evaluations and imports included.
 """
 
 from __future__ import annotations
@@ -17,28 +26,33 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERLAY = "--method=configs/method/{}.yaml"
+INIT = "--method.init_args."
 METHODS: dict[str, tuple[str, list[str]]] = {
-    "grpo": ("GRPO", [OVERLAY.format("grpo")]),
-    "ovd_literal": ("OVD, Algorithm 1 as printed (theta 7)", [OVERLAY.format("ovd_literal")]),
-    "ovd": ("OVD, default (eq. 7, theta 7)", []),
-    "theta0": ("OVD, theta 0", ["--method.init_args.threshold=0"]),
-    "theta5": ("OVD, theta 5", ["--method.init_args.threshold=5"]),
-    "theta10": ("OVD, theta 10", ["--method.init_args.threshold=10"]),
-    "score_theta0": (
-        "OVD, score only, theta 0",
-        ["--method.init_args.replace_when=score", "--method.init_args.threshold=0"],
-    ),
-    "score_theta5": (
-        "OVD, score only, theta 5",
-        ["--method.init_args.replace_when=score", "--method.init_args.threshold=5"],
-    ),
-    "score_theta7": ("OVD, score only, theta 7", ["--method.init_args.replace_when=score"]),
+    "grpo": ("GRPO (RLVR)", [OVERLAY.format("grpo")]),
+    "dr_grpo": ("Dr. GRPO", [OVERLAY.format("dr_grpo")]),
+    "dapo": ("DAPO", [OVERLAY.format("dapo")]),
+    "seqkd": ("SeqKD, verified", [OVERLAY.format("seqkd")]),
+    "gkd": ("GKD, β .5, λ .5", [OVERLAY.format("gkd")]),
+    "opd": ("OPD", [OVERLAY.format("opd")]),
+    "opsd": ("OPSD", [OVERLAY.format("opsd")]),
+    "sg_opd": ("SG-OPD", [OVERLAY.format("sg_opd")]),
+    "sod": ("SOD", [OVERLAY.format("sod")]),
+    "ovd_literal": ("OVD, Algorithm 1 as printed (θ 7)", [OVERLAY.format("ovd_literal")]),
+    "ovd": ("OVD, default (eq. 7, θ 7)", []),
+    "theta0": ("OVD, θ 0", [INIT + "threshold=0"]),
+    "theta5": ("OVD, θ 5", [INIT + "threshold=5"]),
+    "theta10": ("OVD, θ 10", [INIT + "threshold=10"]),
+    "score_theta0": ("OVD, by score only, θ 0 (A = R)", [INIT + "replace_when=score", INIT + "threshold=0"]),
+    "score_theta5": ("OVD, by score only, θ 5", [INIT + "replace_when=score", INIT + "threshold=5"]),
+    "score_theta7": ("OVD, by score only, θ 7", [INIT + "replace_when=score"]),
     "student_baseline": ("OVD, student's baseline", [OVERLAY.format("ovd_student_baseline")]),
     "one_replaced": ("OVD, at most one replaced", [OVERLAY.format("ovd_one_replaced")]),
     "added": ("OVD, teacher's added", [OVERLAY.format("ovd_added")]),
@@ -46,80 +60,176 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "step_rewards": ("OVD, step rewards (eq. 3)", [OVERLAY.format("ovd_step_rewards")]),
     "trajectory_score": ("OVD, trajectory score", [OVERLAY.format("ovd_trajectory_score")]),
 }
-DEFAULT = ["grpo", "ovd_literal", "theta0", "theta5", "ovd", "theta10", "score_theta0", "score_theta5", "score_theta7"]
+ALL = ["grpo", "dr_grpo", "dapo", "seqkd", "gkd", "opd", "opsd", "sg_opd", "sod", "ovd_literal", "ovd"]
 
 
-def train(name: str, seed: int, out: Path, flags: list[str]) -> dict[str, float]:
-    """One run; its measurements, also written to <out>/<name>-<seed>/result.json."""
-    folder = out / f"{name}-{seed}"
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the methods are compared on."""
+
+    config: str
+    benchmark: str
+    """Name of its metrics."""
+    students: dict[str, str]
+    """Name -> checkpoint of the initial student."""
+    methods: list[str]
+    flags: dict[str, list[str]] = field(default_factory=dict)
+    """Method -> what its overlay, which is made for the arithmetic chains, needs changed."""
+
+
+TOOL_TEACHER = "ovd_lightning/assets/tools/teacher"
+SETTINGS = {
+    "arithmetic": Setting(
+        config="configs/quickstart.yaml",
+        benchmark="arithmetic",
+        students={"first": "ovd_lightning/assets/student", "second": "ovd_lightning/assets/second_student"},
+        methods=ALL,
+    ),
+    "tools": Setting(
+        config="configs/quickstart_tools.yaml",
+        benchmark="tool_arithmetic",
+        students={"first": "ovd_lightning/assets/tools/student"},
+        methods=["grpo", "seqkd", "opd", "sod", "ovd"],
+        flags={
+            "seqkd": [INIT + "teacher=configs/teacher/quickstart_tools.yaml"],
+            "opd": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
+            "sod": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
+        },
+    ),
+}
+
+
+def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags: list[str]) -> dict[str, Any]:
+    """One run; what it measured, also written to <out>/<student>/<name>-<seed>/result.json."""
+    folder = out / student / f"{name}-{seed}"
     result = folder / "result.json"
     if result.exists():
-        return json.loads(result.read_text())
+        measured: dict[str, Any] = json.loads(result.read_text())
+        return measured
+    folder.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "ovd_lightning", "fit", "--config=configs/quickstart.yaml", *METHODS[name][1], *flags,
-        f"--data.seed={seed}", f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}",
-        "--benchmark.every_n_rounds=0", "--benchmark.samples=4", "--run.wandb=disabled", "--summary.report=false",
+        sys.executable, "-m", "ovd_lightning", "fit", f"--config={setting.config}", *METHODS[name][1],
+        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags, f"--data.seed={seed}",
+        f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", "--benchmark.every_n_rounds=10",
+        "--benchmark.samples=2", "--run.wandb=disabled", "--summary.report=false", "--rollout.transcripts=false",
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    start = time.perf_counter()
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name}, seed {seed}, failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "output.txt").open("w") as output:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)  # whose CPU time holds its own children's
+    if status:
+        raise RuntimeError(f"{name}, {student} student, seed {seed}, failed; {output.name} ends:\n{tail(output.name)}")
+    measured = read(folder / "metrics.csv", setting.benchmark)
+    measured["cpu_seconds"] = used.ru_utime + used.ru_stime
+    result.write_text(json.dumps(measured, indent=1))
+    print(f"{name}, {student} student, seed {seed}: greedy {measured['greedy']:.1%} sampled {measured['sampled']:.1%} "
+          f"({measured['cpu_seconds']:.0f} s)", flush=True)  # fmt: skip
+    return measured
+
+
+def tail(path: str) -> str:
+    return Path(path).read_text()[-4000:]
+
+
+def read(path: Path, benchmark: str) -> dict[str, Any]:
+    """From metrics.csv: accuracies, the teacher's tokens, and the curve of both."""
+    with path.open() as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    measured = [r for r in rows if "test/arithmetic/accuracy" in r]
-    rounds = [r for r in rows if "reward/student" in r]
-    values = {
-        "before": measured[0]["test/arithmetic/accuracy"],
-        "before_sampled": measured[0]["test/arithmetic/sampled_accuracy"],
-        "greedy": measured[-1]["test/arithmetic/accuracy"],
-        "sampled": measured[-1]["test/arithmetic/sampled_accuracy"],
-        "accepted_first": rounds[0].get("ovd/acceptance_rate", float("nan")),
-        "accepted_last": rounds[-1].get("ovd/acceptance_rate", float("nan")),
-        "zero_advantage": statistics.mean(r["ovd/zero_advantage_groups"] for r in rounds),
-        "student_samples": rounds[-1]["samples"],
-        "teacher_tokens": sum(r.get("teacher/completion_tokens", 0.0) for r in rounds),
-        "seconds": time.perf_counter() - start,
+    names = {kind: f"{benchmark}/{metric}" for kind, metric in KINDS.items()}
+    tested = [r for r in rows if f"test/{names['greedy']}" in r]
+    curve, spent = [], 0.0  # in the order in which the rows were written
+    for r in rows:
+        spent += r.get("teacher/prompt_tokens", 0.0) + r.get("teacher/completion_tokens", 0.0)
+        if f"eval/{names['greedy']}" in r:
+            curve.append({"spent": spent, **{kind: r[f"eval/{name}"] for kind, name in names.items()}})
+    rounds = [r for r in rows if "loss" in r]
+    return {
+        **{f"{kind}_before": tested[0][f"test/{name}"] for kind, name in names.items()},
+        **{kind: tested[-1][f"test/{name}"] for kind, name in names.items()},
+        "curve": curve,
+        "read": sum(r.get("teacher/prompt_tokens", 0.0) for r in rounds),
+        "written": sum(r.get("teacher/completion_tokens", 0.0) for r in rounds),
+        "groups": rounds[-1]["samples"],
+        "zero_advantage": mean([r["ovd/zero_advantage_groups"] for r in rounds if "ovd/zero_advantage_groups" in r]),
+        "accepted_first": rounds[0].get("ovd/acceptance_rate"),
+        "accepted_last": rounds[-1].get("ovd/acceptance_rate"),
     }
-    result.write_text(json.dumps(values, indent=1))
-    print(f"{name:18s} seed {seed}: greedy {values['greedy']:.1%} sampled {values['sampled']:.1%} "
-          f"({values['seconds']:.0f} s)", flush=True)  # fmt: skip
-    return values
+
+
+KINDS = {"greedy": "accuracy", "sampled": "sampled_accuracy"}
+
+
+def mean(values: list[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def at(curve: list[dict[str, float]], spent: float, kind: str) -> float | None:
+    """Accuracy when ``spent`` tokens of the teacher were spent, linear between two evaluations; None: never spent."""
+    for a, b in pairwise(curve):
+        if a["spent"] <= spent <= b["spent"] and b["spent"] > a["spent"]:
+            return a[kind] + (b[kind] - a[kind]) * (spent - a["spent"]) / (b["spent"] - a["spent"])
+    return None
 
 
 def spread(values: list[float]) -> str:
     """Mean and sample standard deviation in percent."""
-    mean = statistics.mean(values) * 100
-    return f"{mean:.1f} ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else f"{mean:.1f}"
+    average = statistics.mean(values) * 100
+    return f"{average:.1f} ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else f"{average:.1f}"
+
+
+def table(names: list[str], runs: dict[str, list[dict[str, Any]]], budget: float) -> list[str]:
+    """One initial student's rows in Markdown; ``runs`` holds the seeds of each method."""
+    lines = [
+        "| method | greedy % | sampled % | same teacher tokens: greedy % | sampled % | teacher reads | writes "
+        "| zero-advantage groups | accepted, first → last | CPU s |",
+        "| --- " * 10 + "|",
+    ]
+    for name in names:
+        own = runs[name]
+        afterwards = [spread([r[kind] for r in own]) for kind in KINDS]
+        equal = []
+        for kind in KINDS:
+            values = [v for r in own if (v := at(r["curve"], budget, kind)) is not None]
+            equal.append(spread(values) if len(values) == len(own) else "–")
+        idle = mean([r["zero_advantage"] for r in own if r["zero_advantage"] is not None])
+        asked = [(r["accepted_first"], r["accepted_last"]) for r in own if r["accepted_first"] is not None]
+        accepted = " → ".join(f"{statistics.mean(values):.0%}" for values in zip(*asked, strict=True)) or "–"
+        tokens = [f"{statistics.mean(r[key] for r in own) / 1000:,.0f} k" for key in ("read", "written")]
+        cells = [METHODS[name][0], *afterwards, *equal, *tokens, "–" if idle is None else f"{idle:.0%}", accepted]
+        lines.append("| " + " | ".join([*cells, f"{statistics.mean(r['cpu_seconds'] for r in own):.0f}"]) + " |")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=DEFAULT)
+    parser.add_argument("--task", choices=SETTINGS, default="arithmetic")
+    parser.add_argument("--only", nargs="+", choices=METHODS, help="default: all methods of the task")
+    parser.add_argument("--students", nargs="+", help="default: all of the task")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, help="default: the quickstart's")
+    parser.add_argument("--rounds", type=int, help="default: the config's")
+    parser.add_argument("--budget", type=float, help="teacher tokens; default: the least that a method here spends")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_methods")
     args = parser.parse_args()
+    setting = SETTINGS[args.task]
+    names, students = args.only or setting.methods, args.students or list(setting.students)
+    if unknown := set(students) - set(setting.students):
+        parser.error(f"--students: {', '.join(sorted(unknown))}; {args.task} has {', '.join(setting.students)}")
     flags = [f"--data.rounds={args.rounds}"] if args.rounds else []
-    wanted = [(name, seed) for seed in args.seeds for name in args.only]
+    wanted = [(student, name, seed) for seed in args.seeds for student in students for name in names]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = dict(zip(wanted, pool.map(lambda w: train(w[0], w[1], args.out, flags), wanted), strict=True))
-    first = results[wanted[0]]
-    print(f"\nbefore: greedy {first['before']:.1%}, sampled {first['before_sampled']:.1%}; "
-          f"{first['student_samples']:.0f} student samples a run; {len(args.seeds)} seeds\n")  # fmt: skip
-    print("| method | greedy % | sampled % | accepted, first → last | zero-advantage groups | teacher tokens |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name in args.only:
-        runs = [results[name, seed] for seed in args.seeds]
-        mean = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
-        accepted = "–" if mean["accepted_first"] != mean["accepted_first"] else (
-            f"{mean['accepted_first']:.0%} → {mean['accepted_last']:.0%}"
-        )  # fmt: skip
-        greedy, sampled = (spread([r[kind] for r in runs]) for kind in ("greedy", "sampled"))
-        print(f"| {METHODS[name][0]} | {greedy} | {sampled} | "
-              f"{accepted} | {mean['zero_advantage']:.0%} | {mean['teacher_tokens']:,.0f} |")  # fmt: skip
+        done = pool.map(lambda w: train(setting, w[0], w[1], w[2], args.out / args.task, flags), wanted)
+        results = dict(zip(wanted, done, strict=True))
+    totals = [r["read"] + r["written"] for r in results.values()]
+    budget = args.budget or min((t for t in totals if t), default=0)
+    for student in students:
+        runs = {name: [results[student, name, seed] for seed in args.seeds] for name in names}
+        first = runs[names[0]][0]
+        print(f"\n{student} student ({setting.students[student]}): before training greedy "
+              f"{first['greedy_before']:.1%}, sampled {first['sampled_before']:.1%}; {first['groups']:.0f} samples "
+              f"a run; {len(args.seeds)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
+        print("\n".join(table(names, runs, budget)))
 
 
 if __name__ == "__main__":

@@ -207,8 +207,7 @@ def check_run(
         check_teacher(method.teacher)
     if training:
         check_prompts("data.task (train)", data.task, data.train_problems(), engine, max_tokens, chat)
-        if method.teacher is not None:
-            method.teacher.check_problems(data.task, data.train_problems(), max_tokens)
+        method.check_problems(data.task, data.train_problems(), max_tokens)
     for name, problems in evaluated.items():
         task = data.benchmarks(split)[name]  # type: ignore[arg-type]
         check_prompts(f"data.benchmarks.{name} ({split})", task, problems, engine, max_tokens, chat, whole=False)

@@ -218,6 +218,18 @@ class Round:
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
 
+    def reference(self, problem: Problem, slot: int, sample: int = 0) -> Trajectory:
+        """The problem's own solution as a trajectory, ended, ungraded; cut off at the student's limit."""
+        y = self.unwritten(problem, slot, sample)
+        ids = self.tokenizer.encode(problem.meta["solution"], add_special_tokens=False, split_special_tokens=True)
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        y.truncated = len(ids) > self.sampling.max_tokens
+        y.completion_ids = ids[: self.sampling.max_tokens]
+        y.completion_mask = [True] * len(y.completion_ids)
+        y.text, y.source = decode(self.tokenizer, y.completion_ids), "dataset"
+        return y
+
     # ------------------------------------------------------------- randomness
 
     def seed(self, *purpose: Any) -> int:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Source = Literal["student", "teacher", "mixed"]
-"""Who wrote a trajectory; ``mixed`` is a student prefix that the teacher continued."""
+Source = Literal["student", "teacher", "mixed", "dataset"]
+"""Who wrote a trajectory; ``mixed`` is a student prefix that the teacher continued, ``dataset`` a problem's own
+solution."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -170,7 +171,7 @@ class Batch:
     advantages: Tensor
     """[B, L-1] float32, 0 outside ``completion_mask``."""
     teacher_mask: Tensor
-    """[B, L-1] bool: trained tokens that the teacher wrote."""
+    """[B, L-1] bool: trained tokens that the student did not write."""
     weights: Tensor
     """[B, L-1] float32: each token's weight in the loss. Sums to 1 over one optimiser step, all ranks and
     micro-batches, times the factor by which Lightning averages, so micro-batching cannot change the loss. Imitated

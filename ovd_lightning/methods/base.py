@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ovd_lightning.engines.base import Engine, Sampling
     from ovd_lightning.rollout import Round
     from ovd_lightning.student import Student
+    from ovd_lightning.tasks.base import Task
     from ovd_lightning.teachers.base import Teacher
 
 Aggregation = Literal["token_mean", "trajectory_mean", "constant"]
@@ -126,6 +127,12 @@ class Method(ABC):
     def check(self, engine: Engine, sampling: Sampling) -> None:
         """What only the student's engine and its sampling decide; before any model is loaded. Raises: ConfigError."""
         return
+
+    def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """What the training problems decide, with solutions of up to ``max_tokens``; before any model is loaded.
+        Raises: ConfigError."""
+        if self.teacher is not None:
+            self.teacher.check_problems(task, problems, max_tokens)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         """Fresh on-policy groups, graded; by default N student trajectories a problem."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import Aggregation, Mismatch
+from ovd_lightning.methods.base import Aggregation, Mismatch, check_choice
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
@@ -15,12 +15,15 @@ from ovd_lightning.types import Batch, Group, Problem
 if TYPE_CHECKING:
     from ovd_lightning.engines.base import Engine, Sampling
     from ovd_lightning.rollout import Round
+    from ovd_lightning.tasks.base import Task
+
+Outputs = Literal["teacher", "dataset"]
 
 
 class GKD(DistributionMatching):
-    """Sampled: with probability lambda N student trajectories of a problem, else N of the teacher. Credited: nothing.
-    Minimised: D_beta = beta KL(p_T || M) + (1 - beta) KL(p_S || M), M = beta p_T + (1 - beta) p_S, at every token of
-    the completions.
+    """Sampled: with probability lambda N student trajectories of a problem, else N of the teacher, or the problem's own
+    solution. Credited: nothing. Minimised: D_beta = beta KL(p_T || M) + (1 - beta) KL(p_S || M), where M = beta p_T +
+    (1 - beta) p_S, at every token of the completions.
 
     The paper's: the divergence, lambda, no gradient through sampling; beta = 0 and 1 stand for KL(p_T || p_S) and
     KL(p_S || p_T), which the formula itself only tends to. Ours: lambda is drawn for each group, not for the batch, so
@@ -31,6 +34,8 @@ class GKD(DistributionMatching):
             student's.
         beta: of the divergence, in [0, 1].
         student_share: lambda, in [0, 1]. 1 is purely on-policy and needs no demonstrator.
+        outputs: what the other groups hold: "teacher": trajectories of the demonstrator; "dataset": the `solution` of
+            the problem's meta data, N times over, so that lambda stays the student's share.
         group_size: N, trajectories a problem.
         aggregation: how token losses are averaged, see `Method`.
         mismatch, mismatch_bound: correction where engine and trainer disagree, see `Method`.
@@ -44,6 +49,7 @@ class GKD(DistributionMatching):
         teacher: TokenTeacher,
         beta: float = 0.5,
         student_share: float = 1.0,
+        outputs: Outputs = "teacher",
         group_size: int = 8,
         aggregation: Aggregation = "token_mean",
         mismatch: Mismatch = "none",
@@ -65,17 +71,39 @@ class GKD(DistributionMatching):
                 "gives log-probabilities of single tokens; GKD needs whole distributions.",
                 "Give the teacher as a model, or use OPD.",
             )
-        if student_share < 1 and teacher.demonstrator is None:
+        check_choice(f"{name}.outputs", outputs, Outputs)
+        if student_share < 1 and outputs == "teacher" and teacher.demonstrator is None:
             raise ConfigError(
                 f"{name}.student_share",
                 f"is {student_share}, but the teacher has no demonstrator to write the other trajectories.",
-                "Set teacher.init_args.demonstrator, or student_share: 1.",
+                "Set teacher.init_args.demonstrator, outputs: dataset, or student_share: 1.",
             )
         self.teacher = teacher
         self.student_share = student_share
+        self.outputs = outputs
 
     def check(self, engine: Engine, sampling: Sampling) -> None:
         self.teacher.check_student(engine, sampling.temperature)
+
+    def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """Raises: ConfigError also for problems without the solution that is to be imitated."""
+        super().check_problems(task, problems, max_tokens)
+        if self.outputs == "teacher" or self.student_share == 1:
+            return
+        if task.environment is not None:
+            raise ConfigError(
+                "method.init_args.outputs",
+                'is "dataset", but a solution holds no replies of the environment.',
+                'Use "teacher".',
+            )
+        without = [p.id for p in problems if not p.meta.get("solution")]
+        if without:
+            raise ConfigError(
+                "method.init_args.outputs",
+                f'is "dataset", but {len(without)} problems have no `solution` in their meta data, the first is '
+                f"{without[0]!r}.",
+                'Name the field of the solutions (task.init_args.solution_field), or use "teacher".',
+            )
 
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         return self.teacher.model_on(batch.input_ids.device)
@@ -93,15 +121,16 @@ class GKD(DistributionMatching):
         return groups
 
     def annotate(self, groups: list[Group], round: Round) -> None:
-        blank = [
-            round.unwritten(g.problem, slot, j)
-            for slot, g in enumerate(groups)
-            if not g.sampled
-            for j in range(self.group_size)
-        ]
+        others = [(g, slot, j) for slot, g in enumerate(groups) if not g.sampled for j in range(self.group_size)]
         for group in groups:
             group.mixture = list(group.sampled)
-        if self.teacher.demonstrator is not None:
+        if self.outputs == "dataset":
+            solutions = [round.reference(g.problem, slot, j) for g, slot, j in others]
+            round.finish(solutions)
+            for solution in solutions:
+                groups[solution.group - round.first_group].mixture.append(solution)
+        elif self.teacher.demonstrator is not None:
+            blank = [round.unwritten(g.problem, slot, j) for g, slot, j in others]
             with self.teacher.demonstrator.awake(), round.phase("replace"):
                 written = round.demonstrate(self.teacher.demonstrator, blank, [0] * len(blank))
             for y in written:
@@ -109,7 +138,6 @@ class GKD(DistributionMatching):
                     groups[y.group - round.first_group].mixture.append(y)
             ledger = self.teacher.demonstrator.take_ledger()
             round.log_sum("teacher/demonstrations", ledger.demonstrations)
-            round.log_sum("teacher/completion_tokens", ledger.completion_tokens)
         for y in (y for group in groups for y in group.mixture):
             y.advantages = [0.0] * len(y.completion_ids)
         round.log_mean("gkd/student_share", [float(bool(g.sampled)) for g in groups])

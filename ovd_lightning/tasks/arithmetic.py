@@ -90,17 +90,32 @@ class ArithmeticTask(Task):
 
     def _draw(self, split: Split) -> list[Problem]:
         rng = random.Random(f"{self.name}/{split}/{self.seed}")
-        fewest, most = self.operations
         drawn: dict[str, Problem] = {}
         while len(drawn) < self.sizes[split]:
-            value = int(rng.random() * (LIMIT + 1))
-            expression = random_expression(rng, fewest + int(rng.random() * (most - fewest + 1)), value)
+            expression = self.expression(rng)
             question = f"{render(expression)}=?"
             if question not in drawn and split_of(question) == split:
                 drawn[question] = Problem(
-                    id=f"{self.name}/{split}/{len(drawn)}", question=question, answers=(str(value),)
+                    id=f"{self.name}/{split}/{len(drawn)}",
+                    question=question,
+                    answers=(str(evaluate(expression)),),
+                    meta={"solution": self.solution(question)},
                 )
         return list(drawn.values())
+
+    def expression(self, rng: random.Random) -> Expression:
+        """What a question asks for; of any split."""
+        value = int(rng.random() * (LIMIT + 1))
+        return random_expression(rng, self.draw_operations(rng), value)
+
+    def draw_operations(self, rng: random.Random) -> int:
+        """How many operations a problem has."""
+        fewest, most = self.operations
+        return fewest + int(rng.random() * (most - fewest + 1))
+
+    def solution(self, question: str) -> str:
+        """The ideal response."""
+        return solution(question)
 
     def prompt(self, problem: Problem) -> str:
         return f"{problem.question}\n"
@@ -146,6 +161,13 @@ def _write(expression: Expression, lines: list[str]) -> int:
 
 def apply(left: int, op: str, right: int) -> int:
     return left + right if op == "+" else left - right if op == "-" else left * right
+
+
+def evaluate(expression: Expression) -> int:
+    """The value of a tree."""
+    if isinstance(expression, int):
+        return expression
+    return apply(evaluate(expression.left), expression.op, evaluate(expression.right))
 
 
 def random_expression(rng: random.Random, operations: int, value: int) -> Expression:

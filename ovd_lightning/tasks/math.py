@@ -82,6 +82,8 @@ class MathTask(_Graded):
         exclude: ids of problems to leave out of training.
         question_field: field of the question; dots lead into nested fields.
         answers_field: field of the reference answer, or of a list of alternatives.
+        solution_field: field of a worked solution, for the methods that use one (OPSD, GKD with outputs "dataset");
+            null: "solution" of the row's "meta", if there is one.
         id_field: field of the problem's id; null: "id" if the rows have it, else the row's number.
         prompt: what the student is asked; {question} stands for the question. An instruction that the data already
             append to their questions is not repeated.
@@ -108,6 +110,7 @@ class MathTask(_Graded):
         exclude: list[str] | None = None,
         question_field: str = "question",
         answers_field: str = "answers",
+        solution_field: str | None = None,
         id_field: str | None = None,
         prompt: str = TRAINING_PROMPT,
         system: str | None = None,
@@ -126,6 +129,7 @@ class MathTask(_Graded):
         self.splits: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
         self.ids, self.exclude = ids, exclude or []
         self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
+        self.solution_field = solution_field
         self.template, self.system = prompt, system
         self._instruction = prompt.partition(_PLACE)[2].strip()
         self._problems: dict[Split, list[Problem]] = {}
@@ -148,8 +152,8 @@ class MathTask(_Graded):
         if split == "train" and (self.ids is not None or self.exclude):
             rows = self._choose(rows)
         mend = (
-            "Say which fields hold the question, the answers and the id (question_field, answers_field, id_field), "
-            "or leave the row out (exclude)."
+            "Say which fields hold the question, the answers, the id and, where it is set, the solution "
+            "(question_field, answers_field, id_field, solution_field), or leave the row out (exclude)."
         )
         problems = make_problems(rows, self._problem, "MathTask.data", mend)
         if split != "train":
@@ -192,6 +196,8 @@ class MathTask(_Graded):
         question = question.removesuffix(self._instruction).rstrip() if self._instruction else question
         answers = texts(field(row, self.answers_field), self.answers_field)
         meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
+        if self.solution_field is not None:
+            meta["solution"] = text(field(row, self.solution_field), self.solution_field)
         choices = texts(row.get("choices") or (), "choices")
         if choices:
             meta["choices"] = list(choices)

@@ -15,8 +15,11 @@ from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.student import Student
+from ovd_lightning.tasks.arithmetic import ArithmeticTask
+from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.tools.local import LocalSandbox
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine, make_group, make_round, problem
 from tests.methods.slow import assert_same, batches, exact, moved, rows, several_turns
@@ -158,6 +161,40 @@ def test_gkd_mixes_groups_of_student_and_teacher(tokenizer: Any, teacher: TokenT
     for slot, group in enumerate(groups):
         assert {(y.source, y.text) for y in group.mixture} == {("student", WRONG) if own[slot] else ("teacher", RIGHT)}
         assert [y.key for y in group.mixture] == [(slot, 0), (slot, 1)]
+
+
+def test_gkd_imitates_the_solutions_of_the_data(tokenizer: Any, teacher: TokenTeacher) -> None:
+    engine = ScriptedEngine(write=lambda prompt, request: WRONG, tokenizer=tokenizer)
+    method = GKD(teacher, student_share=0.5, outputs="dataset", group_size=2)
+    problems = [
+        Problem(id=str(i), question="1+1+0=?", answers=("2",), meta={"solution": f"1+{i}=2\n{RIGHT}"}) for i in range(9)
+    ]
+    round = make_round(tokenizer, engine=engine)
+    groups = method.sample(problems, round)
+    method.annotate(groups, round)
+    solved = [g for g in groups if not g.sampled]
+    assert 0 < len(solved) < 9
+    for group in solved:
+        for y in group.mixture:
+            assert (y.source, y.student_tokens, y.truncated) == ("dataset", 0, False)
+            assert y.text == group.problem.meta["solution"]
+            assert y.completion_ids[-1] == tokenizer.eos_token_id
+            assert y.reward == 1
+            assert all(y.completion_mask)
+            assert len(y.advantages) == len(y.completion_ids)
+    assert {y.text for g in groups if g.sampled for y in g.mixture} == {WRONG}
+
+
+def test_gkd_says_before_the_run_that_solutions_are_missing(teacher: TokenTeacher) -> None:
+    task = ArithmeticTask(train_size=4)
+    method = GKD(teacher, student_share=0.5, outputs="dataset")
+    method.check_problems(task, task.problems("train"), 64)
+    with pytest.raises(ConfigError, match=r"outputs.*1 problems have no `solution`.*'p'"):
+        method.check_problems(task, [*task.problems("train"), problem()], 64)
+    task.environment = ToolEnvironment(LocalSandbox())
+    with pytest.raises(ConfigError, match="no replies of the environment"):
+        method.check_problems(task, task.problems("train"), 64)
+    GKD(teacher, outputs="dataset").check_problems(task, [problem()], 64)  # purely on-policy: nothing is imitated
 
 
 def test_gkd_needs_distributions_and_a_writer(teacher: TokenTeacher) -> None:

@@ -96,6 +96,18 @@ def test_rows_without_ids_are_numbered(tmp_path: Path) -> None:
     ]
 
 
+def test_worked_solutions_come_along(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answers": [str(i)], "worked": f"It is {i}."} for i in range(2)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    solutions = [p.meta["solution"] for p in MathTask(path, solution_field="worked").problems("train")]
+    assert solutions == ["It is 0.", "It is 1."]
+    assert not any("solution" in p.meta for p in MathTask(path).problems("train"))
+    with pytest.raises(ConfigError, match="solution_field"):
+        MathTask(path, solution_field="work").problems("train")
+    own = write_jsonl(tmp_path / "b.jsonl", [{"question": "1?", "answers": ["1"], "meta": {"solution": "One."}}])
+    assert MathTask(own).problems("train")[0].meta["solution"] == "One."
+
+
 def test_problems_are_left_out_by_name_only(tmp_path: Path) -> None:
     """DSR-sub has a row without an answer: it stops the run until it is excluded, and is not dropped in silence."""
     rows = [COMMON[0], {**COMMON[1], "answers": [""]}, *COMMON[2:]]
