@@ -1,0 +1,75 @@
+"""The comparison of methods: what it reads out of a run, and one real run of it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import quickstart_methods as Q
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ROWS = [
+    {"eval/t/accuracy": 0.2, "eval/t/sampled_accuracy": 0.1},
+    {"test/t/accuracy": 0.25, "test/t/sampled_accuracy": 0.15},
+    {"loss": 0.0, "samples": 8, "teacher/prompt_tokens": 60, "teacher/completion_tokens": 40},
+    {"loss": 0.0, "samples": 16, "teacher/prompt_tokens": 90, "teacher/completion_tokens": 10},
+    {"eval/t/accuracy": 0.6, "eval/t/sampled_accuracy": 0.3},
+    {"test/t/accuracy": 0.65, "test/t/sampled_accuracy": 0.35},
+]
+
+
+def measured(path: Path, rows: list[dict[str, float]]) -> dict[str, object]:
+    names = sorted({name for row in rows for name in row})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    return Q.read(path, "t")
+
+
+def test_a_run_is_read(tmp_path: Path) -> None:
+    run = measured(tmp_path / "metrics.csv", ROWS)
+    assert (run["greedy_before"], run["greedy"], run["sampled"]) == (0.25, 0.65, 0.35)
+    assert (run["read"], run["written"], run["groups"]) == (150, 50, 16)
+    assert (run["zero_advantage"], run["accepted_first"]) == (None, None)
+    assert [point["spent"] for point in run["curve"]] == [0, 200]
+
+
+def test_accuracy_at_equal_teacher_tokens_lies_between_two_evaluations(tmp_path: Path) -> None:
+    curve = measured(tmp_path / "metrics.csv", ROWS)["curve"]
+    assert Q.at(curve, 50, "greedy") == pytest.approx(0.3)
+    assert Q.at(curve, 200, "sampled") == pytest.approx(0.3)
+    assert Q.at(curve, 201, "greedy") is None, "it was never spent"
+    assert Q.at([{"spent": 0, "greedy": 0.1}, {"spent": 0, "greedy": 0.2}], 0, "greedy") is None, "there is no teacher"
+
+
+def test_the_table_says_what_was_not_logged(tmp_path: Path) -> None:
+    run = measured(tmp_path / "metrics.csv", ROWS) | {"cpu_seconds": 12.3}
+    other = run | {"greedy": 0.75, "accepted_first": 0.5, "accepted_last": 0.25, "zero_advantage": 0.1}
+    lines = Q.table(["opd", "ovd"], {"opd": [run], "ovd": [run, other]}, budget=100)
+    assert lines[2] == "| OPD | 65.0 | 35.0 | 40.0 | 20.0 | 0 k | 0 k | – | – | 12 |"
+    assert lines[3].startswith("| OVD, default (eq. 7, θ 7) | 70.0 ± 7.1 | 35.0 ± 0.0 | 40.0 ± 0.0 |")
+    assert lines[3].endswith("| 10% | 50% → 25% | 12 |")
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_real_run_is_compared_and_not_repeated(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "benchmarks/quickstart_methods.py", "--only", "opd", "--seeds", "0", "--students", "second",
+        "--rounds", "1", "--jobs", "1", "--out", str(tmp_path),
+    ]  # fmt: skip
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert first.returncode == 0, first.stderr[-2000:]
+    table = [line for line in first.stdout.splitlines() if line.startswith("| OPD")]
+    assert len(table) == 1
+    assert "before training greedy 44.9%" in first.stdout
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert table[0] in again.stdout.splitlines()
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run([*command, "--students", "third"], cwd=ROOT, capture_output=True, timeout=60, check=True)
