@@ -92,7 +92,8 @@ class Student(nn.Module):
             teacher: of the same vocabulary; gets no gradient. May be this student itself.
             teacher_inputs: (input_ids, attention_mask, mask) where the teacher has other prompts.
         Returns:
-            (divergences [B, L-1], log-probabilities [B, L-1], entropies [B, L-1]), float32, 0 outside the mask.
+            (divergences [B, L-1], log-probabilities [B, L-1], entropies [B, L-1]), float32, 0 outside the mask. Let go
+            of the last two, or detach them, before the backward pass: held, they keep every chunk's tensors.
         Raises: ValueError when teacher and student have different numbers of trained tokens.
         """
         with torch.no_grad():

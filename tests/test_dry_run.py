@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
+from benchmarks.allocator import peak_bytes
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.calls import calls_of_round, paper_figures, token_level
 from ovd_lightning.dry_run.command import arguments, main, plan_of
@@ -26,7 +27,6 @@ from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch
 from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
-from tests.memory import peak_bytes
 from tests.workflow import cli
 
 GIB = 2**30

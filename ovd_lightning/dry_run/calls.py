@@ -137,48 +137,104 @@ def token_level(trajectories: int, length: int, vocabulary: int, steps: float, v
 
 PAPER_LENGTH, PAPER_VOCABULARY = 8192, 152_064
 """Of Table 1: Qwen2.5-7B, whose "152K" is 152,064."""
+PAPER_LAYERS, PAPER_KV_HEADS, PAPER_HEAD_DIM = 28, 4, 128
+"""Of the same model, as Table 1 has them."""
+PRINTED_ABOUT = 0.01
+"""The paper prints two or three digits: a number is right within this share."""
+
+
+def keys_and_values(length: int, layers: int = PAPER_LAYERS) -> int:
+    """Bytes of one sequence's cache in bfloat16, [N_L, 2, H_kv, L, d] of Table 1."""
+    return layers * 2 * PAPER_KV_HEADS * length * PAPER_HEAD_DIM * HALF
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PaperFigure:
     """A number of section 2, and the same computed."""
 
+    where: str
     what: str
     printed: str
     computed: str
+    value: float
+    """What is printed: bytes, a GB being 10^9 and an MB 10^6 of them, or a ratio."""
+    exact: float
+    """The same from the formula."""
     comment: str = ""
+
+    @property
+    def factor(self) -> float:
+        """Computed over printed."""
+        return self.exact / self.value
+
+    @property
+    def verdict(self) -> str:
+        """By the numbers alone: right, right in binary units, or by how much it is wrong."""
+        if abs(self.factor - 1) <= PRINTED_ABOUT:
+            return "right"
+        for unit, binary in (("MB", 1.024**2), ("GB", 1.024**3)):
+            if self.printed.endswith(unit) and abs(self.factor / binary - 1) <= PRINTED_ABOUT:
+                return f"unit wrong: it is {unit[0]}iB"
+        times = self.factor if self.factor > 1 else 1 / self.factor
+        return f"wrong: {times:.3g} times too {'small' if self.factor > 1 else 'large'}"
 
 
 def paper_figures() -> list[PaperFigure]:
     """Table 1, figure 2 and the text of section 2 recomputed: GB are 10^9 bytes, MiB and GiB powers of two."""
     one = token_level(1, PAPER_LENGTH, PAPER_VOCABULARY, 10)
     batch = token_level(32, PAPER_LENGTH, PAPER_VOCABULARY, 10)
-    layer = 2 * 4 * PAPER_LENGTH * 128 * HALF
+    layer, cache = keys_and_values(PAPER_LENGTH, layers=1), keys_and_values(PAPER_LENGTH)
     return [
-        PaperFigure(what="logits of one sequence, float32", printed="5.0 GB", computed=gb(one.single)),
-        PaperFigure(what="logits of one sequence, bfloat16", printed="2.5 GB", computed=gb(one.half)),
         PaperFigure(
+            where="Table 1",
+            what="logits of one sequence, float32",
+            printed="5.0 GB",
+            computed=gb(one.single),
+            value=5.0e9,
+            exact=one.single,
+        ),
+        PaperFigure(
+            where="Table 1",
+            what="logits of one sequence, bfloat16",
+            printed="2.5 GB",
+            computed=gb(one.half),
+            value=2.5e9,
+            exact=one.half,
+        ),
+        PaperFigure(
+            where="Table 1",
             what="keys and values, 1 layer",
             printed="16 MB",
             computed=f"{layer / 2**20:.0f} MiB = {layer / 1e6:.1f} MB",
+            value=16e6,
+            exact=layer,
             comment="printed in MiB",
         ),
         PaperFigure(
+            where="Table 1",
             what="keys and values, 28 layers",
             printed="469 MB",
-            computed=f"{28 * layer / 1e6:.1f} MB = {28 * layer / 2**20:.0f} MiB",
+            computed=f"{cache / 1e6:.1f} MB = {cache / 2**20:.0f} MiB",
+            value=469e6,
+            exact=cache,
             comment="printed in MB: 28 x 16 is 448",
         ),
         PaperFigure(
+            where="section 1",
             what="logits of B x N = 8 x 4 sequences",
             printed="around 160 GB",
             computed=f"{gb(batch.single)} in float32 alone, {gb(batch.total)} by eq. 1",
+            value=160e9,
+            exact=batch.single,
             comment="figure 2's 240 GB is eq. 1",
         ),
         PaperFigure(
+            where="section 2",
             what="verbal scores take less by",
             printed="N V / v = 48000",
             computed=f"N V / v = {32 * 152_000 // 10:,}; L V / (K v) = {PAPER_LENGTH * 152_000 // 100:,}",
+            value=48_000,
+            exact=32 * 152_000 / 10,
             comment="N is in both, so it cancels; K = 10 steps",
         ),
     ]

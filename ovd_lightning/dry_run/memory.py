@@ -75,6 +75,8 @@ class Setup:
     """A second, frozen student for the KL term."""
     sharding: Sharding
     ranks: int
+    loss_copies: int = LOSS_COPIES
+    """Float32 tensors [chunk, V] alive at once in the loss's backward pass."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -127,7 +129,7 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
 def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
     """(the chunk's [c, V] tensors, the head's gradient beside the one that is accumulated)."""
     rows = min(setup.chunk, setup.rows * setup.length)
-    return LOSS_COPIES * rows * shape.vocabulary * SINGLE, shape.vocabulary * shape.hidden * setup.parameter_bytes
+    return setup.loss_copies * rows * shape.vocabulary * SINGLE, shape.vocabulary * shape.hidden * setup.parameter_bytes
 
 
 def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teachers: list[EngineMemory]) -> Account:
@@ -149,7 +151,7 @@ def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teache
 
     kept, backward, block = activations(shape, setup)
     chunk, head = loss_buffer(shape, setup)
-    rows = chunk // (LOSS_COPIES * SINGLE * shape.vocabulary)
+    rows = chunk // (setup.loss_copies * SINGLE * shape.vocabulary)
     step = [
         Part(
             name="activations kept",
@@ -165,7 +167,7 @@ def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teache
         Part(
             name="loss: chunk x V",
             bytes=chunk,
-            how=f"{LOSS_COPIES} x {rows:,} rows x {shape.vocabulary:,} x 4 B",
+            how=f"{setup.loss_copies} x {rows:,} rows x {shape.vocabulary:,} x 4 B",
         ),
         Part(name="loss: head's gradient", bytes=head, how=f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"),
     ]
@@ -176,7 +178,7 @@ def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teache
     if shards > 1:
         unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.parameter_bytes
         step.append(Part(name="FSDP2: unsharded", bytes=unsharded, how="embeddings and head, and two blocks"))
-    forward = chunk * FORWARD_COPIES // LOSS_COPIES + (copies if setup.gradient_checkpointing else 0)
+    forward = chunk * FORWARD_COPIES // setup.loss_copies + (copies if setup.gradient_checkpointing else 0)
     held = head if shape.tied else 0  # a tied head's gradient waits for the embedding's
     wide = 2 if setup.autocast else 3  # head gradients alive while a chunk's is added, if that is more than the chunk
     step_peak = unsharded + kept + max(forward, chunk + head, wide * head, backward + held)
