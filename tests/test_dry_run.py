@@ -20,10 +20,17 @@ from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer
 from ovd_lightning.dry_run.render import as_json
 from ovd_lightning.dry_run.shape import ModelShape, shape_of
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.methods.opd import OPD
+from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.seqkd import SeqKD
+from ovd_lightning.methods.sg_opd import SGOPD
+from ovd_lightning.methods.sod import SOD
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.prompts import step_prompt
+from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch
 from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
@@ -304,6 +311,22 @@ def test_tokens_of_a_round_by_setting() -> None:
     assert calls_of_round(GRPO(group_size=2), 3, 300, assumed, False).tokens_in == 0
 
 
+def test_what_a_token_level_teacher_reads_and_its_demonstrator_writes() -> None:
+    assumed = Assumptions(prompt_tokens=40, response_tokens=100)
+    reader = TokenTeacher("m", demonstrator=verbal())
+    for method, read, demonstrations in (
+        (OPD(reader, group_size=2), 6, 0), (SOD(reader, group_size=2), 6, 0), (SeqKD(verbal(), group_size=2), 0, 6),
+        (GKD(reader, student_share=0.5, group_size=2), 6, 3), (SGOPD(reader, group_size=2), 6, 0),
+        (GKD(reader, student_share=0.5, outputs="dataset", group_size=2), 6, 0), (OPSD(group_size=2), 0, 0),
+    ):  # fmt: skip
+        calls = calls_of_round(method, 3, 300, assumed, False)
+        assert (calls.scores, calls.read, calls.demonstrations) == (0, read, demonstrations), type(method)
+        assert (calls.tokens_in, calls.tokens_out) == (read * 140 + demonstrations * 40, demonstrations * 100)
+    assert calls_of_round(SGOPD(reader, group_size=2), 3, 300, assumed, True).demonstrations == 3, "at the start"
+    served = OPD(TokenTeacher(engine=OpenAIEngine(base_url="http://localhost:1/v1", model="m")), group_size=2)
+    assert calls_of_round(served, 3, 300, assumed, False).requests == 1
+
+
 def test_requests_and_cost() -> None:
     server = {"base_url": "http://localhost:1/v1", "model": "m"}
     teacher = VerbalTeacher(OpenAIEngine(**server), OpenAIEngine(**server, api="chat"))
@@ -421,6 +444,17 @@ def test_a_teacher_of_its_own_on_the_same_gpu(student: str) -> None:
     assert teacher["cache"] == 2 * GIB
     assert (own["sleeps"], teacher["sleeps"]) == (True, False)
     assert small["calls"]["requests"] == 0
+
+
+def test_a_token_level_teacher_is_on_the_training_device(student: str) -> None:
+    quickstart = ("--config=configs/quickstart.yaml", "--trainer.accelerator=cpu", f"--model.student={student}")
+    ovd, gkd = (plan(*quickstart, f"--method=configs/method/{name}.yaml") for name in ("ovd", "gkd"))
+    parts = {name: {p["name"]: p["bytes"] for p in of["memory"]["static"] + of["memory"]["step"]}
+             for name, of in (("ovd", ovd), ("gkd", gkd))}  # fmt: skip
+    assert parts["gkd"]["token-level teacher"] == 4 * 1_138_560
+    assert "token-level teacher" not in parts["ovd"]
+    assert parts["gkd"]["loss: chunk x V"] * 5 == parts["ovd"]["loss: chunk x V"] * 11
+    assert gkd["calls"]["demonstrations"] == gkd["calls"]["read"] / 2
 
 
 def test_a_price_and_other_assumptions(student: str) -> None:

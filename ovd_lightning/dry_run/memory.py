@@ -7,6 +7,7 @@ length. Not counted: the device's own context, fragmentation, and the round's to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,8 @@ from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape
 Sharding = Literal["none", "ddp", "fsdp2"]
 LOSS_COPIES = 5
 """Float32 tensors [chunk, V] alive at once in the backward pass of ``Student._chunk``: logits, softmax, gradients."""
+DIVERGENCE_COPIES = 11
+"""The same of a divergence of two models' distributions (docs/memory.md)."""
 FORWARD_COPIES = 3
 """... and in its forward pass."""
 
@@ -132,8 +135,14 @@ def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
     return setup.loss_copies * rows * shape.vocabulary * SINGLE, shape.vocabulary * shape.hidden * setup.parameter_bytes
 
 
-def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teachers: list[EngineMemory]) -> Account:
-    """Everything on the device of one rank."""
+def account(
+    shape: ModelShape,
+    setup: Setup,
+    engines: list[EngineMemory],
+    teachers: list[EngineMemory],
+    frozen: Sequence[Part] = (),
+) -> Account:
+    """Everything on the device of one rank; ``frozen``: other models that stay on it."""
     size = shape.parameters * setup.parameter_bytes
     shards = setup.ranks if setup.sharding == "fsdp2" else 1
     own = -(-size // shards)
@@ -148,6 +157,8 @@ def account(shape: ModelShape, setup: Setup, engines: list[EngineMemory], teache
         static.append(Part(name="reference model", bytes=size, how=how + (", not sharded" if shards > 1 else "")))
     if setup.sharding == "ddp" and setup.ranks > 1:
         static.append(Part(name="DDP's buckets", bytes=size, how="a second copy of the gradients"))
+
+    static += frozen
 
     kept, backward, block = activations(shape, setup)
     chunk, head = loss_buffer(shape, setup)

@@ -11,7 +11,17 @@ from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token_level
-from ovd_lightning.dry_run.memory import Account, EngineMemory, Setup, Sharding, account, gib
+from ovd_lightning.dry_run.memory import (
+    DIVERGENCE_COPIES,
+    LOSS_COPIES,
+    Account,
+    EngineMemory,
+    Part,
+    Setup,
+    Sharding,
+    account,
+    gib,
+)
 from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape, read_config, shape_of
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.hf import HFEngine
@@ -19,10 +29,15 @@ from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import Method
-from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.distribution import DistributionMatching
+from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_model_path, is_hub_id
+from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.teachers.token import TokenTeacher
+from ovd_lightning.teachers.verbal import VerbalTeacher
+
+TEACHER = "method.init_args.teacher.init_args"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -96,7 +111,7 @@ def make_plan(
     engines = [_engine_memory("engine", rollout.engine, student, device, memory, length)]
     teachers = []
     served: dict[str, str] = {}
-    for setting, engine in _teacher_engines(method):
+    for setting, engine in _teacher_engines(method.teacher):
         if isinstance(engine, LocalEngine):
             found = read_config(f"{setting}.init_args.model", engine.model, engine.trust_remote_code)
             shapes[setting] = shape_of(engine.model, found, engine.trust_remote_code)
@@ -105,8 +120,22 @@ def make_plan(
             served[engine.name] = engine.model
     for name, model in served.items():
         notes.append(_served(name, model, student, search_hub=not Path(module.student_path).is_dir()))
-    if method.teacher is not None and not isinstance(method, OVD):
-        notes.append(f"The teacher of {type(method).__name__} is not counted, neither its memory nor its calls.")
+    frozen: list[Part] = []
+    if isinstance(method.teacher, TokenTeacher) and method.teacher.path is not None:
+        setting, path = f"{TEACHER}.model", method.teacher.path
+        check_model_path(setting, path)
+        shapes[setting] = shape_of(path, read_config(setting, path))
+        each = _bytes(method.teacher.dtype)
+        frozen.append(
+            Part(
+                name="token-level teacher",
+                bytes=shapes[setting].parameters * each,
+                how=f"{shapes[setting].parameters:,} x {each} B, whole on every rank",
+            )
+        )
+        notes.append("The activations of the token-level teacher's forward pass are not counted.")
+    if isinstance(method, OPSD) and method.teacher is None:
+        notes.append("The student is its own teacher, and reads every trajectory once more.")
     for one in (*engines, *teachers):
         if one.cache is None:
             notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")
@@ -119,7 +148,7 @@ def make_plan(
         device_memory=memory,
         shapes=shapes,
         setup=setup,
-        memory=account(student, setup, [e for e in engines if e.weights], teachers),
+        memory=account(student, setup, [e for e in engines if e.weights], teachers, frozen),
         rounds=data.rounds,
         trajectories=trajectories,
         assumed=assumed,
@@ -210,6 +239,7 @@ def _setup(module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], r
         reference=module.method.needs_reference,
         sharding=sharding,
         ranks=ranks,
+        loss_copies=DIVERGENCE_COPIES if isinstance(module.method, DistributionMatching) else LOSS_COPIES,
     )
 
 
@@ -217,15 +247,17 @@ def _bytes(dtype: str) -> int:
     return SINGLE if dtype in ("float32", "torch.float32") else HALF
 
 
-def _teacher_engines(method: Method) -> list[tuple[str, Engine]]:
+def _teacher_engines(teacher: Teacher | None, prefix: str = TEACHER) -> list[tuple[str, Engine]]:
     """(setting, engine), each engine once."""
-    if not isinstance(method, OVD):
-        return []
-    teacher, prefix = method.teacher, "method.init_args.teacher.init_args"
-    found = [(f"{prefix}.engine", teacher.engine)]
-    if teacher.demonstrator is not teacher.engine:
-        found.append((f"{prefix}.demonstrator", teacher.demonstrator))
-    return found
+    if isinstance(teacher, VerbalTeacher):
+        found = [(f"{prefix}.engine", teacher.engine)]
+        if teacher.demonstrator is not teacher.engine:
+            found.append((f"{prefix}.demonstrator", teacher.demonstrator))
+        return found
+    if isinstance(teacher, TokenTeacher):
+        own = [] if teacher.engine is None else [(f"{prefix}.engine", teacher.engine)]
+        return own + _teacher_engines(teacher.demonstrator, f"{prefix}.demonstrator.init_args")
+    return []
 
 
 def _engine_memory(

@@ -43,7 +43,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def assumptions(plan: Plan) -> list[str]:
-    if not plan.calls_at_most.scores:
+    if not plan.calls_at_most.tokens_in:
         return []
     a = plan.assumed
     return [
@@ -141,7 +141,7 @@ def _phases(plan: Plan) -> Table:
 
 
 def _teacher(plan: Plan) -> Table | None:
-    if not plan.calls_at_most.scores:
+    if not plan.calls_at_most.tokens_in:
         return None
     a = plan.assumed
     table = _table(
@@ -151,6 +151,7 @@ def _teacher(plan: Plan) -> Table | None:
     columns: list[Calls] = [plan.calls, plan.calls_at_most, plan.calls.times(plan.rounds)]
     rows = {
         "scoring prompts": [c.scores for c in columns],
+        "trajectories read token by token": [c.read for c in columns],
         "demonstrations": [c.demonstrations for c in columns],
         "HTTP requests": [c.requests for c in columns],
         "tokens in": [c.tokens_in for c in columns],
