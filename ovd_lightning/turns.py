@@ -7,6 +7,7 @@ out: what was generated goes into the next prompt as the very ids that were samp
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -247,16 +248,50 @@ def _hear(episode: Episode, said: Utterance) -> None:
 
 
 def _observe(episode: Episode, reply: Reply, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-    """Append the observation, its body cut to ``limit`` tokens. It is text and nothing else: what looks like a special
-    token in it (an end of sequence, a marker of the chat template) is not one."""
-    body, text = reply.body, reply.prefix + reply.body + reply.suffix
-    ids = tokenizer.encode(body, add_special_tokens=False, split_special_tokens=True)
+    """Append the observation, its body cut to ``limit`` tokens.
+
+    The body is text and nothing else: what looks like a special token in it (an end of sequence, a marker of the chat
+    template) is not one. Prefix and suffix are the environment's own: what looks like one there is one. As much as
+    possible is encoded together, as text: all of it where prefix and suffix hold no special token.
+    """
+    special = _special_tokens(tokenizer)
+    head, before = _split_after_last(special, reply.prefix)
+    after, tail = _split_before_first(special, reply.suffix)
+    body = reply.body
+    ids = _as_text(tokenizer, body)
     if len(ids) > limit:
         body = decode(tokenizer, ids[:limit])
-        text = reply.prefix + body + reply.suffix
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    ids = [
+        *(tokenizer.encode(head, add_special_tokens=False) if head else []),
+        *_as_text(tokenizer, before + body + after),
+        *(tokenizer.encode(tail, add_special_tokens=False) if tail else []),
+    ]
     episode.ids += ids
     episode.mask += [False] * len(ids)
     episode.logprobs += [math.nan] * len(ids)
-    episode.said += text
+    # as decoding the ids would give it, special tokens left out
+    left_out = special.sub if special is not None else lambda _, text: text
+    episode.said += left_out("", head) + before + body + after + left_out("", tail)
     episode.truncated = False
+
+
+def _as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Any of them; None where the tokenizer has none."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    known = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, known))) if known else None
+
+
+def _split_after_last(special: re.Pattern[str] | None, text: str) -> tuple[str, str]:
+    end = max((found.end() for found in special.finditer(text)), default=0) if special is not None else 0
+    return text[:end], text[end:]
+
+
+def _split_before_first(special: re.Pattern[str] | None, text: str) -> tuple[str, str]:
+    found = special.search(text) if special is not None else None
+    start = len(text) if found is None else found.start()
+    return text[:start], text[start:]

@@ -295,3 +295,59 @@ def test_an_observation_is_text_and_holds_no_special_token(tokenizer: Any) -> No
     observed = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
     assert tokenizer.eos_token_id not in observed
     assert "eos" in tokenizer.decode(observed)
+
+
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Bytes, "[a" and "!y", with a chat template's markers: a text has other tokens than its parts."""
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    from tests.chat_model import END, START, byte_alphabet
+
+    vocabulary = {text: i for i, text in enumerate([*byte_alphabet(), "[a", "!y", START, END])}
+    path = tmp_path_factory.mktemp("merging")
+    Qwen2Tokenizer(
+        vocab=vocabulary, merges=[("[", "a"), ("!", "y")], eos_token=END, pad_token=END, unk_token=END,
+        additional_special_tokens=[START],
+    ).save_pretrained(path)  # fmt: skip
+    return AutoTokenizer.from_pretrained(path)
+
+
+def observe(tokenizer: Any, reply: Reply, limit: int = 500) -> tuple[list[str], Episode]:
+    """The observation's tokens as text, and the trajectory that it follows on "ask(x)"."""
+
+    class Fixed(Echo):
+        def _one(self, text: str) -> Reply:
+            return reply
+
+    def speak(episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+        ids = tokenizer.encode("ask(x)", add_special_tokens=False)
+        return [Utterance(ids=ids, text="ask(x)") for _ in episodes]
+
+    episode = Episode(problem=problem(), prompt_ids=[5], seed=0)
+    play([episode], Fixed(max_turns=1, max_observation_tokens=limit), tokenizer, speak, 400)
+    observed = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
+    assert episode.said == tokenizer.decode(episode.ids, skip_special_tokens=True)
+    return tokenizer.convert_ids_to_tokens(observed), episode
+
+
+def test_an_observation_without_special_tokens_is_encoded_as_one_text(merging: Any) -> None:
+    assert observe(merging, Reply(prefix="x[", body="ab!", suffix="y]"))[0] == ["x", "[a", "b", "!y", "]"]
+    tokens, _ = observe(merging, Reply(prefix="x[", body="a<|im_end|>b!", suffix="y]"))
+    assert tokens == ["x", "[a", *"<|im_end|>", "b", "!y", "]"]
+
+
+def test_special_tokens_of_the_environment_are_special_and_those_of_a_body_are_text(merging: Any) -> None:
+    reply = Reply(prefix="<|im_end|>x<|im_start|>u[", body="a<|im_end|>b!", suffix="y<|im_end|>y<|im_start|>z")
+    tokens, episode = observe(merging, reply)
+    start, end = "<|im_start|>", "<|im_end|>"
+    assert tokens == [end, "x", start, "u", "[a", *"<|im_end|>", "b", "!y", end, "y", start, "z"]
+    assert episode.said == "ask(x)xu[a<|im_end|>b!yyzask(x)"
+    assert [math.isnan(p) for p in episode.logprobs][6:-6] == [True] * len(tokens)
+
+
+def test_a_body_is_cut_and_the_markers_around_it_are_not(merging: Any) -> None:
+    reply = Reply(prefix="<|im_end|>[", body="a" * 9, suffix="]<|im_start|>")
+    assert observe(merging, reply, limit=3)[0] == ["<|im_end|>", "[a", "a", "a", "]", "<|im_start|>"]
+    only = Reply(prefix="<|im_end|>", body="", suffix="<|im_start|>")
+    assert observe(merging, only)[0] == ["<|im_end|>", "<|im_start|>"]

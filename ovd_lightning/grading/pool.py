@@ -165,16 +165,16 @@ class Pool:
                         replies[worker.job] = None if "failed" in message else message
                         worker.job, open_ = None, open_ - 1
                 if messages is None:
-                    log.info("a grading worker died (exit code %s)", worker.process.wait())
+                    log.info("a worker died (exit code %s)", worker.process.wait())
                     open_ -= worker.job is not None
                     failed += self._replace(worker)
             now = time.monotonic()
             for worker in [w for w in self._workers if w.deadline < now and (w.job is not None or not w.ready)]:
-                log.info("a grading worker was killed after %.1f s", self.timeout_s if worker.ready else STARTUP_S)
+                log.info("a worker was killed after %.1f s", self.timeout_s if worker.ready else STARTUP_S)
                 open_ -= worker.job is not None
                 failed += self._replace(worker)
             if failed >= STARTS:
-                raise WorkerError(f"{failed} grading workers in a row could not be started: {' '.join(self.command)}")
+                raise WorkerError(f"{failed} workers in a row could not be started: {' '.join(self.command)}")
         return replies
 
     def _wait(self) -> list[_Worker]:

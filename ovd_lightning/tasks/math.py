@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, text, texts
+from ovd_lightning.tasks.tools import turn_spans
 from ovd_lightning.types import Grade, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["MathBenchmark", "MathSuite", "MathTask", "extract_answer", "grade", "is_equivalent"]
 
@@ -36,13 +41,24 @@ _PLACE = "{question}"
 class _Graded(Task):
     """What training and evaluation share: steps and the checker."""
 
-    def __init__(self, grading: Mode, timeout_s: float, step_separator: str) -> None:
+    def __init__(
+        self, grading: Mode, timeout_s: float, step_separator: str, environment: Environment | None = None
+    ) -> None:
         _grader(grading, timeout_s)  # refuses wrong ones
         if not step_separator:
             raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
         self.grading = grading
         self.timeout_s = timeout_s
         self.step_separator = step_separator
+        self.environment = environment
+
+    def split_steps(
+        self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+    ) -> list[tuple[int, int]]:
+        """With an environment a step is a turn with the reply to it."""
+        if self.environment is None or mask is None:
+            return super().split_steps(token_ids, tokenizer, mask)
+        return turn_spans(mask)
 
     def response(self, text: str) -> str:
         """The part of a completion that answers the question."""
@@ -91,6 +107,8 @@ class MathTask(_Graded):
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
         timeout_s: seconds after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
+        environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
+            trajectory is one generation.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
@@ -117,8 +135,9 @@ class MathTask(_Graded):
         grading: Mode = "strict",
         timeout_s: float = TIMEOUT_S,
         step_separator: str = "\n\n",
+        environment: Environment | None = None,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator)
+        super().__init__(grading, timeout_s, step_separator, environment)
         if not data:
             raise ConfigError("MathTask.data", "is empty.", "Give a hub id, a file or a folder.")
         if prompt.count(_PLACE) != 1:
@@ -225,6 +244,8 @@ class MathBenchmark(_Graded):
         style: "chat" or "plain".
         timeout_s: seconds after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
+        environment: replies to the turns of an answer, e.g. a ToolEnvironment; null: an answer is one generation.
+        system: system message of style "chat"; null: the instruction of the reference evaluation.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is not
@@ -240,8 +261,10 @@ class MathBenchmark(_Graded):
         style: Style = "chat",
         timeout_s: float = TIMEOUT_S,
         step_separator: str = "\n\n",
+        environment: Environment | None = None,
+        system: str | None = None,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator)
+        super().__init__(grading, timeout_s, step_separator, environment)
         self.entry = _entry(benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         available = len(self.entry.demonstrations)
@@ -252,7 +275,9 @@ class MathBenchmark(_Graded):
         self.shots = self.entry.shots if shots is None else shots
         self.folder = folder
         self.style = style
-        self.system = INSTRUCTION if style == "chat" else None
+        if system is not None and style != "chat":
+            raise ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
+        self.system = (INSTRUCTION if system is None else system) if style == "chat" else None
         self._problems: list[Problem] | None = None
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -285,6 +310,8 @@ class MathSuite(Suite):
         style: "chat" where rollout.chat is true, "plain" where it is false.
         timeout_s: seconds after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
+        environment: see MathBenchmark; all sets share it.
+        system: see MathBenchmark.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.
@@ -300,6 +327,8 @@ class MathSuite(Suite):
         style: Style = "chat",
         timeout_s: float = TIMEOUT_S,
         step_separator: str = "\n\n",
+        environment: Environment | None = None,
+        system: str | None = None,
     ) -> None:
         self.names = list(TABLE_4) if names is None else names
         self.validation = ["math500"] if validation is None else validation
@@ -320,6 +349,8 @@ class MathSuite(Suite):
                 style=style,
                 timeout_s=timeout_s,
                 step_separator=step_separator,
+                environment=environment,
+                system=system,
             )
             for entry in entries
         }

@@ -1,0 +1,237 @@
+"""The tool protocol: a <tool_call> that runs a program is replied to with a <tool_response>; a turn without one is the
+last (Hermes' form, as in SOD, arXiv 2605.07725)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.tasks.environment import Environment, Reply, Turn
+from ovd_lightning.tools.base import Execution, Sandbox
+from ovd_lightning.tools.calls import CLOSE, NoCall, call_of, hermes_call
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "task.init_args.environment.init_args"
+TAG = re.compile(r"<(?=\s*/?\s*(?:think|tool_call|tool_response|tools)\b|\|)", re.IGNORECASE)
+"""What begins a tag of the protocol, or a marker of a chat template such as <|im_end|>."""
+FEWEST = 8
+"""Calls of a rollout from which on a share of failed ones says something."""
+
+
+class ToolEnvironment(Environment):
+    """A turn that calls the tool ``code_interpreter`` gets what its program printed; one that calls nothing is the
+    last.
+
+    Each program runs from scratch. One that raises is a result like any other: the end of its traceback is the reply.
+    Only a sandbox that cannot run programs is a failure, which is counted. What a program prints is the model's own
+    text, or that of whatever it read: tags of the protocol in it are defused.
+
+    Args:
+        sandbox: what runs the programs.
+        max_turns: replies a trajectory, after which one final generation follows (SOD: 16).
+        max_turn_tokens: limit of one generation.
+        max_observation_tokens: limit of one result, in the student's tokens.
+        result_characters: limit of one result in characters; the middle is left out (SOD: 256).
+        left_out: what stands for the middle.
+        error_lines: last lines of a traceback that are shown, those that only point at a column not counted.
+        observation_prefix: what stands before a result. Special tokens in it are special (a chat template's markers),
+            in the result never.
+        observation_suffix: what stands after it.
+        on_undecodable: what follows a call that cannot be read, that names another tool or holds no code. "end": it is
+            no call, so the trajectory ends, as in SOD; "tell": the reply says what a call looks like.
+        undecodable_message: that reply; {reason} stands for what was wrong.
+        stopped_message: behind what a program had printed when it was killed; {reason} stands for why.
+        empty_message: in place of a result that is empty.
+        failed_message: in place of a result, when the sandbox could not run the program.
+        max_failed_share: share of calls of a rollout that the sandbox could not run above which the run stops, in
+            [0, 1]; 1: never. Looked at from 8 calls on.
+    """
+
+    stop = (CLOSE,)
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        max_turns: int = 16,
+        max_turn_tokens: int = 2048,
+        max_observation_tokens: int = 512,
+        result_characters: int = 256,
+        left_out: str = "...(left out)...",
+        error_lines: int = 3,
+        observation_prefix: str = "\n<tool_response>\n",
+        observation_suffix: str = "\n</tool_response>\n",
+        on_undecodable: Literal["end", "tell"] = "end",
+        undecodable_message: str = (
+            "That was no call of the tool ({reason}). A call looks like this:\n"
+            + hermes_call("print(6 * 7)").replace("{", "{{").replace("}", "}}")
+        ),
+        stopped_message: str = "The program was stopped: {reason}.",
+        empty_message: str = "The program printed nothing.",
+        failed_message: str = "The interpreter failed: it did not run the program.",
+        max_failed_share: float = 0.5,
+    ) -> None:
+        super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
+        for name, value, least in (("result_characters", result_characters, 2), ("error_lines", error_lines, 1)):
+            if value < least:
+                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", f"Use {least} or more.")
+        if on_undecodable not in ("end", "tell"):
+            raise ConfigError(f"{SETTINGS}.on_undecodable", f"is {on_undecodable!r}.", "Use end or tell.")
+        if not 0 <= max_failed_share <= 1:
+            raise ConfigError(f"{SETTINGS}.max_failed_share", f"is {max_failed_share}.", "Use a value in [0, 1].")
+        for name, text in (("undecodable_message", undecodable_message), ("stopped_message", stopped_message)):
+            try:
+                text.format(reason="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ConfigError(
+                    f"{SETTINGS}.{name}", f"{text!r} cannot be filled in.", "Use {reason}; double every other brace."
+                ) from error
+        self.sandbox = sandbox
+        self.result_characters, self.left_out, self.error_lines = result_characters, left_out, error_lines
+        self.observation_prefix, self.observation_suffix = observation_prefix, observation_suffix
+        self.on_undecodable = on_undecodable
+        self.undecodable_message, self.stopped_message = undecodable_message, stopped_message
+        self.empty_message, self.failed_message = empty_message, failed_message
+        self.max_failed_share = max_failed_share
+        own = (
+            "calls", "failed_calls", "raising_calls", "timed_out_calls", "killed_calls", "undecodable_calls",
+            "cut_characters", "defused_results", "tool_seconds",
+        )  # fmt: skip
+        self.counted = (*own, *sandbox.counted)
+        self._counts: defaultdict[str, float] = defaultdict(float)
+        self._rollout: Counter[str] = Counter()
+        """Calls and failures since the rollout began."""
+        self._last_error = ""
+
+    def settings(self) -> dict[str, Any]:
+        """What an answer depends on, for the record of an evaluation."""
+        plain = (str, int, float, bool)
+        own = {name: value for name, value in vars(self).items() if name[0] != "_" and isinstance(value, plain)}
+        return {**own, "sandbox": self.sandbox.settings()}
+
+    def check(self) -> None:
+        self.sandbox.check()
+
+    def start(self) -> None:
+        self.sandbox.start()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Raises: RuntimeError at its end, when the sandbox could not run too many programs in it."""
+        self._rollout = Counter()
+        yield
+        calls, failed = self._rollout["calls"], self._rollout["failed"]
+        if calls >= FEWEST and failed / calls > self.max_failed_share:
+            raise RuntimeError(
+                f"the sandbox {self.sandbox.name} failed in {failed} of {calls} calls, a larger share than "
+                f"{SETTINGS}.max_failed_share = {self.max_failed_share:g}. The last time: {self._last_error}"
+            )
+
+    def close(self) -> None:
+        self.sandbox.close()
+
+    def take_counts(self) -> dict[str, float]:
+        counts, self._counts = self._counts, defaultdict(float)
+        return {**{name: counts[name] for name in self.counted}, **self.sandbox.take_counts()}
+
+    # -------------------------------------------------------------- replying
+
+    def reply(self, turns: Sequence[Turn], progress: float | None = None) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        programs: dict[int, str] = {}
+        for i, turn in enumerate(turns):
+            try:
+                program = call_of(turn.text)
+            except NoCall as error:
+                replies[i] = self._undecodable(str(error))
+            else:
+                if program is None:
+                    replies[i] = Reply(done=True)
+                else:
+                    programs[i] = program
+        for i, execution in zip(programs, self._run(list(programs.values())), strict=True):
+            replies[i] = self._result(execution)
+        return [replies[i] for i in range(len(turns))]
+
+    def _run(self, programs: Sequence[str]) -> list[Execution]:
+        if not programs:
+            return []
+        begun = time.perf_counter()
+        executions = self.sandbox.run(programs)
+        errors = [execution.failed for execution in executions if execution.failed is not None]
+        self._counts["tool_seconds"] += time.perf_counter() - begun
+        self._counts["calls"] += len(programs)
+        self._counts["failed_calls"] += len(errors)
+        self._rollout["calls"] += len(programs)
+        self._rollout["failed"] += len(errors)
+        if errors:
+            self._last_error = errors[-1]
+            name = self.sandbox.name
+            log.warning("the sandbox %s failed in %d of %d calls: %s", name, len(errors), len(programs), errors[0])
+        return executions
+
+    def _undecodable(self, reason: str) -> Reply:
+        self._counts["undecodable_calls"] += 1
+        if self.on_undecodable == "end":
+            return Reply(done=True, valid=False)
+        # the reason may repeat the model's text; the example of a call must stay one
+        return self._observation(self.undecodable_message.format(reason=self._defused(reason)), valid=False)
+
+    def _result(self, execution: Execution) -> Reply:
+        if execution.failed is not None:
+            return self._observation(self.failed_message, failed=True)
+        self._counts["cut_characters"] += execution.left_out
+        parts = [execution.stdout.strip("\n")]
+        if execution.killed is not None:
+            self._counts["timed_out_calls" if execution.timed_out else "killed_calls"] += 1
+            parts.append(self.stopped_message.format(reason=execution.killed))
+        elif execution.exit_code or not parts[0].strip():
+            self._counts["raising_calls"] += bool(execution.exit_code)
+            parts.append(self._end_of(execution.stderr))
+        text = "\n".join(part for part in parts if part.strip()) or self.empty_message
+        return self._observation(self._defused(self._shortened(text)))
+
+    def _end_of(self, stderr: str) -> str:
+        """The last lines of a traceback, without those that point at a column."""
+        lines = [line for line in stderr.splitlines() if line.strip(" ~^")]
+        return "\n".join(lines[-self.error_lines :])
+
+    def _shortened(self, text: str) -> str:
+        if len(text) <= self.result_characters:
+            return text
+        head = self.result_characters // 2
+        tail = self.result_characters - head
+        self._counts["cut_characters"] += len(text) - self.result_characters
+        return text[:head] + self.left_out + text[-tail:]
+
+    def _defused(self, text: str) -> str:
+        defused = defuse(text)
+        self._counts["defused_results"] += defused != text
+        return defused
+
+    def _observation(self, body: str, *, valid: bool = True, failed: bool = False) -> Reply:
+        return Reply(
+            prefix=self.observation_prefix, body=body, suffix=self.observation_suffix, valid=valid, failed=failed
+        )
+
+
+def turn_spans(mask: Sequence[bool]) -> list[tuple[int, int]]:
+    """Half-open token spans of the steps where a step is a turn, with the observation that replies to it; they cover
+    all tokens. ``mask`` is [T], False on observations."""
+    starts = [i for i, written in enumerate(mask) if i == 0 or (written and not mask[i - 1])]
+    return [(start, end) for start, end in pairwise([*starts, len(mask)])]
+
+
+def defuse(text: str) -> str:
+    """Other people's text without tags of the protocol: their "<" becomes "&lt;". So does one of a wider script that
+    a tokenizer may normalise to it."""
+    normal = unicodedata.normalize("NFKC", text)
+    return TAG.sub("&lt;", normal) if TAG.search(normal) else text

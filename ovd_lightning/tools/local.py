@@ -1,0 +1,217 @@
+"""A sandbox on this machine: every program in processes of its own, under the limits that the kernel offers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.grading.pool import Pool, WorkerError
+from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
+
+log = logging.getLogger(__name__)
+
+PROTECTIONS = (
+    "time", "memory", "processes", "survivors", "files", "disk", "network", "programs", "output", "environment",
+)  # fmt: skip
+MECHANISMS = ("namespaces", "user namespaces", "landlock", "seccomp")
+HELPER = Path(__file__).with_name("zygote.py")
+TRIALS = 3
+"""Of a first program: a machine that is busy starting may give it no time."""
+GRACE_S = 60.0
+"""Seconds beyond a program's own after which the helper itself is given up and replaced."""
+
+
+class LocalSandbox(Sandbox):
+    """Runs programs in processes that are killed, with everything that they started, when they exceed a limit.
+
+    What keeps a program from files, network and other processes depends on the kernel; docs/sandbox.md says what each
+    mechanism does, and what none of them does. `protections` says which are at work here.
+
+    Args:
+        time_s: seconds for one program, by the clock. Most need milliseconds, and a whole round waits for its slowest
+            program; the reference of SOD allows 60.
+        memory_mb: of one program: address space of each of its processes, and what they hold together.
+        processes: processes and threads of one program at a time, itself included.
+        file_mb: what one program may write, in a folder that goes with it.
+        output_bytes: of standard output and of standard error that are kept, half from the beginning, half from the
+            end.
+        packages: what programs may import beside the standard library; imported once, so that a program pays nothing
+            for it. The folder that they are installed in can be read as a whole.
+        print_value: print the value of a program's last line where that is an expression, as an interactive
+            interpreter does: models often leave out the print.
+        workers: programs at a time; null: one a processor of this machine, at most 16.
+        require: protections without which no program is run, from time, memory, processes, survivors, files, disk,
+            network, programs, output, environment.
+        without: mechanisms that are not used though they are there, from namespaces, user namespaces, landlock,
+            seccomp: for a machine on which one of them misbehaves.
+
+    Raises:
+        ConfigError: a setting is wrong; when it starts, also that a required protection is missing.
+    """
+
+    def __init__(
+        self,
+        time_s: float = 10.0,
+        memory_mb: int = 2048,
+        processes: int = 32,
+        file_mb: int = 64,
+        output_bytes: int = 65536,
+        packages: Sequence[str] = ("numpy", "sympy"),
+        print_value: bool = True,
+        workers: int | None = None,
+        require: Sequence[str] = (),
+        without: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("time_s", time_s, 0.1),
+            ("memory_mb", memory_mb, 64),
+            ("processes", processes, 1),
+            ("file_mb", file_mb, 1),
+            ("output_bytes", output_bytes, 256),
+            ("workers", 1 if workers is None else workers, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", f"Use {least} or more.")
+        for name, given, known in (("require", require, PROTECTIONS), ("without", without, MECHANISMS)):
+            if unknown := sorted(set(given) - set(known)):
+                raise ConfigError(f"{SETTINGS}.{name}", f"names {', '.join(unknown)}.", f"Use {', '.join(known)}.")
+        self.time_s, self.memory_mb, self.processes = time_s, memory_mb, processes
+        self.file_mb, self.output_bytes = file_mb, output_bytes
+        self.packages, self.require, self.without = tuple(packages), tuple(require), tuple(without)
+        self.print_value = print_value
+        self.workers = workers or min(16, os.cpu_count() or 1)
+        self._pool: Pool | None = None
+        self._protections: dict[str, str | None] | None = None
+
+    @property
+    def name(self) -> str:
+        return "local"
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "sandbox": self.name,
+            "python": sys.version.split()[0],
+            "time_s": self.time_s,
+            "memory_mb": self.memory_mb,
+            "processes": self.processes,
+            "file_mb": self.file_mb,
+            "packages": list(self.packages),
+            "print_value": self.print_value,
+        }
+
+    def _folders(self) -> list[str]:
+        """Where the packages lie. Raises: ConfigError when one is not installed."""
+        folders = []
+        for package in self.packages:
+            try:
+                found = importlib.util.find_spec(package)
+            except (ImportError, ValueError):
+                found = None
+            if found is None or not found.origin:
+                raise ConfigError(f"{SETTINGS}.packages", f"{package} is not installed.", "Install it or leave it out.")
+            origin = Path(found.origin)
+            folder = origin.parents[1] if found.submodule_search_locations else origin.parent
+            if "site-packages" in folder.parts or "dist-packages" in folder.parts:
+                folders.append(str(folder))
+        return list(dict.fromkeys(folders))
+
+    def check(self) -> None:
+        """Starts the helper and runs a program. Raises: ConfigError."""
+        self.start()
+
+    def start(self) -> None:
+        if self._pool is not None:
+            return
+        given = {
+            "time_s": self.time_s,
+            "memory_mb": self.memory_mb,
+            "processes": self.processes,
+            "file_mb": self.file_mb,
+            "output_bytes": self.output_bytes,
+            "print_value": self.print_value,
+            "modules": list(self.packages),
+            "paths": self._folders(),
+            "without": list(self.without),
+        }
+        self._pool = Pool(
+            [sys.executable, "-I", "-S", str(HELPER), json.dumps(given)], self.workers, self.time_s + GRACE_S
+        )
+        try:
+            (found,) = self._pool.run([{}])
+            self._protections = {name: (found or {}).get(name) for name in PROTECTIONS}
+            self._refuse(found or {})
+            trial = "\n".join([*(f"import {p}" for p in self.packages), "x = bytearray(16 << 20)", "print(6 * 7)"])
+            for _ in range(TRIALS):
+                (first,) = self.run([trial])
+                if not first.timed_out:
+                    break
+        except WorkerError as error:
+            self.close()
+            raise ConfigError(
+                SETTINGS, f"the sandbox does not start ({error}).", "Its own message stands above."
+            ) from error
+        except ConfigError:
+            self.close()
+            raise
+        if first.stdout != "42\n":
+            self.close()
+            said = first.failed or first.killed or first.stderr.strip() or first.stdout
+            raise ConfigError(
+                SETTINGS, f"a first program does not run: {said[-500:]}",
+                "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md.",
+            )  # fmt: skip
+
+    def _refuse(self, found: dict[str, Any]) -> None:
+        """Stop where a required protection is missing, and say so where an important one is."""
+        notes = "; ".join(f"{name[6:]}: {why}" for name, why in found.items() if name.startswith("note: "))
+        if missing := [name for name in self.require if self._protections and self._protections[name] is None]:
+            raise ConfigError(
+                f"{SETTINGS}.require",
+                f"{', '.join(missing)}: this machine offers no such protection ({notes or 'no reason known'}).",
+                "Use another machine, or RemoteSandbox; docs/sandbox.md says what is needed.",
+            )
+        important = [n for n in ("files", "network", "survivors") if self._protections and not self._protections[n]]
+        if important:
+            log.warning(
+                "THE SANDBOX DOES NOT PROTECT %s HERE: programs that the model writes run with this user's access "
+                "(%s). See docs/sandbox.md.",
+                ", ".join(important).upper(), notes or "no reason known",
+            )  # fmt: skip
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the helpers; a program is a descendant of one."""
+        return [] if self._pool is None else self._pool.pids
+
+    def protections(self) -> dict[str, str | None]:
+        """Protection -> the mechanism behind it; None where there is none on this machine. Starts the sandbox."""
+        self.start()
+        return dict(self._protections or {})
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def run(self, codes: Sequence[str]) -> list[Execution]:
+        self.start()
+        assert self._pool is not None
+        try:
+            replies = self._pool.run([{"code": code} for code in codes])
+        except WorkerError as error:
+            return [Execution(failed=str(error))] * len(codes)
+        return [self._execution(reply) for reply in replies]
+
+    @staticmethod
+    def _execution(reply: dict[str, Any] | None) -> Execution:
+        if reply is None:
+            return Execution(failed="the helper process died or hung")
+        return Execution(failed=reply["failure"]) if "failure" in reply else Execution(**reply)

@@ -1,0 +1,213 @@
+"""A sandbox behind a URL that speaks SandboxFusion's ``/run_code`` (github.com/bytedance/SandboxFusion)."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.service import Call, Failure, Service
+from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
+from ovd_lightning.tools.program import run_main, traceback_of
+
+if TYPE_CHECKING:
+    import httpx
+
+LATENCY_S = 20.0
+"""Seconds for a request beyond those of its program: waiting for a place on the server, and the way there and back."""
+STATUSES = ("Success", "Failed", "SandboxError")
+
+
+class RemoteSandbox(Sandbox):
+    """Posts each program to a server that runs it in a container or a machine of its own: for untrusted models at
+    scale, and for machines whose kernel protects too little.
+
+    A round takes bounded time whatever the server does: n programs at most ceil(n / ``max_concurrency``) times
+    ``max_retries`` + 1 time-outs with the waits between, and after ``breaker_failures`` programs that were given up in
+    a row no more are sent. A program may have run even if its answer was lost, so a retry may run it twice.
+
+    Args:
+        url: With its path, e.g. http://127.0.0.1:8080/run_code.
+        time_s: seconds for one program (SOD: 60).
+        memory_mb: of one program, where the server limits it (SOD: 2048).
+        print_value: see `LocalSandbox`.
+        latency_s: seconds for one request beyond those of its program.
+        answer_mb: an answer that is longer is a failure.
+        max_retries: after too many requests (429), server errors (5xx), broken connections, answers that cannot be
+            read, and timeouts.
+        backoff_s: wait before the first retry; doubles with each, up to a quarter longer at random.
+        max_concurrency: programs in flight; every rank has its own.
+        requests_per_minute: limit of this process, retries included; null: none.
+        breaker_failures: programs given up in a row after which the server is left alone: calls then fail at once.
+        breaker_pause_s: for how long; then one program tries again.
+    """
+
+    counted = ("requests", "retries", "skipped_requests", "request_seconds")
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080/run_code",
+        time_s: float = 10.0,
+        memory_mb: int = 2048,
+        print_value: bool = True,
+        latency_s: float = LATENCY_S,
+        answer_mb: int = 16,
+        max_retries: int = 3,
+        backoff_s: float = 0.5,
+        max_concurrency: int = 32,
+        requests_per_minute: int | None = None,
+        breaker_failures: int = 8,
+        breaker_pause_s: float = 30.0,
+    ) -> None:
+        super().__init__()
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{SETTINGS}.url", f"{url!r} is no address.", "Give one that begins with http://.")
+        for name, value in (
+            ("time_s", time_s),
+            ("memory_mb", memory_mb),
+            ("answer_mb", answer_mb),
+            ("max_concurrency", max_concurrency),
+            ("requests_per_minute", 1 if requests_per_minute is None else requests_per_minute),
+            ("breaker_failures", breaker_failures),
+        ):
+            if value <= 0:
+                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use a positive value.")
+        for name, value in (
+            ("latency_s", latency_s),
+            ("max_retries", max_retries),
+            ("backoff_s", backoff_s),
+            ("breaker_pause_s", breaker_pause_s),
+        ):
+            if value < 0:
+                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use 0 or more.")
+        self.url = url
+        self.time_s, self.memory_mb, self.print_value = time_s, memory_mb, print_value
+        self.answer_bytes = answer_mb << 20
+        self.service = Service(
+            url,
+            timeout_s=time_s + latency_s,
+            max_retries=max_retries,
+            backoff_s=backoff_s,
+            max_concurrency=max_concurrency,
+            requests_per_minute=requests_per_minute,
+            breaker_failures=breaker_failures,
+            breaker_pause_s=breaker_pause_s,
+        )
+
+    @property
+    def name(self) -> str:
+        return f"remote:{self.url}"
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "sandbox": self.name,
+            "time_s": self.time_s,
+            "memory_mb": self.memory_mb,
+            "print_value": self.print_value,
+        }
+
+    def check(self) -> None:
+        """Runs one program. Raises: ConfigError when the server does not answer as the protocol says."""
+        (answer,) = self.service.send([self._call("print(6 * 7)")], max_retries=0)
+        self.service.take_traffic()
+        problem = answer.reason if isinstance(answer, Failure) else answer.failed
+        if problem is None and answer.stdout != "42\n":
+            problem = f"print(6 * 7) gave {answer.stdout[:100]!r} {answer.stderr[-200:]}".rstrip()
+        if problem is not None:
+            raise ConfigError(
+                f"{SETTINGS}.url",
+                f"{self.url} does not run programs as SandboxFusion does ({problem}).",
+                "Correct it (it ends in /run_code), or start the server; docs/sandbox.md shows how.",
+            )
+
+    def take_counts(self) -> dict[str, float]:
+        traffic = self.service.take_traffic()
+        return {
+            "requests": float(traffic.requests),
+            "retries": float(traffic.retries),
+            "skipped_requests": float(traffic.skipped),
+            "request_seconds": traffic.latency_s,
+        }
+
+    def run(self, codes: Sequence[str]) -> list[Execution]:
+        answers = self.service.send([self._call(code) for code in codes])
+        return [Execution(failed=a.reason) if isinstance(a, Failure) else a for a in answers]
+
+    def _call(self, code: str) -> Call:
+        body = {
+            "code": self._wrapped(code),
+            "language": "python",
+            "stdin": "",
+            "compile_timeout": self.time_s,
+            "run_timeout": self.time_s,
+            "memory_limit_MB": self.memory_mb,
+            "files": {},
+            "fetch_files": [],
+        }
+
+        async def call(client: httpx.AsyncClient) -> Execution:
+            async with client.stream("POST", self.url, json=body) as response:
+                if response.is_error:
+                    await response.aread()
+                    response.raise_for_status()
+                data = bytearray()
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > self.answer_bytes:
+                        raise ValueError(f"the answer is longer than {self.answer_bytes >> 20} MB")
+            return read_answer(json.loads(data), self.time_s)
+
+        return call
+
+    def _wrapped(self, code: str) -> str:
+        """A program that runs the program and prints its last value."""
+        if not self.print_value:
+            return code
+        return "\n\n".join(
+            [
+                "from __future__ import annotations\nimport sys\nfrom typing import Any",
+                inspect.getsource(run_main),
+                inspect.getsource(traceback_of),
+                f"try:\n    run_main({code!r}, {{'__name__': '__main__'}}, True)\n"
+                "except SystemExit:\n    raise\n"
+                "except BaseException as error:\n    sys.exit(traceback_of(error).rstrip())\n",
+            ]
+        )
+
+
+def read_answer(answer: Any, time_s: float) -> Execution:
+    """A server's answer. Raises: ValueError when it is not of the protocol."""
+    if not isinstance(answer, dict) or answer.get("status") not in STATUSES:
+        raise ValueError(f'the answer has no "status" out of {", ".join(STATUSES)}')
+    if answer["status"] == "SandboxError":
+        return Execution(failed=f"SandboxError: {answer.get('message')}"[:500])
+    result = answer.get("run_result")
+    if not isinstance(result, dict):
+        raise ValueError('the answer has no "run_result"')
+    code, seconds = result.get("return_code"), result.get("execution_time")
+    if not isinstance(code, int | None) or not isinstance(seconds, int | float | None):
+        raise ValueError("return_code or execution_time is no number")
+    stdout, stderr = result.get("stdout") or "", result.get("stderr") or ""
+    if not isinstance(stdout, str) or not isinstance(stderr, str):
+        raise ValueError("stdout or stderr is no text")
+    timed_out, killed = result.get("status") == "TimeLimitExceeded", None
+    if timed_out:
+        killed = f"{time_s:g} s are over"
+    elif code is None:
+        raise ValueError("a program that has ended has no return_code")
+    elif code < 0:
+        known = {s.value: s.name for s in signal.Signals}
+        killed = f"signal {known.get(-code, -code)}"
+    return Execution(
+        stdout=stdout,
+        stderr=stderr,
+        exit_code=None if killed else code,
+        timed_out=timed_out,
+        killed=killed,
+        seconds=float(seconds or 0.0),
+    )

@@ -1,0 +1,496 @@
+"""The local sandbox's helper: ``python -I -S zygote.py SETTINGS``, one JSON object a line in and out.
+
+It is trusted and runs no program itself. What programs may import it imports once; then it forks for each of them,
+which costs milliseconds where a new interpreter costs half a second. Its processes, where the kernel has namespaces:
+
+    helper         started by the trainer's pool; only waits
+    └ zygote       first process of new namespaces: sees no process, no network, no file but libraries
+      └ init       one a program: first process of a process namespace, with an empty file system to write to
+        └ program  under limits, without rights, behind Landlock and seccomp
+
+A namespace of processes ends with its first process, so killing ``init`` kills all that a program started, whatever it
+did to get away. Where a mechanism is missing the others are used all the same; ``describe`` says which are.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import math
+import os
+import resource
+import select
+import selectors
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ovd_lightning.tools import program
+from ovd_lightning.tools.processes import Kept, descendants, limit, open_up, read, tasks_of, tried
+
+LINUX = sys.platform == "linux"
+if LINUX:
+    from ovd_lightning.tools import linux
+
+WORKSPACE = "/home/sandbox"
+"""Of a program, where it has a file system of its own. No library lies below it."""
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": WORKSPACE,
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # threads of numerical libraries would count as processes, and cannot be forked
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+"""What extension modules load late."""
+OPEN_FILES = 64
+LOOK_S = 0.05
+"""Seconds between two looks at the memory of a program's processes."""
+END_S = 10.0
+"""Seconds in which everything that a program started is ended, where it cannot be done at once."""
+STATUS = 3
+"""Descriptor on which a program's process tells that it begins, or why it cannot; closed before it does."""
+BEGUN = "+"
+START_S = 30.0
+"""Seconds in which a program must have begun; its own time begins then."""
+NOT_BEGUN = f"it was not begun within {START_S:g} s"
+_IDLE_S = 1.0
+"""Seconds between two looks at whether the trainer is still there."""
+
+
+class Zygote:
+    """Finds out what the machine permits, confines itself, and runs programs one after the other.
+
+    Settings: time_s, memory_mb, processes, file_mb, output_bytes, print_value; ``modules`` to import ahead and the
+    ``paths`` that they lie in; ``without``: mechanisms not to use.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.time_s, self.memory = float(settings["time_s"]), int(settings["memory_mb"]) << 20
+        self.processes, self.file_bytes = int(settings["processes"]), int(settings["file_mb"]) << 20
+        self.output_bytes = int(settings["output_bytes"])
+        self.print_value = bool(settings["print_value"])
+        self.modules, self.paths = list(settings["modules"]), list(settings["paths"])
+        self.without = set(settings["without"])
+        self.notes: dict[str, str] = {}
+        """Mechanism -> why it is not used."""
+        self.readable: list[str] = []
+        self.namespaces = self.own_count = self.seccomp = False
+        self.landlock = 0
+        self.parent = os.getppid()
+        self.superuser = os.geteuid() == 0
+        self.user: int | None = None
+        """Whom a program runs as; None: as whom this process does."""
+        self.proc: int | None = None
+        """A /proc that shows this process and a running program's, nothing else."""
+
+    # -------------------------------------------------------------- beginning
+
+    def prepare(self) -> None:
+        """Import what programs may import, then see nothing but that."""
+        standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+        sys.path[:] = [p for p in sys.path if p and not p.endswith(".zip") and Path(p) != Path(__file__).parents[2]]
+        sys.path += [path for path in self.paths if path not in sys.path]
+        import site
+
+        site.setquit()  # exit() and quit(), which an interpreter without site packages lacks
+        for name in self.modules:
+            importlib.import_module(name)
+        if "numpy" in self.modules:
+            importlib.import_module("numpy.random")  # which numpy itself does late: its state is to be the same always
+        for name in [name for name in sys.modules if name.partition(".")[0] == "ovd_lightning"]:
+            del sys.modules[name]
+        shown = {*standard, *self.paths, *(p for p in sys.path if os.path.isdir(p)), *LIBRARIES}
+        inside = [os.path.realpath(path) for path in shown if os.path.exists(path)]
+        # a link and what it leads to: both names are looked for
+        names = sorted({*(p for p in shown if os.path.exists(p)), *inside})
+        self.readable = [p for p in names if not any(p.startswith(q + "/") for q in names)]
+        gc.collect()
+        gc.freeze()  # what was imported is never written to by a collection, so it stays shared
+        if LINUX:
+            self._choose()
+
+    def _use(self, mechanism: str, attempt: Callable[[], object]) -> bool:
+        reason = "switched off" if mechanism in self.without else tried(attempt)
+        if reason is not None:
+            self.notes[mechanism] = reason
+        return reason is None
+
+    def _choose(self) -> None:
+        if self.superuser and self._use("namespaces", lambda: self._enter(False)):
+            self.namespaces = True
+            self._enter(False)
+        elif self._use("namespaces", lambda: self._enter(True)):
+            self.notes.pop("namespaces", None)
+            self.namespaces = True
+            self._enter(True)
+        if self.superuser:
+            self.user = next((u for u in (1_879_048_192 + os.getpid(), 65534) if self._can_be(u)), None)
+        self.own_count = self._use("user namespaces", self._count_alone)
+        if self._use("landlock", lambda: linux.landlock(self.readable, [WORKSPACE])):
+            self.landlock = linux.landlock_version()
+        self.seccomp = linux.seccomp_known() and self._use("seccomp", lambda: linux.seccomp(not self.namespaces))
+        if self.namespaces:
+            linux.seccomp_filter(2, False)  # every program is the second process of its namespace
+        else:
+            linux.adopt_orphans()
+
+    def _enter(self, as_superuser: bool) -> None:
+        """Go on as the first process of new namespaces, in a new root. The old process waits for this one's end."""
+        if as_superuser:
+            linux.new_user_namespace()
+        linux.unshare(
+            linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+        )
+        if (pid := os.fork()) != 0:
+            self._wait_for(pid)
+        linux.die_with_parent()
+        self.own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        linux.keep_mounts_private()
+        with contextlib.suppress(OSError):  # a container that hides parts of /proc permits no other
+            linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+            self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        linux.enter_new_root(self.readable, DEVICES, WORKSPACE)
+        linux.unshare(linux.CLONE_NEWPID)  # as every call will, there and back
+        linux.setns(self.own_processes, linux.CLONE_NEWPID)
+
+    def _wait_for(self, pid: int) -> NoReturn:
+        """The helper's own process from now on: ends with the zygote, or when the trainer is gone."""
+        os.closerange(0, 2)
+        os.closerange(3, 1 << 16)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it wakes the wait below
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if os.getppid() != self.parent:
+                os._exit(0)  # and the zygote dies with its parent
+            signal.sigtimedwait({signal.SIGCHLD}, _IDLE_S)
+        os._exit(os.waitstatus_to_exitcode(ended[1]) & 0xFF)
+
+    def abandoned(self) -> bool:
+        """The trainer is gone, though a fork of it may still hold the pipe open."""
+        return not self.namespaces and os.getppid() != self.parent
+
+    def _can_be(self, user: int) -> bool:
+        """Whether a process of this user can read the libraries, which may lie in somebody's home."""
+
+        def attempt() -> None:
+            self._become(user)
+            for path in self.readable:
+                with os.scandir(path) if os.path.isdir(path) else open(path, "rb"):
+                    pass
+
+        reason = tried(attempt)
+        if reason is not None:
+            self.notes["another user"] = reason
+        return reason is None
+
+    def _become(self, user: int | None = None) -> None:
+        user = self.user if user is None else user
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+
+    def _count_alone(self) -> None:
+        """In a user namespace of its own a process counts its descendants and nobody else's."""
+        self._become()
+        linux.unshare(linux.CLONE_NEWUSER)
+
+    def describe(self) -> dict[str, str | None]:
+        """Protection -> by what; None: there is none here."""
+        separate = self.user is not None or not self.superuser
+        guards = [name for name, there in (("seccomp", self.seccomp), ("namespace", self.namespaces)) if there]
+        files = [f"Landlock {self.landlock}"] * bool(self.landlock) + ["own root"] * self.namespaces
+        if self.landlock >= 4:
+            guards.append(f"Landlock {self.landlock}")
+        memory = "limit of each process" + (", watch over all of them" if self.proc is not None else "")
+        ends = "process namespace" if self.namespaces else "search for descendants" if LINUX else None
+        alone = self.own_count or (self.namespaces and not self.superuser)
+        counted = "counted in a namespace" if alone else "counted by user" if self.user else "of this user"
+        return {
+            "time": "clock, processor time",
+            "memory": memory if LINUX else None,
+            "processes": counted if LINUX and separate else None,
+            "survivors": ends,
+            "files": " + ".join(files) or None,
+            "disk": "own file system" if self.namespaces else "limit of each file",
+            "network": " + ".join(guards) or None,
+            "programs": "seccomp" if self.seccomp else None,
+            "output": "both ends kept",
+            "environment": "own",
+            **{f"note: {name}": reason for name, reason in self.notes.items()},
+        }
+
+    # ---------------------------------------------------------------- a program
+
+    def run(self, code: str) -> dict[str, Any]:
+        """See `ovd_lightning.tools.base.Execution`."""
+        with self._workspace() as workspace, contextlib.ExitStack() as stack:
+            pipes = [os.pipe() for _ in range(3)]
+            for source, _ in pipes:
+                stack.callback(os.close, source)
+                os.set_blocking(source, False)
+            if self.namespaces:
+                linux.unshare(linux.CLONE_NEWPID)
+            if (init := os.fork()) == 0:
+                try:
+                    self._init(code, workspace, [sink for _, sink in pipes])
+                except BaseException as error:
+                    os.write(pipes[2][1], f"its first process failed: {error!r}".encode())
+                finally:
+                    os._exit(70)
+            if self.namespaces:
+                linux.setns(self.own_processes, linux.CLONE_NEWPID)
+            for _, sink in pipes:
+                os.close(sink)
+            out, err, status = Kept(self.output_bytes), Kept(self.output_bytes), Kept(1 << 12)
+            kept = dict(zip((source for source, _ in pipes), (out, err, status), strict=True))
+            killed, begun = self._follow(kept, status)
+            seconds = time.monotonic() - begun
+            self._end(init)
+            for source, stream in kept.items():
+                read(source, stream)
+        return self._result(out, err, status.text(), killed, seconds)
+
+    def _follow(self, kept: dict[int, Kept], status: Kept) -> tuple[str | None, float]:
+        """Read what is printed until the program has ended: (why it is to be killed, if so; when it began)."""
+        begun = time.monotonic()
+        look, deadline = begun + LOOK_S, begun + START_S
+        with selectors.DefaultSelector() as selector:
+            for source in kept:
+                selector.register(source, selectors.EVENT_READ)
+            while selector.get_map():
+                now = time.monotonic()
+                if now >= deadline:
+                    return f"{self.time_s:g} s are over" if status.total else NOT_BEGUN, begun
+                if now >= look:
+                    if self.abandoned():
+                        return "the trainer is gone", begun
+                    if self._memory() > self.memory:
+                        return "memory", begun
+                    look = time.monotonic() + LOOK_S
+                waiting = not status.total
+                for key, _ in selector.select(min(deadline, look) - now):
+                    if not read(key.fd, kept[key.fd], 1 << 20):
+                        selector.unregister(key.fd)
+                if waiting and status.text().startswith(BEGUN):
+                    begun = time.monotonic()
+                    deadline = begun + self.time_s
+                if status.text() not in ("", BEGUN):
+                    break
+        return None, begun
+
+    def _memory(self) -> int:
+        """Bytes that the program's processes hold, roughly: what they share with this process is not counted."""
+        if self.proc is None:
+            return 0
+        own, total = self._anonymous("self"), 0
+        for name in os.listdir(self.proc):
+            if name.isdigit() and name != "1":
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    total += max(0, self._anonymous(name) - own)
+        return total
+
+    def _anonymous(self, process: str) -> int:
+        descriptor = os.open(f"{process}/statm", os.O_RDONLY, dir_fd=self.proc)
+        with open(descriptor, "rb") as stream:
+            _, resident, shared, *_ = map(int, stream.read().split())
+        return (resident - shared) * resource.getpagesize()
+
+    def _result(self, out: Kept, err: Kept, status: str, killed: str | None, seconds: float) -> dict[str, Any]:
+        if not status.startswith(BEGUN):
+            return {"failure": status or killed or "its first process was killed"}
+        status = status.removeprefix(BEGUN)
+        timed_out, exit_code = killed is not None and killed != "memory", None
+        if killed is None:
+            code = int(status) if status.lstrip("-").isdigit() else None
+            if code is None:
+                killed = "its first process was killed"
+            elif code == -signal.SIGXCPU:
+                killed, timed_out = "its processor time is over", True
+            elif code < 0:
+                known = {s.value: s.name for s in signal.Signals}
+                killed = f"signal {known.get(-code, -code)}"
+            else:
+                exit_code = code
+        return {
+            "stdout": out.text(),
+            "stderr": err.text(),
+            "exit_code": exit_code,
+            "timed_out": timed_out,
+            "killed": killed,
+            "seconds": seconds,
+            "left_out": out.left_out + err.left_out,
+        }
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[str]:
+        """An empty folder; in a file system of its own it is made later, and goes with the namespace."""
+        if self.namespaces:
+            yield WORKSPACE
+            return
+        folder = os.path.realpath(tempfile.mkdtemp(prefix="sandbox-", dir=None))
+        try:
+            if self.user is not None:
+                os.chown(folder, self.user, self.user)
+            yield folder
+        finally:
+            shutil.rmtree(folder, onerror=open_up)
+
+    # ------------------------------------------------------------- its processes
+
+    def _init(self, code: str, workspace: str, sinks: list[int]) -> None:
+        """The first process of a program: waits for it, tells its status and ends, and everything with it."""
+        # no new session: Linux schedules each as a group of its own, and a new group may wait for seconds
+        os.setpgid(0, 0)
+        if LINUX:
+            linux.die_with_parent()
+        if self.namespaces:
+            linux.unshare(linux.CLONE_NEWNS)
+            owner = self.user or 0
+            linux.mount(
+                "tmpfs", WORKSPACE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV,
+                f"size={self.file_bytes},nr_inodes=4096,mode=0700,uid={owner},gid={owner}",
+            )  # fmt: skip
+        elif LINUX:
+            linux.adopt_orphans()
+        if (pid := os.fork()) == 0:
+            try:
+                self._confine(workspace, sinks)
+            except BaseException as error:
+                os.write(STATUS, f"it could not be confined: {error!r}".encode())
+                os._exit(71)
+            os.write(STATUS, BEGUN.encode())
+            os.close(STATUS)
+            program.execute(code, self.print_value)
+        for sink in sinks[:2]:
+            os.close(sink)
+        while True:
+            ended, status = os.wait()
+            if ended == pid:
+                os.write(sinks[2], str(os.waitstatus_to_exitcode(status)).encode())
+                os._exit(0)
+
+    def _confine(self, workspace: str, sinks: list[int]) -> None:
+        null = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, target in zip((null, *sinks[:2]), (0, 1, 2), strict=True):
+            os.dup2(descriptor, target)
+        os.dup2(sinks[2], STATUS)
+        os.closerange(STATUS + 1, 1 << 16)
+        os.chdir(workspace)
+        os.environ["HOME"] = os.environ["TMPDIR"] = workspace
+        tempfile.tempdir = None  # asked for before
+        os.umask(0o077)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        limits = {
+            resource.RLIMIT_AS: self.memory,
+            resource.RLIMIT_CPU: math.ceil(self.time_s) + 1,
+            resource.RLIMIT_FSIZE: self.file_bytes,
+            resource.RLIMIT_NOFILE: OPEN_FILES,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_MEMLOCK: 0,
+        }
+        for kind, most in limits.items():
+            limit(kind, most)
+        if LINUX:
+            linux.drop_bounding_set()  # a user namespace has another, and another user no power over it
+        if LINUX and self.own_count:
+            self._count_alone()
+        else:
+            self._become()
+        if LINUX:
+            limit(resource.RLIMIT_NPROC, self._counted_with_it() + self.processes)
+            linux.drop_capabilities()
+            if self.landlock:
+                linux.landlock([*self.readable, *DEVICES], [workspace, "/dev/null"])
+            if self.seccomp:
+                linux.seccomp(not self.namespaces)
+
+    def _counted_with_it(self) -> int:
+        """Processes that are no program's and count for the limit all the same."""
+        if self.own_count or self.user is not None:
+            return 0
+        # in a user namespace of the zygote: that, its parent, and the program's first process
+        return 3 if self.namespaces else tasks_of(os.getuid())
+
+    def _end(self, init: int) -> None:
+        """Nothing that the program started is left."""
+        if not LINUX:
+            with contextlib.suppress(OSError):
+                os.killpg(init, signal.SIGKILL)
+        if not self.namespaces and LINUX:
+            self._hunt(init)
+            return
+        os.kill(init, signal.SIGKILL)
+        os.waitpid(init, 0)
+
+    def _hunt(self, init: int) -> None:
+        """Kill descendants until there are none: they cannot leave, for this process adopts them."""
+        until = time.monotonic() + END_S
+        while time.monotonic() < until:
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.001)
+        raise RuntimeError("a program's processes could not be ended")
+
+
+def _requests(stream: int, abandoned: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    buffer = b""
+    while not abandoned():
+        if not select.select([stream], [], [], _IDLE_S)[0]:
+            continue
+        data = os.read(stream, 1 << 16)
+        if not data:
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, buffer = buffer.split(b"\n", 1)
+            yield json.loads(line)
+
+
+def _send(stream: int, reply: dict[str, Any]) -> None:
+    data = json.dumps(reply).encode() + b"\n"
+    while data:
+        data = data[os.write(stream, data) :]
+
+
+def main() -> None:
+    if dict(os.environ) != ENVIRONMENT:  # the trainer's, which may hold keys: gone from memory and from /proc
+        os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, sys.argv[1]], ENVIRONMENT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which then closes the pool
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.chdir("/")
+    zygote = Zygote(json.loads(sys.argv[1]))
+    zygote.prepare()
+    _send(sink, {"ready": True})
+    for request in _requests(source, zygote.abandoned):
+        _send(sink, zygote.run(request["code"]) if "code" in request else zygote.describe())
+
+
+if __name__ == "__main__":
+    main()
