@@ -9,8 +9,8 @@
 Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight. A finished
 run is not repeated (runs/quickstart_methods keeps them). Printed, as mean and standard deviation over seeds:
 
-- held-out test accuracy after the last round, greedy and sampled: equal student samples (SeqKD and half of GKD let
-  the teacher write instead);
+- held-out test accuracy after the last round, greedy and sampled: equal student samples, but that the teacher writes
+  for SeqKD and half of GKD, and DAPO draws groups without variance again; the column says how many there were;
 - held-out validation accuracy when a budget of teacher tokens was spent, read off between two of the evaluations that
   every run makes on its way: equal teacher tokens. The budget is the least that any method with a teacher spends in
   all. A teacher's tokens are those it read and those it wrote, as an endpoint would bill them;
@@ -23,6 +23,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags
     if result.exists():
         measured: dict[str, Any] = json.loads(result.read_text())
         return measured
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    folder.mkdir(parents=True)
     command = [
         sys.executable, "-m", "ovd_lightning", "fit", f"--config={setting.config}", *METHODS[name][1],
         *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags, f"--data.seed={seed}",
@@ -150,11 +152,17 @@ def read(path: Path, benchmark: str) -> dict[str, Any]:
         "curve": curve,
         "read": sum(r.get("teacher/prompt_tokens", 0.0) for r in rounds),
         "written": sum(r.get("teacher/completion_tokens", 0.0) for r in rounds),
-        "groups": rounds[-1]["samples"],
+        "student_samples": sum(map(student_samples, rounds)),
         "zero_advantage": mean([r["ovd/zero_advantage_groups"] for r in rounds if "ovd/zero_advantage_groups" in r]),
         "accepted_first": rounds[0].get("ovd/acceptance_rate"),
         "accepted_last": rounds[-1].get("ovd/acceptance_rate"),
     }
+
+
+def student_samples(row: dict[str, float]) -> int:
+    """Trajectories that the student wrote in a round: DAPO draws some groups again, GKD draws half."""
+    tokens = row.get("throughput/generated_tokens_per_s", 0.0) * row["time/generate"]
+    return round(tokens / row["completion/length_mean"]) if "completion/length_mean" in row else 0
 
 
 KINDS = {"greedy": "accuracy", "sampled": "sampled_accuracy"}
@@ -181,9 +189,9 @@ def spread(values: list[float]) -> str:
 def table(names: list[str], runs: dict[str, list[dict[str, Any]]], budget: float) -> list[str]:
     """One initial student's rows in Markdown; ``runs`` holds the seeds of each method."""
     lines = [
-        "| method | greedy % | sampled % | same teacher tokens: greedy % | sampled % | teacher reads | writes "
-        "| zero-advantage groups | accepted, first → last | CPU s |",
-        "| --- " * 10 + "|",
+        "| method | greedy % | sampled % | same teacher tokens: greedy % | sampled % | student's samples "
+        "| teacher reads | writes | zero-advantage groups | accepted, first → last | CPU s |",
+        "| --- " * 11 + "|",
     ]
     for name in names:
         own = runs[name]
@@ -196,7 +204,16 @@ def table(names: list[str], runs: dict[str, list[dict[str, Any]]], budget: float
         asked = [(r["accepted_first"], r["accepted_last"]) for r in own if r["accepted_first"] is not None]
         accepted = " → ".join(f"{statistics.mean(values):.0%}" for values in zip(*asked, strict=True)) or "–"
         tokens = [f"{statistics.mean(r[key] for r in own) / 1000:,.0f} k" for key in ("read", "written")]
-        cells = [METHODS[name][0], *afterwards, *equal, *tokens, "–" if idle is None else f"{idle:.0%}", accepted]
+        samples = f"{statistics.mean(r['student_samples'] for r in own):,.0f}"
+        cells = [
+            METHODS[name][0],
+            *afterwards,
+            *equal,
+            samples,
+            *tokens,
+            "–" if idle is None else f"{idle:.0%}",
+            accepted,
+        ]
         lines.append("| " + " | ".join([*cells, f"{statistics.mean(r['cpu_seconds'] for r in own):.0f}"]) + " |")
     return lines
 
@@ -227,8 +244,8 @@ def main() -> None:
         runs = {name: [results[student, name, seed] for seed in args.seeds] for name in names}
         first = runs[names[0]][0]
         print(f"\n{student} student ({setting.students[student]}): before training greedy "
-              f"{first['greedy_before']:.1%}, sampled {first['sampled_before']:.1%}; {first['groups']:.0f} samples "
-              f"a run; {len(args.seeds)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
+              f"{first['greedy_before']:.1%}, sampled {first['sampled_before']:.1%}; "
+              f"{len(args.seeds)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
         print("\n".join(table(names, runs, budget)))
 
 

@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,18 @@ from benchmarks import quickstart_methods as Q
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SAMPLING = {"throughput/generated_tokens_per_s": 160.0, "completion/length_mean": 10.0}
 ROWS = [
     {"eval/t/accuracy": 0.2, "eval/t/sampled_accuracy": 0.1},
     {"test/t/accuracy": 0.25, "test/t/sampled_accuracy": 0.15},
-    {"loss": 0.0, "samples": 8, "teacher/prompt_tokens": 60, "teacher/completion_tokens": 40},
-    {"loss": 0.0, "samples": 16, "teacher/prompt_tokens": 90, "teacher/completion_tokens": 10},
+    {"loss": 0.0, "time/generate": 0.5, **SAMPLING, "teacher/prompt_tokens": 60, "teacher/completion_tokens": 40},
+    {"loss": 0.0, "time/generate": 0.5, "teacher/prompt_tokens": 90, "teacher/completion_tokens": 10},
     {"eval/t/accuracy": 0.6, "eval/t/sampled_accuracy": 0.3},
     {"test/t/accuracy": 0.65, "test/t/sampled_accuracy": 0.35},
 ]
 
 
-def measured(path: Path, rows: list[dict[str, float]]) -> dict[str, object]:
+def measured(path: Path, rows: list[dict[str, float]]) -> dict[str, Any]:
     names = sorted({name for row in rows for name in row})
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
@@ -35,7 +37,7 @@ def measured(path: Path, rows: list[dict[str, float]]) -> dict[str, object]:
 def test_a_run_is_read(tmp_path: Path) -> None:
     run = measured(tmp_path / "metrics.csv", ROWS)
     assert (run["greedy_before"], run["greedy"], run["sampled"]) == (0.25, 0.65, 0.35)
-    assert (run["read"], run["written"], run["groups"]) == (150, 50, 16)
+    assert (run["read"], run["written"], run["student_samples"]) == (150, 50, 8)
     assert (run["zero_advantage"], run["accepted_first"]) == (None, None)
     assert [point["spent"] for point in run["curve"]] == [0, 200]
 
@@ -52,8 +54,8 @@ def test_the_table_says_what_was_not_logged(tmp_path: Path) -> None:
     run = measured(tmp_path / "metrics.csv", ROWS) | {"cpu_seconds": 12.3}
     other = run | {"greedy": 0.75, "accepted_first": 0.5, "accepted_last": 0.25, "zero_advantage": 0.1}
     lines = Q.table(["opd", "ovd"], {"opd": [run], "ovd": [run, other]}, budget=100)
-    assert lines[2] == "| OPD | 65.0 | 35.0 | 40.0 | 20.0 | 0 k | 0 k | – | – | 12 |"
-    assert lines[3].startswith("| OVD, default (eq. 7, θ 7) | 70.0 ± 7.1 | 35.0 ± 0.0 | 40.0 ± 0.0 |")
+    assert lines[2] == "| OPD | 65.0 | 35.0 | 40.0 | 20.0 | 8 | 0 k | 0 k | – | – | 12 |"
+    assert lines[3].startswith("| OVD, default (eq. 7, θ 7) | 70.0 ± 7.1 | 35.0 ± 0.0 | 40.0 ± 0.0 | 20.0 ± 0.0 | 8 |")
     assert lines[3].endswith("| 10% | 50% → 25% | 12 |")
 
 
