@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -17,7 +18,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.pretrain.data import DIGITS, SCORE_WEIGHT, Packed, Row, pack
-from benchmarks.pretrain.vocabulary import EOS, IDS, PAD, TOKENS, encode, save_tokenizer
+from benchmarks.pretrain.vocabulary import ARITHMETIC, EOS, IDS, PAD, TOKENS, Vocabulary, encode
 
 STUDENT: dict[str, Any] = {
     "hidden_size": 96,
@@ -33,11 +34,11 @@ TEACHER: dict[str, Any] = {
 }
 
 
-def new_model(shape: dict[str, Any], seed: int) -> Qwen2ForCausalLM:
+def new_model(shape: dict[str, Any], seed: int, vocabulary: Vocabulary = ARITHMETIC) -> Qwen2ForCausalLM:
     """A random Qwen2 of ``shape``; heads of 32, which vLLM's CPU attention supports."""
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(TOKENS),
+        vocab_size=len(vocabulary.tokens),
         num_key_value_heads=shape["num_attention_heads"],
         max_position_embeddings=256,
         tie_word_embeddings=True,
@@ -128,23 +129,86 @@ def train(
     model.eval()
 
 
-def save_checkpoint(model: Qwen2ForCausalLM, directory: Path, facts: dict[str, object]) -> None:
-    """Write weights, configuration and tokenizer beside ``directory``, then move them into place."""
+def train_phases(
+    out: Path,
+    shape: dict[str, Any],
+    make_row: Callable[..., Row],
+    phases: Sequence[tuple[int, float, float]],
+    *,
+    vocabulary: Vocabulary,
+    rows: tuple[int, int],
+    seed: int = 0,
+    compiled: bool = False,
+    resume: bool = False,
+) -> None:
+    """Make the checkpoint ``out`` in phases of (steps, first argument of ``make_row``, when the rates start to fall).
+
+    It is saved now and then. With ``resume`` training begins with the checkpoint in ``out``, after the phases that this
+    has behind it.
+
+    Args:
+        shape: of the model.
+        rows: rows and tokens of a packed batch.
+    """
+    model, made, before = new_model(shape, seed, vocabulary), {"steps": 0, "minutes": 0.0}, 0
+    if resume:
+        model, made = load(out), json.loads((out / "pretraining.json").read_text())
+    started = time.monotonic() - 60 * made["minutes"]
+
+    def save(step: int) -> None:
+        minutes = round((time.monotonic() - started) / 60, 1)
+        facts: dict[str, object] = {
+            "seed": seed,
+            "steps": before + step,
+            "minutes": minutes,
+            "parameters": model.num_parameters(),
+        }
+        save_checkpoint(model, out, facts, vocabulary)
+
+    for phase, (steps, argument, decay_from) in enumerate(phases):
+        if before + steps <= made["steps"]:
+            before += steps
+            continue
+        train(
+            model,
+            functools.partial(make_row, argument),
+            steps=steps,
+            seed=seed + phase,
+            shape=rows,
+            decay_from=decay_from,
+            compiled=compiled,
+            report=save,
+        )
+        before += steps
+    save(0)
+
+
+def save_checkpoint(
+    model: Qwen2ForCausalLM, directory: Path, facts: dict[str, object], vocabulary: Vocabulary = ARITHMETIC
+) -> None:
+    """Write weights in float16, configuration and tokenizer beside ``directory``, then move them into place."""
     fresh, old = directory.with_name(directory.name + ".new"), directory.with_name(directory.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.generation_config = GenerationConfig(eos_token_id=IDS[EOS], pad_token_id=IDS[PAD], do_sample=True)
     half: Any = Qwen2ForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
-    half.generation_config = model.generation_config
+    half.generation_config = GenerationConfig(eos_token_id=IDS[EOS], pad_token_id=IDS[PAD], do_sample=True)
     half.to(torch.float16).save_pretrained(fresh)
-    save_tokenizer(fresh)
+    vocabulary.save_tokenizer(fresh)
     (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     if directory.exists():
         directory.rename(old)
     (fresh / "model.safetensors").chmod(0o644)
     fresh.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def load(directory: Path) -> Qwen2ForCausalLM:
+    """A saved checkpoint in float32."""
+    model: Any = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.eval()
+    loaded: Qwen2ForCausalLM = model
+    return loaded
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""How the tokenizer and the two checkpoints of the tool task are made; run ``benchmarks/pretrain_tools.py``."""
