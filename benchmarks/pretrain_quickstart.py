@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import Qwen2ForCausalLM
@@ -25,7 +24,7 @@ if __package__ in (None, ""):
 
 from benchmarks.pretrain.data import student_row, teacher_row
 from benchmarks.pretrain.evaluation import accuracy, sample_chains, score_report
-from benchmarks.pretrain.training import STUDENT, TEACHER, new_model, save_checkpoint, train
+from benchmarks.pretrain.training import STUDENT, TEACHER, load, new_model, save_checkpoint, train
 from benchmarks.pretrain.vocabulary import save_tokenizer
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 
@@ -78,13 +77,6 @@ def train_teacher(out: Path, seed: int, compiled: bool) -> None:
 def facts(model: Qwen2ForCausalLM, steps: int, started: float, seed: int) -> dict[str, object]:
     minutes = round((time.monotonic() - started) / 60, 1)
     return {"seed": seed, "steps": steps, "minutes": minutes, "parameters": model.num_parameters()}
-
-
-def load(directory: Path) -> Qwen2ForCausalLM:
-    model: Any = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    model.eval()
-    loaded: Qwen2ForCausalLM = model
-    return loaded
 
 
 def evaluate(out: Path) -> str:

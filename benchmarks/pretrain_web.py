@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.pretrain.training import train
+from benchmarks.pretrain.training import train_phases
 from benchmarks.pretrain_search.data import libraries, student_row, teacher_row
-from benchmarks.pretrain_search.models import STUDENT, TEACHER, load, new_model, save_checkpoint
+from benchmarks.pretrain_search.models import STUDENT, TEACHER
+from benchmarks.pretrain_search.vocabulary import VOCABULARY
 from ovd_lightning.tasks.small_world import World, write_corpus
 
 STAGES = ("corpus", "student", "teacher", "evaluate")
@@ -38,53 +35,6 @@ TEACHER_PHASES = [(350, 0.4, 1.0), (850, 0.6, 0.2), (900, 0.7, 0.1)]
 """(steps, share of scoring prompts, when the rates start to fall)"""
 
 
-def pretrain(
-    out: Path,
-    shape: dict[str, Any],
-    make_row: Callable[..., Any],
-    phases: list[tuple[int, float, float]],
-    seed: int,
-    compiled: bool,
-    resume: bool,
-) -> None:
-    """Train a model in phases of (steps, argument of ``make_row``, when the rates start to fall).
-
-    With ``resume`` it begins with the checkpoint in ``out``, after the phases that this has behind it.
-    """
-    worlds = libraries(WORLDS, FIRST_WORLD)
-    model, made, before = new_model(shape, seed), {"steps": 0, "minutes": 0.0}, 0
-    if resume:
-        model, made = load(out), json.loads((out / "pretraining.json").read_text())
-    started = time.monotonic() - 60 * made["minutes"]
-
-    def save(step: int) -> None:
-        minutes = round((time.monotonic() - started) / 60, 1)
-        facts: dict[str, object] = {
-            "seed": seed,
-            "steps": before + step,
-            "minutes": minutes,
-            "parameters": model.num_parameters(),
-        }
-        save_checkpoint(model, out, facts)
-
-    for phase, (steps, argument, decay_from) in enumerate(phases):
-        if before + steps <= made["steps"]:
-            before += steps
-            continue
-        train(
-            model,
-            functools.partial(make_row, worlds, argument),
-            steps=steps,
-            seed=seed + phase,
-            shape=ROWS,
-            decay_from=decay_from,
-            compiled=compiled,
-            report=save,
-        )
-        before += steps
-    save(0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -96,13 +46,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    train = functools.partial(
+        train_phases, vocabulary=VOCABULARY, rows=ROWS, compiled=options.compile, resume=options.resume
+    )
     if "corpus" in options.stages:
         write_corpus(World(0), out / "corpus.jsonl")
     if "student" in options.stages:
-        phases = [(steps, rate, 0.5) for steps, rate in STUDENT_PHASES]
-        pretrain(out / "student", STUDENT, student_row, phases, 0, options.compile, options.resume)
+        make_row = functools.partial(student_row, libraries(WORLDS, FIRST_WORLD))
+        train(out / "student", STUDENT, make_row, [(steps, rate, 0.5) for steps, rate in STUDENT_PHASES])
     if "teacher" in options.stages:
-        pretrain(out / "teacher", TEACHER, teacher_row, TEACHER_PHASES, 0, options.compile, options.resume)
+        train(out / "teacher", TEACHER, functools.partial(teacher_row, libraries(WORLDS, FIRST_WORLD)), TEACHER_PHASES)
     if "evaluate" in options.stages:
         from benchmarks.pretrain_search.evaluation import evaluate
 
