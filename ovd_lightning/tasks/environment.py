@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -98,3 +106,32 @@ class Environment(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Give everything back."""
+
+
+def turn_spans(
+    token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None
+) -> list[tuple[int, int]]:
+    """Half-open token spans of the steps where a step is a turn, with the observation that replies to it.
+
+    They cover all tokens. An end of sequence alone belongs to the step before it. ``mask`` is [T], False on
+    observations; None: there are none.
+    """
+    if not token_ids:
+        return []
+    written = [True] * len(token_ids) if mask is None else mask
+    starts = [i for i in range(1, len(token_ids)) if written[i] and not written[i - 1]]
+    if starts and not decode(tokenizer, token_ids[starts[-1] :]).strip():
+        starts.pop()
+    return list(pairwise([0, *starts, len(token_ids)]))
+
+
+def tags(*names: str) -> re.Pattern[str]:
+    """What begins a tag of these names, or a marker of a chat template such as <|im_end|>."""
+    return re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(names)})\b|\|)", re.IGNORECASE)
+
+
+def defuse(text: str, tag: re.Pattern[str]) -> str:
+    """Other people's text without tags of the protocol: their "<" becomes "&lt;". So does one of a wider script that
+    a tokenizer may normalise to it."""
+    normal = unicodedata.normalize("NFKC", text)
+    return tag.sub("&lt;", normal) if tag.search(normal) else text

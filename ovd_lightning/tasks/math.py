@@ -14,11 +14,10 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.tasks.base import Split, Suite, Task
-from ovd_lightning.tasks.environment import Environment
+from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, text, texts
-from ovd_lightning.tasks.tools import turn_spans
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class _Graded(Task):
         """With an environment a step is a turn with the reply to it."""
         if self.environment is None or mask is None:
             return super().split_steps(token_ids, tokenizer, mask)
-        return turn_spans(mask)
+        return turn_spans(token_ids, tokenizer, mask)
 
     def response(self, text: str) -> str:
         """The part of a completion that answers the question."""

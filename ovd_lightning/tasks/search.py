@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,14 @@ from typing import Any
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult, placeholders
-from ovd_lightning.tasks.environment import Environment, Reply, Turn
+from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 
 log = logging.getLogger(__name__)
 
 SETTINGS = "task.init_args.environment.init_args"
 ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
 """A complete action; of an opening tag that is written twice, the second counts."""
-TAG = re.compile(r"<(?=\s*/?\s*(?:think|search|information|answer)\b|\|)", re.IGNORECASE)
-"""What begins a tag of the protocol, or a marker of a chat template such as <|im_end|>."""
+TAG = tags("think", "search", "information", "answer")
 FIELDS = {"rank", "title", "text", "id", "score"}
 FEWEST = 8
 """Searches of a rollout from which on a share of failed ones says something."""
@@ -186,7 +184,7 @@ class SearchEnvironment(Environment):
         template = self.document_format if document.title else self.untitled_format
         fields = {name: " ".join(str(getattr(document, name)).split()) for name in ("title", "text", "id")}
         line = template.format(rank=rank, score=document.score, **fields)
-        defused = defuse(line)
+        defused = defuse(line, TAG)
         self._counts["defused_documents"] += defused != line
         return defused
 
@@ -196,10 +194,3 @@ def action_of(turn: str) -> tuple[str | None, str]:
     Space is not part of it; it may be empty."""
     found = ACTION.search(turn)
     return (found[1], " ".join(found[2].split())) if found else (None, "")
-
-
-def defuse(text: str) -> str:
-    """Other people's text without tags of the protocol: their "<" becomes "&lt;". So does one of a wider script that
-    a tokenizer may normalise to it."""
-    normal = unicodedata.normalize("NFKC", text)
-    return TAG.sub("&lt;", normal) if TAG.search(normal) else text

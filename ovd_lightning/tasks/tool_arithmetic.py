@@ -18,13 +18,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, Operation, apply, parse
-from ovd_lightning.tasks.environment import Environment
-from ovd_lightning.tokens import decode
+from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -94,13 +92,7 @@ class ToolArithmeticTask(ArithmeticTask):
         self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
     ) -> list[tuple[int, int]]:
         """Spans of the turns, each with the result that followed it; without a result all is one step."""
-        if not token_ids:
-            return []
-        written = [True] * len(token_ids) if mask is None else mask
-        starts = [i for i in range(1, len(token_ids)) if written[i] and not written[i - 1]]
-        if starts and not decode(tokenizer, token_ids[starts[-1] :]).strip():
-            starts.pop()  # an end of sequence alone belongs to the step before it
-        return list(pairwise([0, *starts, len(token_ids)]))
+        return turn_spans(token_ids, tokenizer, mask)
 
 
 def solution(problem: Problem | str) -> list[str]:

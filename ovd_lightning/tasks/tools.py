@@ -4,25 +4,21 @@ last (Hermes' form, as in SOD, arXiv 2605.07725)."""
 from __future__ import annotations
 
 import logging
-import re
 import time
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, Literal
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.tasks.environment import Environment, Reply, Turn
+from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.calls import CLOSE, NoCall, call_of, hermes_call
 
 log = logging.getLogger(__name__)
 
 SETTINGS = "task.init_args.environment.init_args"
-TAG = re.compile(r"<(?=\s*/?\s*(?:think|tool_call|tool_response|tools)\b|\|)", re.IGNORECASE)
-"""What begins a tag of the protocol, or a marker of a chat template such as <|im_end|>."""
+TAG = tags("think", "tool_call", "tool_response", "tools")
 FEWEST = 8
 """Calls of a rollout from which on a share of failed ones says something."""
 
@@ -213,7 +209,7 @@ class ToolEnvironment(Environment):
         return text[:head] + self.left_out + text[-tail:]
 
     def _defused(self, text: str) -> str:
-        defused = defuse(text)
+        defused = defuse(text, TAG)
         self._counts["defused_results"] += defused != text
         return defused
 
@@ -221,17 +217,3 @@ class ToolEnvironment(Environment):
         return Reply(
             prefix=self.observation_prefix, body=body, suffix=self.observation_suffix, valid=valid, failed=failed
         )
-
-
-def turn_spans(mask: Sequence[bool]) -> list[tuple[int, int]]:
-    """Half-open token spans of the steps where a step is a turn, with the observation that replies to it; they cover
-    all tokens. ``mask`` is [T], False on observations."""
-    starts = [i for i, written in enumerate(mask) if i == 0 or (written and not mask[i - 1])]
-    return [(start, end) for start, end in pairwise([*starts, len(mask)])]
-
-
-def defuse(text: str) -> str:
-    """Other people's text without tags of the protocol: their "<" becomes "&lt;". So does one of a wider script that
-    a tokenizer may normalise to it."""
-    normal = unicodedata.normalize("NFKC", text)
-    return TAG.sub("&lt;", normal) if TAG.search(normal) else text

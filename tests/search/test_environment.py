@@ -12,8 +12,8 @@ import pytest
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult
 from ovd_lightning.search.bm25 import BM25Search
-from ovd_lightning.tasks.environment import Reply, Turn
-from ovd_lightning.tasks.search import SearchEnvironment, action_of, defuse
+from ovd_lightning.tasks.environment import Reply, Turn, defuse
+from ovd_lightning.tasks.search import TAG, SearchEnvironment, action_of
 from tests.search.parts import in_order, problem, roll
 
 
@@ -145,7 +145,7 @@ def test_no_document_can_end_the_block_or_act(byte_tokenizer: Any, text: str, pl
     "text", ["a < b and c > d", "<p>search</p>", "5 <6, the answer", "½ ＝ one half", "I <3 thinking"]
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    assert defuse(text) == text
+    assert defuse(text, TAG) == text
 
 
 def test_a_format_cannot_put_a_tag_together() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.tasks.environment import Reply, Turn
+from ovd_lightning.tasks.environment import Reply, Turn, defuse, turn_spans
 from ovd_lightning.tasks.math import MathTask
-from ovd_lightning.tasks.tools import ToolEnvironment, defuse, turn_spans
+from ovd_lightning.tasks.tools import TAG, ToolEnvironment
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.local import LocalSandbox
 from ovd_lightning.turns import Episode, play, respond, student_speaks
@@ -153,7 +153,7 @@ def test_tags_that_a_program_prints_are_defused(text: str) -> None:
     assert not re.search(
         r"<\s*/?\s*(tool|think)|<\|", body(Execution(stdout=f"a {text} b", exit_code=0)), re.IGNORECASE
     )
-    assert defuse("1 < 2, x<y, a <= b, <b>, 2 ＜ 3") == "1 < 2, x<y, a <= b, <b>, 2 ＜ 3"
+    assert defuse("1 < 2, x<y, a <= b, <b>, 2 ＜ 3", TAG) == "1 < 2, x<y, a <= b, <b>, 2 ＜ 3"
 
 
 def test_a_sandbox_that_mostly_fails_stops_the_run_and_errors_of_programs_do_not() -> None:
@@ -191,11 +191,18 @@ def test_a_record_of_an_evaluation_names_everything_a_result_depends_on() -> Non
     json.dumps(settings)
 
 
-def test_a_step_is_a_turn_with_the_reply_to_it() -> None:
-    assert turn_spans([True, True, False, False, True, False, True]) == [(0, 4), (4, 6), (6, 7)]
-    assert turn_spans([False, True]) == [(0, 1), (1, 2)]
-    assert turn_spans([True]) == [(0, 1)]
-    assert turn_spans([]) == []
+def test_a_step_is_a_turn_with_the_reply_to_it(tokenizer: Any) -> None:
+    (one,) = tokenizer.encode("1")
+
+    def spans(*mask: bool, last: int = one) -> list[tuple[int, int]]:
+        return turn_spans([*[one] * (len(mask) - 1), last][: len(mask)], tokenizer, mask)
+
+    assert spans(True, True, False, False, True, False, True) == [(0, 4), (4, 6), (6, 7)]
+    assert spans(False, True) == [(0, 1), (1, 2)]
+    assert spans(True) == [(0, 1)]
+    assert spans() == []
+    assert spans(True, False, True, last=tokenizer.eos_token_id) == [(0, 3)], "nothing was written after the reply"
+    assert turn_spans([one, one], tokenizer, None) == [(0, 2)]
 
 
 # --------------------------------------------------- whole trajectories
