@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+
+from ovd_lightning.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,14 @@ class Traffic:
     """Calls that were not sent because the service was being left alone."""
     latency_s: float = 0.0
     """Summed over requests, which run beside one another; waiting for a slot excluded."""
+
+    def counts(self) -> dict[str, float]:
+        """By the names in ``COUNTED``."""
+        return dict(zip(COUNTED, map(float, (self.requests, self.retries, self.skipped, self.latency_s)), strict=True))
+
+
+COUNTED = ("requests", "retries", "skipped_requests", "request_seconds")
+"""What whoever has a service counts of its traffic."""
 
 
 Call = Callable[[Any], Awaitable[Any]]
@@ -219,3 +230,51 @@ class Service:
             return min(max(float(header or 0), 0.0), LONGEST_WAIT_S)
         except ValueError:  # a date: rare, and the back-off is waited for anyway
             return 0.0
+
+
+def checked_service(
+    settings: str,
+    url: str,
+    *,
+    timeout_s: float,
+    max_retries: int,
+    backoff_s: float,
+    max_concurrency: int,
+    requests_per_minute: int | None,
+    breaker_failures: int,
+    breaker_pause_s: float,
+) -> Service:
+    """A service whose limits are settings of a config, which ``settings`` names. Raises: ConfigError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{settings}.url", f"{url!r} is no address.", "Give one that begins with http://.")
+    check_limits(
+        settings,
+        positive={
+            "timeout_s": timeout_s,
+            "max_concurrency": max_concurrency,
+            "requests_per_minute": 1 if requests_per_minute is None else requests_per_minute,
+            "breaker_failures": breaker_failures,
+        },
+        not_negative={"max_retries": max_retries, "backoff_s": backoff_s, "breaker_pause_s": breaker_pause_s},
+    )
+    return Service(
+        url,
+        timeout_s=timeout_s,
+        max_retries=max_retries,
+        backoff_s=backoff_s,
+        max_concurrency=max_concurrency,
+        requests_per_minute=requests_per_minute,
+        breaker_failures=breaker_failures,
+        breaker_pause_s=breaker_pause_s,
+    )
+
+
+def check_limits(settings: str, positive: dict[str, float], not_negative: dict[str, float]) -> None:
+    """Raises: ConfigError naming the setting."""
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{settings}.{name}", f"is {value}.", "Use a positive value.")
+    for name, value in not_negative.items():
+        if value < 0:
+            raise ConfigError(f"{settings}.{name}", f"is {value}.", "Use 0 or more.")

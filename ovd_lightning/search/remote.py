@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import SETTINGS, SearchEngine
-from ovd_lightning.service import Call, Failure, Service
+from ovd_lightning.service import COUNTED, Call, Failure, checked_service
 
 __all__ = ["Call", "Failure", "RemoteSearch"]
 
@@ -31,7 +28,7 @@ class RemoteSearch(SearchEngine):
         cache: file that keeps what was found; null: nothing is kept.
     """
 
-    counted = ("requests", "retries", "skipped_requests", "request_seconds")
+    counted = COUNTED
 
     def __init__(
         self,
@@ -46,26 +43,9 @@ class RemoteSearch(SearchEngine):
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{SETTINGS}.url", f"{url!r} is no address.", "Give one that begins with http://.")
-        for name, value in (
-            ("timeout_s", timeout_s),
-            ("max_concurrency", max_concurrency),
-            ("requests_per_minute", 1 if requests_per_minute is None else requests_per_minute),
-            ("breaker_failures", breaker_failures),
-        ):
-            if value <= 0:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use a positive value.")
-        for name, value in (
-            ("max_retries", max_retries),
-            ("backoff_s", backoff_s),
-            ("breaker_pause_s", breaker_pause_s),
-        ):
-            if value < 0:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use 0 or more.")
         self.url = url
-        self.service = Service(
+        self.service = checked_service(
+            SETTINGS,
             url,
             timeout_s=timeout_s,
             max_retries=max_retries,
@@ -77,10 +57,4 @@ class RemoteSearch(SearchEngine):
         )
 
     def take_counts(self) -> dict[str, float]:
-        traffic = self.service.take_traffic()
-        return super().take_counts() | {
-            "requests": float(traffic.requests),
-            "retries": float(traffic.retries),
-            "skipped_requests": float(traffic.skipped),
-            "request_seconds": traffic.latency_s,
-        }
+        return super().take_counts() | self.service.take_traffic().counts()

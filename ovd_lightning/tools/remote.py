@@ -7,10 +7,9 @@ import json
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.service import Call, Failure, Service
+from ovd_lightning.service import COUNTED, Call, Failure, check_limits, checked_service
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.tools.program import run_main, traceback_of
 
@@ -46,7 +45,7 @@ class RemoteSandbox(Sandbox):
         breaker_pause_s: for how long; then one program tries again.
     """
 
-    counted = ("requests", "retries", "skipped_requests", "request_seconds")
+    counted = COUNTED
 
     def __init__(
         self,
@@ -64,31 +63,16 @@ class RemoteSandbox(Sandbox):
         breaker_pause_s: float = 30.0,
     ) -> None:
         super().__init__()
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{SETTINGS}.url", f"{url!r} is no address.", "Give one that begins with http://.")
-        for name, value in (
-            ("time_s", time_s),
-            ("memory_mb", memory_mb),
-            ("answer_mb", answer_mb),
-            ("max_concurrency", max_concurrency),
-            ("requests_per_minute", 1 if requests_per_minute is None else requests_per_minute),
-            ("breaker_failures", breaker_failures),
-        ):
-            if value <= 0:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use a positive value.")
-        for name, value in (
-            ("latency_s", latency_s),
-            ("max_retries", max_retries),
-            ("backoff_s", backoff_s),
-            ("breaker_pause_s", breaker_pause_s),
-        ):
-            if value < 0:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", "Use 0 or more.")
+        check_limits(
+            SETTINGS,
+            positive={"time_s": time_s, "memory_mb": memory_mb, "answer_mb": answer_mb},
+            not_negative={"latency_s": latency_s},
+        )
         self.url = url
         self.time_s, self.memory_mb, self.print_value = time_s, memory_mb, print_value
         self.answer_bytes = answer_mb << 20
-        self.service = Service(
+        self.service = checked_service(
+            SETTINGS,
             url,
             timeout_s=time_s + latency_s,
             max_retries=max_retries,
@@ -126,13 +110,7 @@ class RemoteSandbox(Sandbox):
             )
 
     def take_counts(self) -> dict[str, float]:
-        traffic = self.service.take_traffic()
-        return {
-            "requests": float(traffic.requests),
-            "retries": float(traffic.retries),
-            "skipped_requests": float(traffic.skipped),
-            "request_seconds": traffic.latency_s,
-        }
+        return self.service.take_traffic().counts()
 
     def run(self, codes: Sequence[str]) -> list[Execution]:
         answers = self.service.send([self._call(code) for code in codes])
