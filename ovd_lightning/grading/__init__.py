@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.grading import extract, qwen
 from ovd_lightning.grading.grader import Grader, Mode
-from ovd_lightning.grading.pool import WorkerError
+from ovd_lightning.workers.pool import WorkerError
 
 if TYPE_CHECKING:
     from ovd_lightning.types import Grade, Problem

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import extract, quantity, qwen, strict
 from ovd_lightning.grading.extract import Found
-from ovd_lightning.grading.pool import Pool, Reply
 from ovd_lightning.grading.text import MAX_LENGTH, tidy, words
+from ovd_lightning.workers.pool import Pool, Reply
 
 if TYPE_CHECKING:
     from ovd_lightning.types import Grade, Problem

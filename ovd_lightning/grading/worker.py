@@ -8,17 +8,16 @@ programs, nor open sockets (:func:`confine`).
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
-import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
+
+from ovd_lightning.workers import pipe
 
 _FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.", "socket.", "ctypes.",
@@ -26,7 +25,6 @@ _FORBIDDEN = (
     "os.chmod", "os.chown", "shutil.", "urllib.", "ftplib.", "smtplib.", "webbrowser.",
 )  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_IDLE_S = 2.0
 
 
 def _guard(event: str, args: tuple[Any, ...]) -> None:
@@ -70,35 +68,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {"equal": bool(request.get("text")) and symbolic.prose(request["text"], request["raw_reference"])}
 
 
-def _requests(stream: int, parent: int) -> Iterator[dict[str, Any]]:
-    """Lines from the pool, until it closes the pipe or its process is gone (a fork of it may hold the pipe open)."""
-    buffer = b""
-    while os.getppid() == parent:
-        if not select.select([stream], [], [], _IDLE_S)[0]:
-            continue
-        data = os.read(stream, 1 << 16)
-        if not data:
-            return
-        buffer += data
-        while b"\n" in buffer:
-            line, buffer = buffer.split(b"\n", 1)
-            yield json.loads(line)
-
-
-def _send(stream: int, reply: dict[str, Any]) -> None:
-    data = json.dumps(reply).encode() + b"\n"
-    while data:
-        data = data[os.write(stream, data) :]
-
-
 def main() -> None:
     timeout_s, memory_mb = float(sys.argv[1]), int(sys.argv[2])
     parent = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which then closes the pool
-    source, sink = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+    source, sink = pipe.take_over()
 
     from ovd_lightning.grading import symbolic
 
@@ -106,17 +79,17 @@ def main() -> None:
     for pair in ((r"\frac{x^2-1}{x-1}", "x+1"), (r"\{1,\sqrt{2}\}", r"\{\sqrt2,1\}")):
         symbolic.equivalent(*pair)  # whatever is imported late is imported before the process is confined
     confine(memory_mb)
-    _send(sink, {"ready": True})
-    for request in _requests(source, parent):
+    pipe.send(sink, {"ready": True})
+    for request in pipe.requests(source, lambda: os.getppid() != parent):
         limit_cpu(timeout_s)
         try:
             reply = answer(request)
         except MemoryError:
-            _send(sink, {"failed": "MemoryError"})
+            pipe.send(sink, {"failed": "MemoryError"})
             return
         except Exception as error:  # a comparison that fails is no equality, whatever failed in it
             reply = {"equal": False, "option": None, "error": type(error).__name__}
-        _send(sink, reply)
+        pipe.send(sink, reply)
 
 
 if __name__ == "__main__":

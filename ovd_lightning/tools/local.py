@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.grading.pool import Pool, WorkerError
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
+from ovd_lightning.workers.pool import Pool, WorkerError
 
 log = logging.getLogger(__name__)
 

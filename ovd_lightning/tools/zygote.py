@@ -22,7 +22,6 @@ import json
 import math
 import os
 import resource
-import select
 import selectors
 import shutil
 import signal
@@ -39,6 +38,7 @@ if __name__ == "__main__":
 
 from ovd_lightning.tools import program
 from ovd_lightning.tools.processes import Kept, descendants, limit, open_up, read, tasks_of, tried
+from ovd_lightning.workers import pipe
 
 LINUX = sys.platform == "linux"
 if LINUX:
@@ -456,40 +456,16 @@ class Zygote:
         raise RuntimeError("a program's processes could not be ended")
 
 
-def _requests(stream: int, abandoned: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    buffer = b""
-    while not abandoned():
-        if not select.select([stream], [], [], _IDLE_S)[0]:
-            continue
-        data = os.read(stream, 1 << 16)
-        if not data:
-            return
-        buffer += data
-        while b"\n" in buffer:
-            line, buffer = buffer.split(b"\n", 1)
-            yield json.loads(line)
-
-
-def _send(stream: int, reply: dict[str, Any]) -> None:
-    data = json.dumps(reply).encode() + b"\n"
-    while data:
-        data = data[os.write(stream, data) :]
-
-
 def main() -> None:
     if dict(os.environ) != ENVIRONMENT:  # the trainer's, which may hold keys: gone from memory and from /proc
         os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, sys.argv[1]], ENVIRONMENT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which then closes the pool
-    source, sink = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+    source, sink = pipe.take_over()
     os.chdir("/")
     zygote = Zygote(json.loads(sys.argv[1]))
     zygote.prepare()
-    _send(sink, {"ready": True})
-    for request in _requests(source, zygote.abandoned):
-        _send(sink, zygote.run(request["code"]) if "code" in request else zygote.describe())
+    pipe.send(sink, {"ready": True})
+    for request in pipe.requests(source, zygote.abandoned):
+        pipe.send(sink, zygote.run(request["code"]) if "code" in request else zygote.describe())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ovd_lightning.grading import Grader, Mode
-from ovd_lightning.grading.pool import Pool
 from ovd_lightning.types import Problem
+from ovd_lightning.workers.pool import Pool
 
 SILENT = "import sys; print('{\"ready\": 1}', flush=True); [print('{}', flush=True) for line in sys.stdin]"
 PIECES = [

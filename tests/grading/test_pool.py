@@ -18,8 +18,8 @@ import pytest
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, WorkerError, grade
 from ovd_lightning.grading.grader import default_workers
-from ovd_lightning.grading.pool import Pool
 from ovd_lightning.types import Problem
+from ovd_lightning.workers.pool import Pool
 
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
 RIGHT, WRONG = r"\boxed{2\sqrt{3}}", r"\boxed{3\sqrt{2}}"

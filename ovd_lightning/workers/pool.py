@@ -1,4 +1,4 @@
-"""Worker processes that are killed on timeout and replaced. Standard library only; knows nothing of grading.
+"""Worker processes that are killed on timeout and replaced. Standard library only; knows nothing of their work.
 
 Plain subprocesses instead of ``multiprocessing``: its spawned and forkserver children import the parent's main module
 again, which for a trainer is torch, Lightning and vLLM in every worker; and a fork of a process with threads and CUDA
