@@ -14,9 +14,10 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.pretrain.evaluation import auc
+from benchmarks.pretrain.scoring import score_distributions
 from benchmarks.pretrain_search import vocabulary
 from benchmarks.pretrain_search.data import libraries, scoring_row
-from benchmarks.pretrain_search.evaluation import Played, play, score_distributions, small_world
+from benchmarks.pretrain_search.evaluation import Played, play, small_world
 from benchmarks.pretrain_search.searching import Library, Piece, faults, habits, into_steps, judge, rightly, write
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError

@@ -16,8 +16,9 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.pretrain.evaluation import auc
+from benchmarks.pretrain.scoring import score_distributions
 from benchmarks.pretrain_calls.data import scoring_row, trajectory_row
-from benchmarks.pretrain_calls.evaluation import TURNS, Played, as_step, play, score_distributions, tool_arithmetic
+from benchmarks.pretrain_calls.evaluation import TURNS, Played, as_step, play, tool_arithmetic
 from benchmarks.pretrain_calls.trajectories import Turn, fault, habits, judge, mistake_of, rightly, write
 from benchmarks.pretrain_calls.vocabulary import CLOSE, VOCABULARY
 from ovd_lightning.engines.hf import HFEngine
