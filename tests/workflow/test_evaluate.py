@@ -160,20 +160,20 @@ def answers_so_far(folder: Path) -> list[bytes]:
 
 @pytest.mark.slow
 def test_an_interrupted_evaluation_says_how_it_goes_on_and_does(tmp_path: Path) -> None:
-    args = ["test", *QUICKSTART, "--data.test_limit=30", "--data.eval_batch_size=1", "--benchmark.samples=7",
+    args = ["test", *QUICKSTART, "--data.test_limit=80", "--data.eval_batch_size=1", "--benchmark.samples=7",
             "--run.wandb=disabled", "--trainer.default_root_dir", str(tmp_path)]  # fmt: skip
-    stderr = interrupt(tmp_path, args, lambda process: process.send_signal(signal.SIGINT), lines=40)
+    stderr = interrupt(tmp_path, args, lambda process: process.send_signal(signal.SIGINT), lines=8)
     kept = len(answers_so_far(tmp_path))
-    assert 40 <= kept < 240
+    assert 8 <= kept < 640
     assert f"{kept} answers are kept" in stderr
     command = stderr[stderr.index("python -m ovd_lightning") :].splitlines()[0]
     done = cli.run(*shlex.split(command)[3:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{kept} of 240 answers were found" in done.stderr
+    assert f"{kept} of 640 answers were found" in done.stderr
     result = table(tmp_path, "test-000000")["benchmarks"]["arithmetic"]
-    assert (result["answered"], result["reused"], result["generated"]) == (30, kept, 240 - kept)
+    assert (result["answered"], result["reused"], result["generated"]) == (80, kept, 640 - kept)
     rows = answers(tmp_path, "test-000000")
-    assert len(rows) == len({row["key"] for row in rows}) == 240
+    assert len(rows) == len({row["key"] for row in rows}) == 640
     assert result["scores"]["accuracy"]["value"] == pytest.approx(share(rows, decoding="greedy"))
 
 
