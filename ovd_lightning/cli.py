@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import secrets
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,11 +14,9 @@ from typing import Any
 
 import lightning as L
 import transformers
-from jsonargparse import ActionConfigFile
-from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
@@ -26,6 +24,7 @@ from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
+from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
@@ -33,38 +32,10 @@ from ovd_lightning.methods.base import Method
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
 from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
+from ovd_lightning.settings.merging import ConfigFile, objects_replace
+from ovd_lightning.settings.parser import RunParser
+from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
 from ovd_lightning.tasks.base import Task
-
-
-class ConfigFile(ActionConfigFile):
-    """``--config FILE``, where a line ``base: OTHER`` of FILE names the file that it differs from, relative to it.
-
-    The same as ``--config OTHER --config FILE``: a variant of an experiment is then one file that says what differs.
-    The base stands in one line of its own; a base may have a base.
-    """
-
-    BASE = re.compile(r"^base:[ \t]*([^\s#]+)[ \t]*(#.*)?$", re.MULTILINE)
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: Any, variants: tuple[Path, ...] = ()) -> None:
-        try:
-            file = Path_fr(value)
-        except TypeError:  # the text of a configuration, or nothing: for the base class to say
-            file = None
-        text = "" if file is None else Path(file).read_text(encoding="utf-8")
-        found = ConfigFile.BASE.search(text)
-        if file is None or found is None:
-            ActionConfigFile.apply_config(parser, cfg, dest, value)
-            return
-        path = Path(file).absolute()
-        base = Path(os.path.normpath(path.parent / found.group(1)))
-        if base in (*variants, path):
-            raise ConfigError("base", f"{base} is among the files that it is the base of.", "Cut the circle.")
-        if not base.is_file():
-            raise ConfigError("base", f"{base}, named in {path}, is not there.", f"Name it relative to {path.parent}.")
-        ConfigFile.apply_config(parser, cfg, dest, str(base), (*variants, path))
-        with file.relative_path_context():
-            ActionConfigFile.apply_config(parser, cfg, dest, ConfigFile.BASE.sub("", text, count=1))
 
 
 class RunRecordCallback(SaveConfigCallback):
@@ -111,6 +82,8 @@ class OVDCLI(LightningCLI):
             save_config_callback=RunRecordCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
+            parser_class=RunParser,
+            auto_configure_optimizers=False,  # AdamW is the module's
             args=args,
             run=run,
             trainer_defaults={
@@ -129,6 +102,10 @@ class OVDCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in yaml format.")
         return parser
 
+    def _add_arguments(self, parser: LightningArgumentParser) -> None:
+        super()._add_arguments(parser)
+        objects_replace(parser)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunConfig, "run")
         parser.add_subclass_arguments(Task, "task", required=True, help="what is trained on")
@@ -139,17 +116,48 @@ class OVDCLI(LightningCLI):
         parser.add_lightning_class_args(RoundCheckpoint, "checkpoint")
         parser.add_lightning_class_args(SummaryCallback, "summary")
         parser.link_arguments("model.student", "engine.init_args.model")  # one student, named once
+        # One seed. A seed that is drawn is put in its place in `_set_seed`.
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("task", "data.task", apply_on="instantiate")
         parser.link_arguments("method", "model.method", apply_on="instantiate")
         parser.link_arguments("engine", "rollout.engine", apply_on="instantiate")
 
+    def _set_seed(self) -> None:
+        """As Lightning's, but true draws a seed, where Lightning's is then always 0; the record has what was drawn."""
+        config = self._settings()
+        seed = config["seed_everything"]
+        if seed is False:
+            raise ConfigError(
+                "seed_everything",
+                "is false, but problem order and every sample are drawn from it.",
+                "Give a number; true draws one and records it.",
+            )
+        if seed is True:  # ranks that Lightning starts have the first one's
+            seed = int(os.environ.get("PL_GLOBAL_SEED", secrets.randbelow(2**32)))
+        if not 0 <= seed < 2**32:
+            raise ConfigError("seed_everything", f"is {seed}.", "Use 0 to 4294967295.")
+        config["seed_everything"] = config["data.seed"] = L.seed_everything(seed, workers=True)
+
+    def _settings(self) -> Any:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
     def before_instantiate_classes(self) -> None:
-        """A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the student; nothing is restored then."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
+        """What the Trainer is given is checked. A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the
+        student; nothing is restored then."""
+        config = self._settings()
+        check_trainer(vars(config["trainer"]), self.subcommand or "fit")
+        if self.subcommand in ("fit", None):
+            apply_fast_dev_run(config, rank_zero_info)
+            check_steps(vars(config["trainer"]), config["data.epochs_per_round"] * config["data.mini_batches"])
         path = config.get("ckpt_path")
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)
             config["ckpt_path"] = None
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, RoundCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: RunConfig = self._get(self.config_init, "run")
@@ -159,16 +167,33 @@ class OVDCLI(LightningCLI):
         if getattr(rank_zero_only, "rank", 0) == 0:
             set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
-        if configured.get("logger") in (None, True):
-            kwargs["logger"] = loggers(run, folder)
+        kwargs["logger"] = run_loggers(configured.get("logger"), loggers(run, folder))
+        callbacks = configured.get("callbacks") or []
+        callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks])]
         if configured.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
+            callbacks.append(RunProgressBar())
         try:
-            return super().instantiate_trainer(**kwargs)
+            if configured.get("max_time") is not None:
+                callbacks.append(RoundTimer(configured["max_time"]))
+                kwargs["max_time"] = None
+            return super().instantiate_trainer(**kwargs, callbacks=callbacks)
         except MisconfigurationException as error:  # no such accelerator, no such number of devices
             raise ConfigError(
                 "trainer", f"{error}", "On a laptop: --trainer.accelerator cpu --trainer.devices 1."
             ) from error
+
+
+def run_loggers(given: Any, own: list[Logger]) -> list[Logger] | bool:
+    """The run's own loggers, which keep its numbers in its folder, and behind them the user's (trainer.logger).
+
+    Of W&B's there is one: the user's, if there is one. ``false`` is none at all.
+    """
+    if given is False:
+        return False
+    users = [] if given in (None, True) else list(given) if isinstance(given, (list, tuple)) else [given]
+    if any(isinstance(logger, WandbLogger) for logger in users):
+        own = [logger for logger in own if not isinstance(logger, WandbLogger)]
+    return [*own, *users]
 
 
 def is_student(ckpt_path: str) -> bool:

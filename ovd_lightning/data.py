@@ -30,7 +30,7 @@ class OVDDataModule(L.LightningDataModule):
         mini_batches: optimiser steps a pass (the paper's "mini-batch" is B / mini_batches problems).
         validation_limit, test_limit: at most this many problems of each benchmark; null: all.
         eval_batch_size: problems answered in one call of the engine.
-        seed: of problem order and of every sample.
+        seed: of problem order and of every sample; on the command line, it is seed_everything.
     """
 
     def __init__(

@@ -1,9 +1,35 @@
 """The one exception a user is meant to read."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class ConfigError(ValueError):
     """A setting is wrong. Names the setting and the mend; raised before any model is loaded."""
 
     def __init__(self, setting: str, problem: str, mend: str):
         self.setting, self.problem, self.mend = setting, problem, mend
-        super().__init__(f"{setting}: {problem} {mend}")
+        super().__init__(f"{setting}: {problem} {mend}".strip())
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant: one with the same last part, else the one that is spelt most alike."""
+    known = list(dict.fromkeys(names))
+    last = name.rpartition(".")[2]
+    same = [other for other in known if other.rpartition(".")[2] == last]
+    if same:
+        return max(same, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+    whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    if whole:
+        return whole[0]
+    lasts = {other.rpartition(".")[2]: other for other in reversed(known)}
+    part = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
+    return lasts[part[0]] if part else None
+
+
+def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
+    """ "Did you mean --data.rounds?", or nothing where no name is near."""
+    found = nearest(name, names)
+    return "" if found is None else f"Did you mean {dashes}{found}?"

@@ -26,15 +26,15 @@ class RunConfig:
         name: of the experiment; the folder is <root>/<name>/<time>.
         root: folder of all runs.
         wandb: "auto" is online where an API key is configured and offline elsewhere, never a question.
-        project: W&B project.
-        group: W&B group, e.g. one a sweep or a set of seeds.
-        tags: W&B tags.
+        project: W&B project; null: WANDB_PROJECT of the environment, else ovd_lightning.
+        group: W&B group, e.g. one a sweep or a set of seeds; null: WANDB_RUN_GROUP.
+        tags: W&B tags; null: WANDB_TAGS. The entity is WANDB_ENTITY, the run's name there WANDB_NAME or <name>/<time>.
     """
 
     name: str = "ovd"
     root: str = "runs"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "ovd_lightning"
+    project: str | None = None
     group: str | None = None
     tags: list[str] | None = None
 
@@ -126,8 +126,8 @@ def loggers(run: RunConfig, folder: Path) -> list[Logger]:
     if mode != "disabled":
         loggers.append(
             WandbLogger(
-                name=f"{run.name}/{folder.name}",
-                project=run.project,
+                name=os.environ.get("WANDB_NAME") or f"{run.name}/{folder.name}",
+                project=run.project or os.environ.get("WANDB_PROJECT") or "ovd_lightning",
                 save_dir=str(folder),
                 offline=mode == "offline",
                 group=run.group,

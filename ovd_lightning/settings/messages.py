@@ -1,0 +1,212 @@
+"""The parser's errors in the user's words: one line with the setting, its value, what it takes, and what was meant.
+
+jsonargparse tells an error as nested text, a level an object, with every member of a type that failed. Here the
+innermost reason is taken, and the levels around it become the setting's dotted name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from ovd_lightning.errors import did_you_mean
+from ovd_lightning.settings.names import (
+    argument_type,
+    class_paths,
+    classes_in,
+    constructor_names,
+    file_beside,
+    suggestion,
+)
+
+KEY = re.compile(r'^Parser key "([^"]+)"(?: element \d+)?:?\s*(.*)$')
+GIVEN_CLASS = re.compile(r"^Problem with given class_path '([^']+)'")
+UNKNOWN = re.compile(r"^(?:Subcommand '\w+' does not accept|Group '(?P<group>[^']+)' does not accept|)\s*"
+                     r"[oO]ption '(?P<name>[^']+)'")  # fmt: skip
+NO_CLASS = re.compile(
+    r"has no attribute|No module named|dot import path|import path format|does not correspond to|"
+    r"Not a valid subclass|is abstract|Expected an instantiatable class"
+)
+EXPECTED = re.compile(r"^Expected (?:an? )?(?P<type>.+?)(?:\. Got value: (?P<value>.*))?$")
+GIVEN = re.compile(r"^Given value: (.*)$")
+NESTED = re.compile(r"^NestedArg\(key='[^']*', val=(['\"]?)(.*)\1\)$")
+COMMAND = re.compile(r"^(fit|validate|test|predict)\.")
+TYPES = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null",
+    "list": "a list", "tuple": "a list", "dict": "a mapping",
+}  # fmt: skip
+LONG = 100
+"""Characters of a value that is still shown."""
+
+
+@dataclass
+class Reason:
+    """One of the reasons that an error gives: where, and what."""
+
+    keys: tuple[str, ...]
+    text: str
+    class_path: str | None
+    """Of the object whose argument it is about."""
+
+
+@dataclass
+class Told:
+    """A nested error, taken apart."""
+
+    reasons: list[Reason] = field(default_factory=list)
+    value: str | None = None
+    missing_file: str | None = None
+
+
+def take_apart(message: str) -> Told:
+    """Reasons with their places: the level of a line is its indentation."""
+    told = Told()
+    levels: list[tuple[int, str | None, str | None]] = []  # indentation, key, class path
+    for line in message.splitlines():
+        text = line.lstrip()
+        bullet = text.startswith("- ")
+        text = text[2:] if bullet else text
+        indent = len(line) - len(text)
+        while levels and levels[-1][0] >= indent and not (indent == 0 and len(levels) == 1):
+            levels.pop()
+        if (match := KEY.match(text)) is not None:
+            levels.append((indent, match.group(1), None))
+            text = match.group(2)
+        elif (match := GIVEN_CLASS.match(text)) is not None:
+            levels.append((indent, None, match.group(1)))
+            text = text[match.end() :].lstrip(": ")
+        if not text:
+            continue
+        keys = tuple(key for _, key, _ in levels if key is not None)
+        if (match := GIVEN.match(text)) is not None:
+            nested = NESTED.match(match.group(1))
+            told.value = told.value or (nested.group(2) if nested else match.group(1))
+        elif text.startswith("Expected a path but "):
+            told.missing_file = text[len("Expected a path but ") :].partition(" either not")[0]
+        elif UNKNOWN.match(text) or NO_CLASS.search(text) or EXPECTED.match(text) or keys:
+            paths = [path for _, _, path in levels if path is not None]
+            told.reasons.append(Reason(keys, text, paths[-1] if paths else None))
+    return told
+
+
+def rank(reason: Reason) -> tuple[int, int]:
+    """The innermost reason is the best, and among equals the one that says most."""
+    kinds = [bool(UNKNOWN.match(reason.text)), bool(NO_CLASS.search(reason.text)), bool(EXPECTED.match(reason.text))]
+    return len(reason.keys), 3 - kinds.index(True) if any(kinds) else 0
+
+
+def dotted(keys: tuple[str, ...]) -> str:
+    """method, teacher -> method.init_args.teacher."""
+    return COMMAND.sub("", ".init_args.".join(keys))
+
+
+def shown(value: str | None) -> str | None:
+    return None if value is None or len(value) > LONG or value.startswith(("Namespace(", "{", "NestedArg(")) else value
+
+
+def in_words(kind: str) -> str:
+    """<class 'int'> -> a whole number; Literal['a', 'b'] -> one of a, b."""
+    kind = kind.strip().rstrip(".")
+    if (match := re.match(r"^(?:typing\.)?Literal\[(.*)\]$", kind)) is not None:
+        return "one of " + ", ".join(part.strip(" '\"") for part in match.group(1).split(","))
+    if (match := re.match(r"^<class '([\w.]+)'>", kind)) is not None:
+        return TYPES.get(match.group(1).rpartition(".")[2], match.group(1))
+    if (match := re.match(r"^(list|tuple|dict)\b", kind)) is not None:
+        return TYPES[match.group(1)]
+    return kind
+
+
+def explain(parser: Any, message: str) -> str:
+    """A parser's message as one line. Where it is none of those known here, its own words."""
+    flat = " ".join(message.split())
+    if (match := re.match(r"^unrecognized arguments: (\S+)", message)) is not None:
+        return _unknown_option(parser, match.group(1))
+    if (match := re.match(r"^the following arguments are required: (.*)$", message)) is not None:
+        names = [COMMAND.sub("", name) for name in match.group(1).split(", ")]
+        one = len(names) == 1
+        return f"{', '.join(names)}: {'is' if one else 'are'} not set. {_start_from(names[0])}"
+    if (match := re.match(r"^argument subcommand: invalid choice: '([^']*)'", message)) is not None:
+        commands = [*parser._subcommands_action.choices, "dry_run"]
+        near = did_you_mean(match.group(1), commands)
+        return f"{match.group(1)} is no command. {near or 'Use one of ' + ', '.join(commands) + '.'}"
+    if message.startswith('expected "subcommand" to be one of'):
+        return f"no command is given. Use one of {', '.join([*parser._subcommands_action.choices, 'dry_run'])}."
+    if (match := re.match(r"^argument (?:-\w/)?--([\w.]+): expected (one|at least one) argument", message)) is not None:
+        return f"{match.group(1)}: has no value. Write --{match.group(1)} VALUE."
+    told = take_apart(message)
+    if not told.reasons:
+        return flat
+    best = max(told.reasons, key=rank)
+    setting = dotted(best.keys)
+    if (match := UNKNOWN.match(best.text)) is not None:
+        return _unknown_name(parser, best, setting, match)
+    if NO_CLASS.search(best.text):
+        return _no_class(parser, best, setting, told)
+    if EXPECTED.match(best.text):
+        return _wrong_value(setting, [r for r in told.reasons if r.keys == best.keys], told)
+    return f"{setting}: {' '.join(best.text.split())}"
+
+
+def _start_from(name: str) -> str:
+    return f"Start from a config, e.g. --config configs/quickstart.yaml, or set it: --{name} VALUE."
+
+
+def _unknown_option(parser: Any, option: str) -> str:
+    name = option.partition("=")[0]
+    if not name.startswith("--"):
+        return f"{option}: belongs to no option. Settings are given as --NAME VALUE."
+    return f"{name[2:]}: is no setting. {suggestion(parser, name[2:], '--')}"
+
+
+def _unknown_name(parser: Any, reason: Reason, setting: str, match: re.Match[str]) -> str:
+    name = match.group("name")
+    if match.group("group"):
+        name = f"{match.group('group')}.{name}"
+    if reason.class_path is None:
+        return f"{name}: is no setting. {suggestion(parser, name)}"
+    module, _, cls = reason.class_path.rpartition(".")
+    known = constructor_names(getattr(__import__(module, fromlist=[cls]), cls))
+    near = did_you_mean(name, [f"{setting}.init_args.{other}" for other in known])
+    return f"{setting}.init_args.{name}: {cls} takes no {name}. {near or 'It takes ' + ', '.join(known) + '.'}"
+
+
+def _no_class(parser: Any, reason: Reason, setting: str, told: Told) -> str:
+    """A class or a file that is not there, or of the wrong kind."""
+    value = told.missing_file or reason.class_path or told.value or ""
+    if NESTED.match(value):
+        value = NESTED.match(value).group(2)  # type: ignore[union-attr]
+    if "/" in value or value.endswith((".yaml", ".yml")):
+        return f"{setting}: {value} is not there. {file_beside(value) or 'Give a path.'}"
+    if value in ("None", "null"):
+        return f"{setting}: is not set. {_start_from(setting)}"
+    hint = None
+    if len(reason.keys) > 1:
+        outer = [r.class_path for r in told.reasons if r.keys == reason.keys[:-1] and r.class_path]
+        hint = argument_type(outer[-1], reason.keys[-1]) if outer else None
+    else:
+        hint = next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == reason.keys[-1]), None)
+    bases = classes_in(hint)
+    near = did_you_mean(value, [path for base in bases for path in class_paths(base)])
+    wanted = " or ".join(dict.fromkeys(base.__name__ for base in bases)) or "class of the right kind"
+    problem = "is abstract" if "abstract" in reason.text else f"is no {wanted}, nor a file with one"
+    return f"{setting}: {shown(value) or 'its value'} {problem}. {near or 'Give a class_path or a YAML file.'}"
+
+
+def _wrong_value(setting: str, reasons: list[Reason], told: Told) -> str:
+    kinds, value = [], None
+    for reason in reasons:
+        match = EXPECTED.match(reason.text)
+        if match is None:
+            continue
+        kinds.append(in_words(match.group("type")))
+        value = value or match.group("value")
+    value = value or told.value
+    if value in ("None", "null"):
+        return f"{setting}: is not set. {_start_from(setting)}"
+    choices = [part for kind in kinds if kind.startswith("one of ") for part in kind[len("one of ") :].split(", ")]
+    expected = [f"one of {', '.join(choices)}"] if choices else []
+    expected += [kind for kind in dict.fromkeys(kinds) if not kind.startswith("one of ")]
+    near = did_you_mean(str(value), choices) if choices else ""
+    given = "has a value of the wrong kind" if shown(value) is None else f"is {value}"
+    return f"{setting}: {given}. It takes {' or '.join(expected)}. {near}".strip()

@@ -1,0 +1,89 @@
+"""The parser: no abbreviations, and a mistake is one line that names the setting, the value and what was meant."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.messages import explain
+from ovd_lightning.settings.names import is_object, suggestion
+from ovd_lightning.settings.refused import refused_name
+
+
+class RunParser(LightningArgumentParser):
+    """Lightning's, which takes ``--model.learning_rat`` for ``--model.learning_rate`` and prints its usage, 100 lines,
+    before an error."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, and exit code 2. A parser of a class's arguments raises, for the one around it to say."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        self.exit(2, f"error: {explain(parser, message)}\n")
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        for name, value in options(args or ()) if self.exit_on_error else ():
+            refused = refused_name(name, value)
+            if refused is not None:
+                raise refused
+        return super().parse_args(args, *more, **kwargs)
+
+    def check_given(self, given: dict[str, Any], source: str) -> None:
+        """What a file sets, before it is merged. Raises: ConfigError for a name that is refused or not known."""
+        if self._subcommands_action is not None:
+            commands = self._subcommands_action._name_parser_map
+            for name, value in given.items():
+                if name in commands and isinstance(value, dict):
+                    commands[name].check_given(value, source)
+            return
+        self._check_names(given, source, "")
+
+    def _check_names(self, given: dict[str, Any], source: str, prefix: str) -> None:
+        settings = {action.dest for action in self._actions}
+        for key, value in given.items():
+            name = f"{prefix}{key}"
+            refused = refused_name(name, value)
+            if refused is not None:
+                if value is None:
+                    continue
+                raise ConfigError(name, f"(in {source}) {refused.problem}", refused.mend)
+            plain = name.rstrip("+")
+            inside = any(is_object(self, parent) for parent in parents(name))
+            group = not is_object(self, plain) and any(setting.startswith(f"{plain}.") for setting in settings)
+            if group and isinstance(value, dict):
+                self._check_names(value, source, f"{name}.")
+            elif not (group or inside or plain in settings):
+                raise ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
+            elif isinstance(value, dict):
+                self._check_refused(value, source, f"{name}.")
+
+    def _check_refused(self, given: dict[str, Any], source: str, prefix: str) -> None:
+        """Inside an object, whose own parser knows its names."""
+        for key, value in given.items():
+            refused = refused_name(f"{prefix}{key}", value)
+            if refused is not None and value is not None:
+                raise ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.mend)
+            if isinstance(value, dict):
+                self._check_refused(value, source, f"{prefix}{key}.")
+
+
+def parents(name: str) -> list[str]:
+    """Of a.b.c: a.b and a."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
+def options(args: Any) -> list[tuple[str, str]]:
+    """(a.b, value) of every --a.b=value and --a.b value of a command line."""
+    found, words = [], [str(arg) for arg in args]
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            found.append((name, value if equals else following))
+    return found
