@@ -111,7 +111,7 @@ def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags
     folder.mkdir(parents=True)
     command = [
         sys.executable, "-m", "ovd_lightning", "fit", f"--config={setting.config}", *METHODS[name][1],
-        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags, f"--data.seed={seed}",
+        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags,
         f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", "--benchmark.every_n_rounds=10",
         "--benchmark.samples=2", "--run.wandb=disabled", "--summary.report=false", "--rollout.transcripts=false",
         "--trainer.enable_progress_bar=false",

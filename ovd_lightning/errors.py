@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
@@ -12,6 +13,18 @@ class ConfigError(ValueError):
     def __init__(self, setting: str, problem: str, mend: str):
         self.setting, self.problem, self.mend = setting, problem, mend
         super().__init__(f"{setting}: {problem} {mend}".strip())
+
+
+@contextmanager
+def located(setting: str) -> Iterator[None]:
+    """An engine names its own settings only; this says where it stands, e.g. which of a teacher's two."""
+    try:
+        yield
+    except ConfigError as error:
+        if "." in error.setting:
+            raise
+        name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
+        raise ConfigError(name, error.problem, error.mend) from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

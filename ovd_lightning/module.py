@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
+from ovd_lightning.pretrained import loading
 from ovd_lightning.rollout import RoundMetrics
 from ovd_lightning.types import Batch
 
@@ -78,7 +79,8 @@ class OVDModule(L.LightningModule):
             return
         from ovd_lightning.student import Student
 
-        self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
+        with loading("model.student", self.student_path):
+            self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
         mesh = self.device_mesh
         if mesh is not None:  # FSDP2: Trainer(strategy=ModelParallelStrategy())
             from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

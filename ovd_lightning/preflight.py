@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.vllm import VLLMEngine
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, located
+from ovd_lightning.pretrained import check_checkpoint
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
@@ -135,25 +135,43 @@ def check_sleep(engine: Engine, method: Method) -> None:
         )
 
 
-@contextmanager
-def located(setting: str) -> Iterator[None]:
-    """An engine names its own settings only; this says where it stands, e.g. which of a teacher's two."""
-    try:
-        yield
-    except ConfigError as error:
-        if "." in error.setting:
-            raise
-        name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
-        raise ConfigError(name, error.problem, error.mend) from error
+def engine_settings(teacher: Teacher, setting: str) -> Iterator[tuple[str, Engine]]:
+    """A teacher's engines, each once, with the setting that holds it: a demonstrator may be a teacher itself."""
+    seen: list[Engine] = []
+    for name in ("engine", "demonstrator"):
+        part = getattr(teacher, name, None)
+        found = engine_settings(part, f"{setting}.init_args.{name}") if isinstance(part, Teacher) else ()
+        for where, engine in found if not isinstance(part, Engine) else ((f"{setting}.init_args.{name}", part),):
+            if all(engine is not other for other in seen):
+                seen.append(engine)
+                yield where, engine
 
 
 def check_teacher(teacher: Teacher) -> None:
     """Its engines first, each by the setting that holds it. Raises: ConfigError."""
-    for engine in teacher.engines:
-        name = "engine" if getattr(teacher, "engine", None) is engine else "demonstrator"
-        with located(f"method.init_args.teacher.init_args.{name}"):
+    for where, engine in engine_settings(teacher, "method.init_args.teacher"):
+        with located(where):
             engine.check()
     teacher.check()
+
+
+def check_environments(data: OVDDataModule) -> None:
+    """Each once; their errors name the training task's, which is not where every environment stands.
+
+    Raises: ConfigError.
+    """
+    own = "task.init_args.environment"
+    for environment in data.environments():
+        try:
+            environment.check()
+        except ConfigError as error:
+            if environment is data.task.environment or not error.setting.startswith(own):
+                raise
+            tasks = {**data.benchmarks("validation"), **data.benchmarks("test")}
+            name = next(name for name, task in tasks.items() if task.environment is environment)
+            where = "data.benchmarks" if data.suite is not None else f"data.benchmarks.{name}"
+            setting = f"{where}.init_args.environment{error.setting.removeprefix(own)}"
+            raise ConfigError(setting, error.problem, error.mend) from error
 
 
 def check_run(
@@ -171,6 +189,7 @@ def check_run(
     """All checks of a run, the cheapest first. Raises: ConfigError."""
     training = stage == "fit"
     check_model_path("model.student", student)
+    check_checkpoint("model.student", student)
     if not engine.trainable:
         raise ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")
     if training:

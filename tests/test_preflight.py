@@ -78,6 +78,9 @@ def test_a_folder_without_a_checkpoint(check: Check, tiny_model: str, tmp_path: 
     with pytest.raises(ConfigError, match=r"model\.student: .* has no config\.json"):
         check(student=str(tmp_path))
     shutil.copy(f"{tiny_model}/config.json", tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.student: .* holds no weights"):
+        check(student=str(tmp_path))
+    shutil.copy(f"{tiny_model}/model.safetensors", tmp_path)
     check(student=str(tmp_path))
 
 

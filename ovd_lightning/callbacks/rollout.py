@@ -16,7 +16,7 @@ from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import round_problems
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import check_run
+from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.rollout import Round, RoundMetrics
 from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.transcripts import TranscriptWriter
@@ -87,11 +87,9 @@ class RolloutCallback(L.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callable(check := getattr(callback, "check_run", None)):
                 check(trainer, module, stage)
-        environments = data.environments()
-        for environment in environments:
-            environment.check()
+        check_environments(data)
         self.engine.start()
-        for environment in environments:
+        for environment in data.environments():
             environment.start()
         if stage == "fit":
             if module.method.teacher is not None:

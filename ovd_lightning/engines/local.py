@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Engine, Prompt, Request
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.pretrained import check_checkpoint, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -117,20 +118,14 @@ class LocalEngine(Engine):
     def config(self) -> PretrainedConfig:
         """The checkpoint's configuration, of the text part where there are several."""
         if self._config is None:
-            from transformers import AutoConfig
-
-            config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
-            self._config = config.get_text_config()
+            self._config = load_config("model", self.model, self.trust_remote_code).get_text_config()
         return self._config
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                self._tokenizer_path, trust_remote_code=self.trust_remote_code
-            )
+            setting = "model" if self._tokenizer_path == self.model else "tokenizer"
+            self._tokenizer = load_tokenizer(setting, self._tokenizer_path, self.trust_remote_code)
         return self._tokenizer
 
     @property
@@ -146,8 +141,8 @@ class LocalEngine(Engine):
             )
         if path.exists() and not (path / "config.json").is_file():
             raise ConfigError("model", f"{self.model!r} holds no config.json.", "Save with save_pretrained().")
-        if not path.exists():
-            return
+        check_checkpoint("model", self.model, self.trust_remote_code)
+        _ = self.tokenizer
         trained = getattr(self.config, "max_position_embeddings", None)
         if self.max_model_len is not None and trained is not None and self.max_model_len > trained:
             raise ConfigError(

@@ -13,6 +13,7 @@ from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Samp
 from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage
 from ovd_lightning.engines.local import encode
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.pretrained import load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,9 +115,7 @@ class OpenAIEngine(Engine):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         if self._tokenizer is None and self._tokenizer_path is not None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self._tokenizer_path)
+            self._tokenizer = load_tokenizer("tokenizer", self._tokenizer_path)
         return self._tokenizer
 
     @property
@@ -125,6 +124,7 @@ class OpenAIEngine(Engine):
         return self._max_context
 
     def check(self) -> None:
+        _ = self.tokenizer
         try:
             served = self._endpoint.models()
         except ConfigError as error:

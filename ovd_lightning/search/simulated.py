@@ -15,7 +15,7 @@ from typing import Any
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.endpoint import EndpointDown
 from ovd_lightning.engines.local import encode
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, placeholders
 from ovd_lightning.teachers.verbal import seed_of
 
@@ -137,7 +137,8 @@ class SimulatedSearch(SearchEngine):
         }
 
     def check(self) -> None:
-        self.engine.check()
+        with located(f"{SETTINGS}.engine"):
+            self.engine.check()
         takes_messages = getattr(self.engine, "api", None) == "chat"  # an endpoint has the template itself
         if self.chat and not takes_messages and not getattr(self.engine.tokenizer, "chat_template", None):
             raise ConfigError(

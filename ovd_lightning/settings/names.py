@@ -78,7 +78,8 @@ def subclasses(base: type) -> list[type]:
                 continue
     found: list[type] = [base]
     for cls in found:
-        found += [sub for sub in cls.__subclasses__() if sub not in found]
+        derived: list[type] = cls.__subclasses__()
+        found += [other for other in derived if other not in found]
     return [cls for cls in found if not inspect.isabstract(cls)]
 
 
@@ -101,7 +102,7 @@ def argument_type(class_path: str, name: str) -> Any:
 
 
 def file_beside(path: str) -> str:
-    """ "Did you mean configs/math.yaml?", of the files in the folder of one that is not there; nothing if none is near."""
+    """ "Did you mean configs/math.yaml?", of the files beside one that is not there; nothing if none is near."""
     folder = Path(path).expanduser().parent
     names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
     near = difflib.get_close_matches(Path(path).name, names, n=1, cutoff=0.75)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ovd_lightning.engines.base import Engine, TokensUsed
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.pretrained import check_checkpoint, load_tokenizer, loading
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import same_vocabulary
@@ -93,9 +94,7 @@ class TokenTeacher(Teacher):
         if self.engine is not None:
             return self.engine.tokenizer
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self.path)
+            self._tokenizer = load_tokenizer(f"{SETTING}.model", str(self.path))
         return self._tokenizer
 
     # ----------------------------------------------------------------- checks
@@ -106,6 +105,8 @@ class TokenTeacher(Teacher):
             from ovd_lightning.preflight import check_model_path
 
             check_model_path(f"{SETTING}.model", self.path)
+            check_checkpoint(f"{SETTING}.model", self.path)
+            _ = self.tokenizer
         if self.engine is not None:
             self.engine.check()
         if self.demonstrator is not None:
@@ -151,7 +152,7 @@ class TokenTeacher(Teacher):
             from ovd_lightning.engines.local import untouched
             from ovd_lightning.student import Student
 
-            with untouched():
+            with untouched(), loading(f"{SETTING}.model", self.path):
                 model = Student(self.path, self.dtype, self.chunk_size)
             self._model = model.requires_grad_(False).eval()
         return self._model.to(device)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 
+from ovd_lightning.settings.merging import objects_replace
+from ovd_lightning.settings.parser import RunParser
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.tools.base import Sandbox
@@ -23,8 +24,9 @@ CHAT = FOLDER / "chat.yaml"
 
 
 def environment(*paths: Path) -> ToolEnvironment:
-    parser = ArgumentParser()
+    parser = RunParser()
     parser.add_subclass_arguments(Environment, "environment")
+    objects_replace(parser)
     built = parser.instantiate(parser.parse_args([f"--environment={path}" for path in paths])).environment
     assert isinstance(built, ToolEnvironment)
     return built
@@ -90,7 +92,7 @@ def test_mathematics_with_the_interpreter_is_sod_at_its_papers_size(monkeypatch:
     assert task.system == suite.system == hermes_system(instruction)
     assert "\\boxed{}" in instruction
     assert flat(task.environment) == flat(suite.environment)  # evaluated as it is trained
-    built = environment(CHAT, FOLDER / "local.yaml")
+    built = environment(FOLDER / "local.yaml", CHAT)
     assert (tools.observation_prefix, tools.observation_suffix) == (built.observation_prefix, built.observation_suffix)
     assert config.rollout.chat is True
     assert config.benchmark.rejection is None

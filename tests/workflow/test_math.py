@@ -114,27 +114,11 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Any:
             }}}},
             "rollout": {"max_tokens": 64},
         }  # fmt: skip
-        for path in ("task", "data.benchmarks", "method", "method.init_args.teacher"):
-            at: Any = overlay
-            for key in path.split("."):
-                at = at[key]
-            at["class_path"] = CLASSES[path]
-        for engine in ("engine", "demonstrator"):
-            at = overlay["method"]["init_args"]["teacher"]["init_args"][engine]  # type: ignore[index]
-            at["class_path"] = "ovd_lightning.engines.openai.OpenAIEngine"
         (folder / "overlay.yaml").write_text(yaml.safe_dump(overlay))
         args = (*SCALED, f"--config={folder}/overlay.yaml")
         done = cli.run("fit", *args, f"--trainer.default_root_dir={folder}/run")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         yield Laptop(str(folder / "overlay.yaml"), teacher, url, folder / "run", done.stdout + done.stderr)
-
-
-CLASSES = {
-    "task": "ovd_lightning.tasks.math.MathTask",
-    "data.benchmarks": "ovd_lightning.tasks.math.MathSuite",
-    "method": "ovd_lightning.methods.ovd.OVD",
-    "method.init_args.teacher": "ovd_lightning.teachers.verbal.VerbalTeacher",
-}
 
 
 def command(laptop: Laptop, verb: str, folder: Path, *args: str) -> str:

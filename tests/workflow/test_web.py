@@ -112,22 +112,11 @@ class Laptop:
 
 def write_overlay(laptop: Laptop, name: str, search: dict[str, Any], method: dict[str, Any] | None = None) -> None:
     """What a laptop must change: models, data and where the servers are."""
-    environment = {
-        "class_path": "ovd_lightning.tasks.search.SearchEnvironment",
-        "init_args": {"search": search, "observation_suffix": "</information>"},
-    }
+    environment = {"init_args": {"search": search, "observation_suffix": "</information>"}}
     overlay: dict[str, Any] = {
         "model": {"student": laptop.student},
-        "task": {
-            "class_path": "ovd_lightning.tasks.web_qa.WebQATask",
-            "init_args": {"data": str(laptop.folder / "train.jsonl"), "environment": environment},
-        },
-        "data": {
-            "benchmarks": {
-                "class_path": "ovd_lightning.tasks.web_qa.WebQASuite",
-                "init_args": {"folder": str(laptop.folder), "environment": environment},
-            }
-        },
+        "task": {"init_args": {"data": str(laptop.folder / "train.jsonl"), "environment": environment}},
+        "data": {"benchmarks": {"init_args": {"folder": str(laptop.folder), "environment": environment}}},
         "trainer": {"strategy": "auto"},
     }
     if method is not None:
@@ -147,17 +136,10 @@ def fitted(laptop: Laptop) -> Iterator[Path]:
     """OVD with the environment agent behind a server, two rounds."""
     agent = save_model(laptop.folder / "agent", AGENT)
     with serve(agent, "agent", CONTEXT, laptop.folder / "server.log") as url:
-        engine = {"class_path": "ovd_lightning.engines.openai.OpenAIEngine"}
-        search = {
-            "class_path": "ovd_lightning.search.simulated.SimulatedSearch",
-            "init_args": {"engine": {**engine, "init_args": {"base_url": url, "model": "agent"}}},
-        }
+        search = {"init_args": {"engine": {"init_args": {"base_url": url, "model": "agent"}}}}
         judge = {"base_url": url, "model": "agent", "tokenizer": agent}
-        teacher = {
-            "class_path": "ovd_lightning.teachers.verbal.VerbalTeacher",
-            "init_args": {"engine": {**engine, "init_args": judge}, "cache": str(laptop.folder / "scores.sqlite")},
-        }
-        method = {"class_path": "ovd_lightning.methods.ovd.OVD", "init_args": {"teacher": teacher}}
+        teacher = {"init_args": {"engine": {"init_args": judge}, "cache": str(laptop.folder / "scores.sqlite")}}
+        method = {"init_args": {"teacher": teacher}}
         write_overlay(laptop, "agent.yaml", search, method)
         yield laptop.run("fit", "ovd", "agent.yaml", "ovd_train5")
 
@@ -231,10 +213,7 @@ def test_search_r1_on_a_local_corpus_and_what_a_simulator_can_learn_of_it(
 ) -> None:
     """GRPO, exact match as reward, no server; its transcripts become data for a simulator."""
     corpus = write_corpus(laptop.folder / "corpus.jsonl", [(f"bridge {i}", f"In Ostrava {i}.") for i in range(20)])
-    search = {
-        "class_path": "ovd_lightning.search.bm25.BM25Search",
-        "init_args": {"corpus": str(corpus), "index": str(tmp_path / "index")},
-    }
+    search = {"init_args": {"corpus": str(corpus), "index": str(tmp_path / "index")}}
     write_overlay(laptop, "bm25.yaml", search)
     folder = laptop.run("fit", "search_r1", "bm25.yaml", "search_r1_bm25")
     lines = cli.transcripts(folder)
