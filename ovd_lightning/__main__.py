@@ -25,6 +25,7 @@ groups of settings (python -m ovd_lightning fit --help lists every one):
   rollout    temperature, token limit                           --rollout.temperature 0.6
   benchmark  evaluation during and after training               --benchmark.samples 4
   checkpoint, summary, run, trainer                             --run.name mine --trainer.devices 8
+  seed_everything  of problem order and of every sample         --seed_everything 1
 
 the rest:
   python -m ovd_lightning.report RUN      the HTML page of a run

@@ -98,8 +98,11 @@ def make_room(present: Namespace | dict[str, Any], given: dict[str, Any]) -> Non
 
 def _kept(old: Any, value: Any) -> Any:
     """What stays of ``old`` before ``value`` is merged into it; None: nothing."""
+    fields = as_mapping(old)
+    if fields is None and not isinstance(old, list):
+        return old
     with opened(value) as new:
-        mapping, fields = as_mapping(new), as_mapping(old)
+        mapping = as_mapping(new)
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             return [_kept(a, b) for a, b in zip(old, new, strict=True)]
         if fields is None:

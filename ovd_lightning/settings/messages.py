@@ -47,7 +47,9 @@ class Reason:
     keys: tuple[str, ...]
     text: str
     class_path: str | None
-    """Of the object whose argument it is about."""
+    """Of the object whose argument it is about, or the one that was given."""
+    owner: str | None
+    """Of the object around the last key."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ def take_apart(message: str) -> Told:
     levels: list[tuple[int, str | None, str | None]] = []  # indentation, key, class path
     for line in message.splitlines():
         text = line.lstrip()
+        if not text:
+            continue
         bullet = text.startswith("- ")
         text = text[2:] if bullet else text
         indent = len(line) - len(text)
@@ -86,7 +90,9 @@ def take_apart(message: str) -> Told:
             told.missing_file = text[len("Expected a path but ") :].partition(" either not")[0]
         elif UNKNOWN.match(text) or NO_CLASS.search(text) or EXPECTED.match(text) or keys:
             paths = [path for _, _, path in levels if path is not None]
-            told.reasons.append(Reason(keys, text, paths[-1] if paths else None))
+            last = max((n for n, (_, key, _) in enumerate(levels) if key is not None), default=0)
+            owners = [path for _, _, path in levels[:last] if path is not None]
+            told.reasons.append(Reason(keys, text, paths[-1] if paths else None, owners[-1] if owners else None))
     return told
 
 
@@ -182,8 +188,7 @@ def _no_class(parser: Any, reason: Reason, setting: str, told: Told) -> str:
         return f"{setting}: is not set. {_start_from(setting)}"
     hint = None
     if len(reason.keys) > 1:
-        outer = [r.class_path for r in told.reasons if r.keys == reason.keys[:-1] and r.class_path]
-        hint = argument_type(outer[-1], reason.keys[-1]) if outer else None
+        hint = argument_type(reason.owner, reason.keys[-1]) if reason.owner else None
     else:
         hint = next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == reason.keys[-1]), None)
     bases = classes_in(hint)

@@ -70,7 +70,7 @@ def check_trainer(given: dict[str, Any], command: str) -> None:
     """Raises: ConfigError for an argument of the Trainer that a run cannot take."""
     for name, rule in REFUSED.items():
         value = given.get(name, rule.values[0])
-        taken = [v for v in rule.values if value == v and isinstance(value, bool) == isinstance(v, bool)]
+        taken = [v for v in rule.values if value == v and type(value) is type(v)]  # 1 batch is not 1.0 of them
         if command in rule.commands and not taken:
             raise ConfigError(f"trainer.{name}", f"is {value}. {rule.reason}", rule.mend.format(value=value))
 

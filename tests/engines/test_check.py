@@ -32,7 +32,6 @@ def vllm_version(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize("engine", [HFEngine, VLLMEngine])
 def test_model(engine: type[HFEngine | VLLMEngine], vllm_version: object, tied_path: str, tmp_path: Path) -> None:
     engine(tied_path).check()
-    engine("organisation/name").check()
     engine(tied_path, max_model_len=CONTEXT).check()
     with pytest.raises(ConfigError, match="model: there is no directory '/nowhere/at/all'"):
         engine("/nowhere/at/all").check()

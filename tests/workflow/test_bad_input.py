@@ -21,9 +21,11 @@ TEACHER = "--method.init_args.teacher.init_args.engine"
         (["--method.init_args.threshold=12"], "method.init_args.threshold"),
         ([*LITERAL, "--method.init_args.group_size=1"], "method.init_args.group_size"),
         ([*cli.GRPO, "--method.init_args.group_size=1"], "method.init_args.group_size"),
-        (["--method.init_args.tau=3"], "tau"),
+        (["--method.init_args.tau=3"], "method.init_args.tau: OVD takes no tau."),
         (["--model.student=nowhere/at/all"], "model.student"),
         (["--model.student=configs"], "model.student"),
+        (["--model.student=nobody/nothing"], "model.student: nobody/nothing cannot be loaded"),
+        ([f"{TEACHER}.init_args.tokenizer=nobody/nothing"], f"{TEACHER[2:]}.init_args.tokenizer: nobody"),
         (
             [f"{TEACHER}=ovd_lightning.engines.openai.OpenAIEngine", f"{TEACHER}.init_args.model=m",
              f"{TEACHER}.init_args.base_url=http://127.0.0.1:9/v1"],
@@ -43,8 +45,11 @@ def test_a_clear_error(args: list[str], setting: str, tmp_path: Path) -> None:
         "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *args, f"--trainer.default_root_dir={tmp_path}"
     )
     assert done.returncode == 2, done.stderr[-2000:]
-    assert setting in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert setting in last
     assert "Traceback" not in done.stderr
+    assert "usage:" not in done.stderr
     assert not (tmp_path / "checkpoints").exists()
     assert time.monotonic() - start < 60
 

@@ -167,7 +167,7 @@ def test_a_saved_config_is_the_same_run(parse: Any, tmp_path: Path) -> None:
         (["--accumulate=4"], "accumulate: is no setting."),
         (["--rounds=4"], "rounds: is no setting. Did you mean --data.rounds?"),
         (["--threshold=4"], "Did you mean --method.init_args.threshold?"),
-        (["--model.lr=1e-3"], "model has student, learning_rate,"),
+        (["--model.lr=1e-3"], "model has betas, chunk_size, dtype,"),
         (["--data.rounds=three"], "data.rounds: is three. It takes a whole number."),
         (["--data.rounds=2.5"], "data.rounds: is 2.5. It takes a whole number."),
         (["--data.rounds"], "data.rounds: has no value."),
@@ -176,7 +176,9 @@ def test_a_saved_config_is_the_same_run(parse: Any, tmp_path: Path) -> None:
         (["--method.init_args.threshold=high"], "method.init_args.threshold: is high. It takes a number"),
         (["--method.init_args.advantage=rewards"], "Did you mean reward?"),
         ([f"--{TEACHER}.init_args.engine.init_args.modl=m"], f"mean {TEACHER}.init_args.engine.init_args.model?"),
-        ([f"--{TEACHER}.init_args.engine=ovd_lightning.engines.hf.HFEngin"], f"{TEACHER}.init_args.engine: "),
+        ([f"--{TEACHER}.init_args.engine={HF[:-1]}"], f"{TEACHER}.init_args.engine: {HF[:-1]} is no Engine"),
+        ([f"--{TEACHER}.init_args.engine={HF[:-1]}"], f"Did you mean {HF}?"),
+        ([f"--{TEACHER}=configs/teacher/qwg.yaml"], f"{TEACHER}: configs/teacher/qwg.yaml is not there. Did you mean"),
         (["--method=configs/method/ovdd.yaml"], "is not there. Did you mean configs/method/ovd.yaml?"),
         (["--method=OVVD"], "Did you mean ovd_lightning.methods.ovd.OVD?"),
         (["--method=ovd_lightning.methods.ovd.OVDD"], "Did you mean ovd_lightning.methods.ovd.OVD?"),
@@ -243,7 +245,7 @@ def test_help_and_print_config(parse: Any, capsys: pytest.CaptureFixture[str]) -
         assert not ended.value.code
         said = capsys.readouterr().out
         assert "--optimizer" not in said
-        assert {"--help": "--model.learning_rate", "--method.help": "--method.init_args.group_size"}.get(
+        assert {"--help": "--model.learning_rate", "--method.help": "--method.group_size"}.get(
             args[0], "learning_rate: 0.0003"
         ) in said
 
