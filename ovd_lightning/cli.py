@@ -8,7 +8,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,25 +162,43 @@ class OVDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: RunConfig = self._get(self.config_init, "run")
         configured = self._get(self.config_init, "trainer") or {}
+        callbacks = configured.get("callbacks") or []
+        callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks])]
+        if configured.get("max_time") is not None:
+            callbacks.append(round_timer(configured["max_time"]))
+            kwargs["max_time"] = None
+        if configured.get("enable_progress_bar") is not False:
+            callbacks.append(RunProgressBar())
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if getattr(rank_zero_only, "rank", 0) == 0:
             set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         kwargs["logger"] = run_loggers(configured.get("logger"), loggers(run, folder))
-        callbacks = configured.get("callbacks") or []
-        callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks])]
-        if configured.get("enable_progress_bar") is not False:
-            callbacks.append(RunProgressBar())
         try:
-            if configured.get("max_time") is not None:
-                callbacks.append(RoundTimer(configured["max_time"]))
-                kwargs["max_time"] = None
             return super().instantiate_trainer(**kwargs, callbacks=callbacks)
-        except MisconfigurationException as error:  # no such accelerator, no such number of devices
+        except ConfigError:
+            raise
+        except (MisconfigurationException, ValueError) as error:  # no such accelerator, strategy, number of devices
+            with suppress(OSError):
+                folder.rmdir()  # where nothing is in it
+            told = " ".join(str(error).split())
+            about = (name for name in ("strategy", "accelerator", "devices", "precision", "callback") if name in told)
             raise ConfigError(
-                "trainer", f"{error}", "On a laptop: --trainer.accelerator cpu --trainer.devices 1."
+                f"trainer.{name}" if (name := next(about, "")) else "trainer",
+                told,
+                "On a laptop: --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto.",
             ) from error
+
+
+def round_timer(max_time: Any) -> RoundTimer:
+    """Raises: ConfigError for what is no time."""
+    try:
+        return RoundTimer(max_time)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(
+            "trainer.max_time", f"is {max_time}.", "Use days:hours:minutes:seconds, e.g. 00:01:30:00."
+        ) from error
 
 
 def run_loggers(given: Any, own: list[Logger]) -> list[Logger] | bool:

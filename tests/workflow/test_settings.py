@@ -15,6 +15,7 @@ from ovd_lightning.cli import OVDCLI
 from ovd_lightning.errors import ConfigError
 from tests.workflow import cli
 from tests.workflow.test_configs import flat
+from tests.workflow.test_configs import parse as parse_alone
 
 QUICKSTART = "--config=configs/quickstart.yaml"
 TEACHER = "method.init_args.teacher"
@@ -154,6 +155,24 @@ def test_a_saved_config_is_the_same_run(parse: Any, tmp_path: Path) -> None:
             {k: v for k, v in flat(c).items() if k != "config" and "__path__" not in k} for c in (first, second)
         )
         assert one == two
+
+
+# ------------------------------------------------------------------ the seed
+
+
+def test_true_draws_a_seed_and_records_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for _ in range(2):
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of a process that has begun a run
+        config = parse_alone(monkeypatch, QUICKSTART, "--seed_everything=true")
+        assert config.seed_everything is not True
+        assert config.seed_everything == config.data.seed
+        drawn.append(config.seed_everything)
+    assert drawn[0] != drawn[1]
+    assert parse_alone(monkeypatch, QUICKSTART, "--seed_everything=7").data.seed == 7
+    for wrong in ("false", "-1"):
+        with pytest.raises(ConfigError, match=r"^seed_everything: is "):
+            parse_alone(monkeypatch, QUICKSTART, f"--seed_everything={wrong}")
 
 
 # ------------------------------------------------------------------ mistakes
