@@ -179,7 +179,7 @@ class OVDCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs, callbacks=callbacks)
         except ConfigError:
             raise
-        except (MisconfigurationException, ValueError) as error:  # no such accelerator, strategy, number of devices
+        except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:  # no such device ...
             with suppress(OSError):
                 folder.rmdir()  # where nothing is in it
             told = " ".join(str(error).split())

@@ -124,7 +124,7 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     cli.fit(
         root / "first", *common, "--seed_everything=1", "--trainer.max_steps=2", "--trainer.enable_checkpointing=false",
         "--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={root / 'theirs'}",
-        "--trainer.callbacks=lightning.pytorch.callbacks.Timer",
+        "--trainer.callbacks=lightning.pytorch.callbacks.LearningRateMonitor",
     )  # fmt: skip
     for seed in (1, 2):
         cli.fit(root / f"dev{seed}", *common, f"--seed_everything={seed}", "--trainer.fast_dev_run=true")
