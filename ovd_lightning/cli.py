@@ -18,7 +18,6 @@ from jsonargparse import ActionConfigFile
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
@@ -30,9 +29,21 @@ from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
+from ovd_lightning.metrics_file import NAME
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
-from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
+from ovd_lightning.resume.record import Progress
+from ovd_lightning.resume.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
+from ovd_lightning.run_folder import (
+    STATE,
+    RunConfig,
+    loggers,
+    new_wandb_id,
+    provenance,
+    read_state,
+    run_folder,
+    set_aside,
+)
 from ovd_lightning.tasks.base import Task
 
 
@@ -97,6 +108,9 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*It is recommended to use .*sync_dist=True.*",  # it is used
         ".*torch.distributed.reduce_op.*",
+        ".*your dataloader is not resumable.*",  # rounds are functions of their index
+        ".*Checkpoint directory .* exists and is not empty.*",  # it does where a run is continued
+        ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -144,23 +158,38 @@ class OVDCLI(LightningCLI):
         parser.link_arguments("engine", "rollout.engine", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the student; nothing is restored then."""
+        """A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the student; nothing is restored then. Any
+        other checkpoint is found and looked at here."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         path = config.get("ckpt_path")
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)
             config["ckpt_path"] = None
+        self.checkpoint = resolve(config, self.subcommand) if self.subcommand else None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: RunConfig = self._get(self.config_init, "run")
         configured = self._get(self.config_init, "trainer") or {}
+        fitting = self.subcommand == "fit"
+        self.progress = Progress(0, 0)
+        if self.checkpoint is not None and is_rank_zero():
+            weights_only = self._get(self.config_init, "weights_only")
+            if fitting:
+                self.progress = check_start(self.checkpoint, self.model, self.datamodule, configured, weights_only)
+            else:
+                check_evaluated(self.checkpoint, self.model, weights_only)
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
+        self.continued = self.checkpoint if fitting and continues(self.checkpoint, folder) else None
+        self.wandb_id = (read_state(folder).get("wandb_id") if self.continued else None) or new_wandb_id()
+        file = NAME
+        if not fitting:  # an evaluation in a run's folder writes beside the run's own numbers
+            file = f"{self.subcommand}-{NAME}" if (folder / STATE).exists() else NAME
+            if is_rank_zero():
+                set_aside(folder / file)
         if configured.get("logger") in (None, True):
-            kwargs["logger"] = loggers(run, folder)
+            kwargs["logger"] = loggers(run, folder, file, self.wandb_id)
         if configured.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
         try:
@@ -169,6 +198,12 @@ class OVDCLI(LightningCLI):
             raise ConfigError(
                 "trainer", f"{error}", "On a laptop: --trainer.accelerator cpu --trainer.devices 1."
             ) from error
+
+    def before_fit(self) -> None:
+        begin(self.trainer, self.continued, self.progress, self.wandb_id, " ".join(sys.argv))
+
+    def after_fit(self) -> None:
+        end(self.trainer, self.datamodule.first_round())
 
 
 def is_student(ckpt_path: str) -> bool:
