@@ -180,7 +180,8 @@ class OVDModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How many rounds are finished, and the settings that a resumed run is compared with."""
-        checkpoint[KEY] = make(self, self.trainer.datamodule, self.trainer.global_step)  # type: ignore[attr-defined]
+        # Of the state that is saved: a checkpoint from the middle of a round may be that of the round before.
+        checkpoint[KEY] = make(self, self.trainer.datamodule, int(checkpoint["global_step"]))  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises: ConfigError for a checkpoint that training cannot go on from with these settings."""

@@ -45,21 +45,19 @@ def place_loops(checkpoint: dict[str, Any], updates: int, batches: int) -> None:
         updates: that the checkpoint has behind it; with 0, everything begins anew.
         batches: micro-batches that these updates are now.
     """
-    if not updates:
-        checkpoint.pop("loops", None)
-        return
     loops = checkpoint["loops"]["fit_loop"]
+    done = int(updates > 0)
 
     def both(**counts: int) -> dict[str, dict[str, int]]:
         return {"total": dict(counts), "current": dict(counts)}
 
-    loops["epoch_progress"] = both(ready=1, started=1, processed=0, completed=0)
+    loops["epoch_progress"] = both(ready=done, started=done, processed=0, completed=0)
     loops["epoch_loop.batch_progress"] = {
-        **both(ready=batches, started=batches, processed=batches, completed=batches - 1),
+        **both(ready=batches, started=batches, processed=batches, completed=batches - done),
         "is_last_batch": False,
     }
     loops["epoch_loop.val_loop.batch_progress"] = {
         **both(ready=0, started=0, processed=0, completed=0),
         "is_last_batch": False,
     }
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = updates - 1  # the loop adds the last one itself
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = updates - done  # the loop adds the last one itself
