@@ -172,7 +172,7 @@ class OVDCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer") or {}
         fitting = self.subcommand == "fit"
         self.progress = Progress(0, 0)
-        if self.checkpoint is not None and is_rank_zero():
+        if self.checkpoint is not None:
             weights_only = self._get(self.config_init, "weights_only")
             if fitting:
                 self.progress = check_start(self.checkpoint, self.model, self.datamodule, configured, weights_only)

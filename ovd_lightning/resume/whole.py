@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ovd_lightning.errors import ConfigError
 
 METADATA = "meta.pt"
 """Of a sharded checkpoint: everything but its tensors."""
@@ -80,7 +83,15 @@ def read(path: Path, weights_only: bool | None = None) -> dict[str, Any]:
 
     Args:
         weights_only: as for Trainer.fit; None is torch's default, which restores data and no code.
+    Raises: ConfigError for a checkpoint that holds more than data.
     """
     file = path / METADATA if path.is_dir() else path
-    loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=weights_only)
+    try:
+        loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=weights_only)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            "ckpt_path",
+            f"{path} holds objects that only their own code can restore.",
+            "Trust it with --weights_only false, or not at all.",
+        ) from error
     return loaded if isinstance(loaded, dict) else {}

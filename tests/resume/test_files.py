@@ -13,7 +13,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.metrics_file import MetricsLogger, history, read_rows
 from ovd_lightning.resume.find import RANKS, check_whole, find
 from ovd_lightning.resume.rewind import rewind
-from ovd_lightning.resume.whole import damage
+from ovd_lightning.resume.whole import damage, read
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,13 @@ def test_the_newest_whole_checkpoint_is_named(tmp_path: Path) -> None:
     last.write_bytes(last.read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"last.ckpt is truncated.*newest whole one is .*step-000004.ckpt"):
         check_whole(last)
+
+
+def test_a_checkpoint_with_code_is_not_trusted_unasked(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ckpt", parts=tmp_path)
+    with pytest.raises(ConfigError, match="--weights_only false"):
+        read(path)
+    assert read(path, weights_only=False)["parts"] == tmp_path
 
 
 # --- find -------------------------------------------------------------------------------------------------------
