@@ -21,7 +21,7 @@ FIXED = {
     "data.epochs_per_round": "the updates of a round are counted by it",
     "data.mini_batches": "the updates of a round are counted by it",
     "data.problems_per_round": "it says which problems are next",
-    "data.seed": "it says which problems are next, and what is sampled",
+    "seed_everything": "it says which problems are next, and what is sampled",
 }
 """Settings that a resumed run shares with its checkpoint, and why."""
 
@@ -46,7 +46,7 @@ def settings(module: OVDModule, data: OVDDataModule) -> dict[str, Any]:
         "data.epochs_per_round": data.epochs_per_round,
         "data.mini_batches": data.mini_batches,
         "data.problems_per_round": data.problems_per_round,
-        "data.seed": data.seed,
+        "seed_everything": data.seed,
         "data.rounds": data.rounds,
         "task": _class(data.task),
         "method": _class(module.method),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovd_lightning.metrics_file import NAME, split
-from ovd_lightning.resume.whole import damage, read
+from ovd_lightning.resume.whole import read
 
 
 def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) -> Path | None:
@@ -61,10 +61,13 @@ def _checkpoints(folder: Path, updates: int, keep: Path | None) -> Iterator[Path
         if keep is not None and path.name == keep.name:
             continue
         match = re.fullmatch(r"step-(\d+)\.ckpt", path.name)
-        if int(match[1]) > updates if match else _updates(path) > updates:
+        if updates < 0 or (int(match[1]) if match else _updates(path)) > updates:
             yield path
 
 
 def _updates(path: Path) -> float:
-    """Of a checkpoint; infinite for one that is not whole, which no run goes on from."""
-    return float("inf") if damage(path) else int(read(path).get("global_step", 0))
+    """Of a checkpoint; infinite for one that cannot be read, from which no run continues."""
+    try:
+        return float(read(path)["global_step"])
+    except Exception:  # whatever a damaged header leads to
+        return float("inf")

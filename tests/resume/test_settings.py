@@ -45,7 +45,7 @@ def test_what_the_command_line_wins(checkpoint: dict[str, Any], tiny_model: str)
 def test_what_must_not_change(setting: str, value: int, checkpoint: dict[str, Any], tiny_model: str) -> None:
     with pytest.raises(ConfigError, match=f"is {value}, and the checkpoint was trained with") as error:
         compare(checkpoint, *parts(tiny_model, **{setting: value}))
-    assert error.value.setting.endswith(setting)
+    assert setting in error.value.setting
 
 
 def test_fewer_rounds_than_are_trained(checkpoint: dict[str, Any], tiny_model: str) -> None:

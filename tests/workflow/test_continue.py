@@ -90,7 +90,7 @@ def test_its_table_and_page_cover_the_whole_run(whole: Path, continued: tuple[st
     assert [float(cell) for cell in line.split("│")[2:4]] == pytest.approx([first, final], abs=1e-3)
     assert "The time of 3 rounds" in text
     before = cli.metrics(whole)[0]["eval/arithmetic/accuracy"]
-    line = next(line for line in text.splitlines() if "validation, greedy accuracy" in line)
+    line = next(line for line in text.splitlines() if line.startswith("│ arithmetic, validation, greedy accuracy"))
     assert float(line.split("│")[2].strip(" %")) == pytest.approx(100 * before, abs=0.1)
 
 
