@@ -9,11 +9,11 @@ usage: python -m ovd_lightning {fit,validate,test,predict,dry_run} --config CONF
 On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
 trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
 
-  fit        train: --config configs/quickstart.yaml runs on a laptop
+  fit        train: --config configs/quickstart.yaml runs on a laptop; --ckpt_path last continues the newest run
   validate   answer the validation problems of every benchmark
   test       answer the test problems of every benchmark
   predict    write the answers to the test problems
-             all three with --ckpt_path: runs/.../last.ckpt, a student's folder (runs/.../student) or a hub id
+             all three with --ckpt_path: last, runs/.../last.ckpt, a student's folder (runs/.../student) or a hub id
   dry_run    print what `fit` would need, and load nothing: memory, calls and tokens of the teacher
 
 groups of settings (python -m ovd_lightning fit --help lists every one):

@@ -16,7 +16,7 @@ import lightning as L
 import transformers
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
@@ -29,9 +29,21 @@ from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
+from ovd_lightning.metrics_file import NAME
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
-from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
+from ovd_lightning.resume.record import Progress
+from ovd_lightning.resume.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
+from ovd_lightning.run_folder import (
+    STATE,
+    RunConfig,
+    loggers,
+    new_wandb_id,
+    provenance,
+    read_state,
+    run_folder,
+    set_aside,
+)
 from ovd_lightning.settings.merging import ConfigFile, objects_replace
 from ovd_lightning.settings.parser import RunParser
 from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
@@ -68,6 +80,9 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*It is recommended to use .*sync_dist=True.*",  # it is used
         ".*torch.distributed.reduce_op.*",
+        ".*your dataloader is not resumable.*",  # rounds are functions of their index
+        ".*Checkpoint directory .* exists and is not empty.*",  # it does where a run is continued
+        ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -143,7 +158,7 @@ class OVDCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """What the Trainer is given is checked. A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the
-        student; nothing is restored then."""
+        student; nothing is restored then. Any other checkpoint is found and looked at here."""
         config = self._settings()
         check_trainer(vars(config["trainer"]), self.subcommand or "fit")
         if self.subcommand in ("fit", None):
@@ -153,6 +168,7 @@ class OVDCLI(LightningCLI):
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)
             config["ckpt_path"] = None
+        self.checkpoint = resolve(config, self.subcommand) if self.subcommand else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
@@ -162,6 +178,14 @@ class OVDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run: RunConfig = self._get(self.config_init, "run")
         configured = self._get(self.config_init, "trainer") or {}
+        fitting = self.subcommand == "fit"
+        self.progress = Progress(0, 0)
+        if self.checkpoint is not None:
+            weights_only = self._get(self.config_init, "weights_only")
+            if fitting:
+                self.progress = check_start(self.checkpoint, self.model, self.datamodule, configured, weights_only)
+            else:
+                check_evaluated(self.checkpoint, self.model, weights_only)
         callbacks = configured.get("callbacks") or []
         callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks])]
         if configured.get("max_time") is not None:
@@ -171,10 +195,15 @@ class OVDCLI(LightningCLI):
             callbacks.append(RunProgressBar())
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
-        kwargs["logger"] = run_loggers(configured.get("logger"), loggers(run, folder))
+        self.continued = self.checkpoint if fitting and continues(self.checkpoint, folder) else None
+        self.wandb_id = (read_state(folder).get("wandb_id") if self.continued else None) or new_wandb_id()
+        file = NAME
+        if not fitting:  # an evaluation in a run's folder writes beside the run's own numbers
+            file = f"{self.subcommand}-{NAME}" if (folder / STATE).exists() else NAME
+            if is_rank_zero():
+                set_aside(folder / file)
+        kwargs["logger"] = run_loggers(configured.get("logger"), loggers(run, folder, file, self.wandb_id))
         try:
             return super().instantiate_trainer(**kwargs, callbacks=callbacks)
         except ConfigError:
@@ -189,6 +218,12 @@ class OVDCLI(LightningCLI):
                 told,
                 "On a laptop: --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto.",
             ) from error
+
+    def before_fit(self) -> None:
+        begin(self.trainer, self.continued, self.progress, self.wandb_id, " ".join(sys.argv))
+
+    def after_fit(self) -> None:
+        end(self.trainer, self.datamodule.first_round())
 
 
 def round_timer(max_time: Any) -> RoundTimer:

@@ -8,6 +8,7 @@ import lightning as L
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
+from ovd_lightning.resume.record import Progress
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Batch, Problem
@@ -74,6 +75,8 @@ class OVDDataModule(L.LightningDataModule):
         self.seed = seed
         self.collect: Callable[[int], list[Batch]] | None = None
         """Round index -> micro-batches; filled by RolloutCallback in its ``setup``."""
+        self.resumed = Progress(updates=0, rounds=0)
+        """Of the checkpoint that the trainer was restored from."""
 
     @property
     def updates_per_round(self) -> int:
@@ -113,21 +116,9 @@ class OVDDataModule(L.LightningDataModule):
         return RoundLoader(self.collect, self.rounds, batches, self.first_round)
 
     def first_round(self) -> int:
-        """Round at which to begin: 0, or where the checkpoint that is resumed from was written.
-
-        Raises: ConfigError for a checkpoint from the middle of a round.
-        """
+        """The round that is next: those of the checkpoint that was resumed from, and those since, are finished."""
         assert self.trainer is not None
-        index, inside = divmod(self.trainer.global_step, self.updates_per_round)
-        if inside:
-            raise ConfigError(
-                "ckpt_path",
-                f"is a checkpoint after {self.trainer.global_step} updates, in the middle of a round of "
-                f"{self.updates_per_round}.",
-                "Write checkpoints at round boundaries: checkpoint.every_n_train_steps a multiple of "
-                "data.epochs_per_round x data.mini_batches.",
-            )
-        return index
+        return self.resumed.rounds + (self.trainer.global_step - self.resumed.updates) // self.updates_per_round
 
     def _eval_loaders(self, split: Split) -> list[ProblemLoader]:
         assert self.trainer is not None

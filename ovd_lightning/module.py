@@ -11,6 +11,8 @@ from torch import Tensor
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.pretrained import loading
+from ovd_lightning.resume.record import KEY, compare, make
+from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
 from ovd_lightning.rollout import RoundMetrics
 from ovd_lightning.types import Batch
 
@@ -70,6 +72,8 @@ class OVDModule(L.LightningModule):
         self.student: Any = None
         self.train_metrics = RoundMetrics()
         """What the training steps of the current round measured; the rollout callback takes and logs it."""
+        self._configured: list[list[dict[str, Any]]] = []
+        """The settings of every optimiser's parameter groups, as this run has them."""
         self._reference: list[Any] = []  # in a list, so that it is no submodule: never sharded, never saved
 
     # ----------------------------------------------------------------- model
@@ -164,17 +168,31 @@ class OVDModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
         )
+        self._configured = [optimizer_settings(optimizer)]
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)
         # Stepped with every update, not every epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """The settings of optimiser and schedule are this run's, also after a checkpoint's state was restored."""
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for optimizer, configured in zip(self.trainer.optimizers, self._configured, strict=True):
+            apply_settings(optimizer, configured, schedulers)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """How many rounds are finished, and the settings that a resumed run is compared with."""
+        # Of the state that is saved: a checkpoint from the middle of a round may be that of the round before.
+        checkpoint[KEY] = make(self, self.trainer.datamodule, int(checkpoint["global_step"]))  # type: ignore[attr-defined]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Whether the checkpoint's batch was the last is for this run's number of rounds to say: a finished run
-        goes on with a larger ``data.rounds``."""
-        loops = checkpoint.get("loops", {}).get("fit_loop", {})
-        if "epoch_loop.batch_progress" in loops:
-            loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+        """Raises: ConfigError for a checkpoint that training cannot go on from with these settings."""
+        if self.trainer.state.fn != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.resumed, _ = compare(checkpoint, self, data)
+        batches = data.resumed.rounds * data.updates_per_round * self.trainer.accumulate_grad_batches
+        place_loops(checkpoint, data.resumed.updates, batches)
 
     # ------------------------------------------- evaluation is the callback's
 

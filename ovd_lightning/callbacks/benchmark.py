@@ -28,6 +28,7 @@ from ovd_lightning.evaluation.tally import Tally
 from ovd_lightning.evaluation.wandb_tables import Shown, log_tables
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.module import OVDModule
+from ovd_lightning.run_folder import continue_command
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
 
@@ -104,6 +105,14 @@ class BenchmarkCallback(L.Callback):
         """The last evaluation of each split."""
         self._pass: Pass | None = None
         self._weights: tuple[int, int, str] | None = None
+
+    def remember(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        """Fill the history of a resumed run from its metrics: (global_step, metric -> value)."""
+        self.history = {}
+        for step, row in rows:
+            known = {k: v for k, v in row.items() if k.startswith(tuple(f"{prefix}/" for prefix in PREFIX.values()))}
+            if known:
+                self.history.setdefault(step, {}).update(known)
 
     # ------------------------------------------------------------ one pass
 
@@ -370,8 +379,11 @@ class BenchmarkCallback(L.Callback):
         if running is None or running.answering.files is None:
             return
         kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"
-        checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") if trainer.state.fn == "fit" else ""
-        command = continuation(Path(trainer.default_root_dir), checkpoint or None)
+        folder = Path(trainer.default_root_dir)
+        if trainer.state.fn == "fit":
+            command = continue_command(folder)
+        else:  # with the checkpoint that "last" was
+            command = continuation(folder, str(trainer.ckpt_path) if trainer.ckpt_path else None)
         how = f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
         rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how}")
 

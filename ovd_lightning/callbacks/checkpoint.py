@@ -55,3 +55,12 @@ class RoundCheckpoint(ModelCheckpoint):
             self._every_n_train_steps = trainer.global_step  # the last round always
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._every_n_train_steps = every
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Training that ends before its last round, e.g. by ``max_steps``, is saved too."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        known = max(self._last_global_step_saved, data.resumed.updates)
+        if trainer.global_step > known and trainer.global_step % data.updates_per_round == 0:
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)

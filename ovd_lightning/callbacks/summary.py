@@ -177,5 +177,7 @@ class SummaryCallback(L.Callback):
             if isinstance(logger, WandbLogger):
                 offline = logger.experiment.settings.mode == "offline"
                 folder = Path(logger.experiment.dir).parent
+                if len(list(folder.parent.glob(f"offline-run-*-{logger.version}"))) > 1:  # the run was resumed
+                    folder = folder.parent / f"offline-run-*-{logger.version}"
                 places.append(("W&B", f"wandb sync {folder}" if offline else str(logger.experiment.url)))
         return [(name, path) for name, path in places if path]

@@ -61,16 +61,6 @@ def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path) -> None:
     assert [cli.timeless(r) for r in cli.rounds(whole)][3:] == [cli.timeless(r) for r in cli.rounds(more)]
 
 
-def test_a_checkpoint_from_inside_a_round_is_refused(tmp_path: Path) -> None:
-    cli.fit(tmp_path / "whole", *cli.HF, *cli.GRPO)
-    done = cli.run(
-        "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *cli.HF, *cli.GRPO, "--data.epochs_per_round=3",
-        f"--ckpt_path={tmp_path}/whole/checkpoints/step-000002.ckpt", f"--trainer.default_root_dir={tmp_path}/b",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "in the middle of a round" in done.stderr
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     folder = tmp_path / "killed"
@@ -112,10 +102,15 @@ def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path
     assert [int(row["round"]) for row in cli.rounds(tmp_path / "on")] == [done]
 
 
-def test_a_logger_never_deletes_an_earlier_run_in_the_same_folder(tmp_path: Path) -> None:
+def test_a_run_goes_back_to_an_earlier_checkpoint_in_its_folder(tmp_path: Path) -> None:
+    """What came after is kept aside, the numbers before are kept in place."""
     cli.fit(tmp_path, *cli.HF, *cli.GRPO)
-    first = (tmp_path / "metrics.csv").read_text()
+    first = cli.rounds(tmp_path)
     cli.fit(tmp_path, *cli.HF, *cli.GRPO, f"--ckpt_path={tmp_path}/checkpoints/step-000002.ckpt")
-    assert (tmp_path / "metrics-1.csv").read_text() == first
-    assert len(cli.rounds(tmp_path)) == 2
+    assert [cli.timeless(row) for row in cli.rounds(tmp_path)] == [cli.timeless(row) for row in first]
+    aside = tmp_path / "superseded-1"
+    assert cli.rounds(aside) == first[1:]
+    assert sorted(p.name for p in (aside / "checkpoints").iterdir()) == [
+        "last.ckpt", "step-000004.ckpt", "step-000006.ckpt",
+    ]  # fmt: skip
     assert json.loads((tmp_path / "transcripts/round-000000.jsonl").read_text().splitlines()[0])["round"] == 0

@@ -1,0 +1,183 @@
+"""What a checkpoint records of the settings it was trained with, and what of them a resumed run may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.resume.whole import read
+
+if TYPE_CHECKING:
+    from ovd_lightning.data import OVDDataModule
+    from ovd_lightning.module import OVDModule
+
+KEY = "ovd_lightning"
+"""Under which the record stands in a Lightning checkpoint."""
+VERSION = 1
+
+FIXED = {
+    "data.epochs_per_round": "the updates of a round are counted by it",
+    "data.mini_batches": "the updates of a round are counted by it",
+    "data.problems_per_round": "it says which problems are next",
+    "seed_everything": "it says which problems are next, and what is sampled",
+}
+"""Settings that a resumed run shares with its checkpoint, and why."""
+
+
+@dataclass(slots=True, frozen=True)
+class Progress:
+    """How far a checkpoint was trained."""
+
+    updates: int
+    """global_step."""
+    rounds: int
+    """Finished rounds."""
+
+
+def _class(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def settings(module: OVDModule, data: OVDDataModule) -> dict[str, Any]:
+    """Setting -> value, plain data: those of ``FIXED``, and those whose change is worth a line."""
+    return {
+        "data.epochs_per_round": data.epochs_per_round,
+        "data.mini_batches": data.mini_batches,
+        "data.problems_per_round": data.problems_per_round,
+        "seed_everything": data.seed,
+        "data.rounds": data.rounds,
+        "task": _class(data.task),
+        "method": _class(module.method),
+        "method.init_args.group_size": module.method.group_size,
+        "model.student": module.student_path,
+        "model.dtype": module.dtype_name,
+        "model.learning_rate": module.learning_rate,
+        "model.betas": list(module.betas),
+        "model.weight_decay": module.weight_decay,
+        "model.lr_scheduler": module.lr_scheduler,
+        "model.warmup_fraction": module.warmup_fraction,
+    }
+
+
+def make(module: OVDModule, data: OVDDataModule, updates: int) -> dict[str, Any]:
+    """The record of a checkpoint that is written now."""
+    rounds, inside = divmod(updates - data.resumed.updates, data.updates_per_round)
+    return {
+        "version": VERSION,
+        "rounds": data.resumed.rounds + rounds,
+        "updates_in_round": inside,
+        "settings": settings(module, data),
+    }
+
+
+def compare(checkpoint: dict[str, Any], module: OVDModule, data: OVDDataModule) -> tuple[Progress, list[str]]:
+    """How far a checkpoint was trained, and what differs from it, in words. What may differ is this run's.
+
+    Raises: ConfigError for what must not differ, and for a checkpoint that training cannot go on from.
+    """
+    if "global_step" not in checkpoint or "loops" not in checkpoint:
+        raise ConfigError(
+            "ckpt_path", "is no checkpoint of a training run.", "Give one that `fit` wrote; a student is model.student."
+        )
+    updates = int(checkpoint["global_step"])
+    record = checkpoint.get(KEY)
+    if record is None:  # of version 0.1
+        rounds, inside = divmod(updates, data.updates_per_round)
+        notes = ["the checkpoint holds no record of its settings (an earlier version wrote it): they are not compared"]
+    else:
+        if record["version"] > VERSION:
+            raise ConfigError("ckpt_path", "was written by a later version of ovd_lightning.", "Upgrade it.")
+        now, then = settings(module, data), record["settings"]
+        for name, why in FIXED.items():
+            if name in then and then[name] != now[name]:
+                raise ConfigError(
+                    name,
+                    f"is {now[name]}, and the checkpoint was trained with {then[name]}: {why}.",
+                    f"Resume with {then[name]}, or begin a new run from the trained student "
+                    "(model.student: runs/.../student).",
+                )
+        rounds, inside = record["rounds"], record["updates_in_round"]
+        notes = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
+    if inside:
+        raise ConfigError(
+            "ckpt_path",
+            f"is a checkpoint after {updates} updates, in the middle of a round of {data.updates_per_round}.",
+            "Give one from the end of a round: RoundCheckpoint writes no other.",
+        )
+    if rounds > data.rounds:
+        raise ConfigError(
+            "data.rounds", f"is {data.rounds}, and the checkpoint has {rounds} rounds behind it.", "Raise it."
+        )
+    return Progress(updates, rounds), notes
+
+
+def check_student(checkpoint: dict[str, Any], student: str) -> None:
+    """Raises: ConfigError when the checkpoint's weights are not those of the student's architecture.
+
+    Of a sharded checkpoint, whose tensors stand elsewhere, nothing is compared.
+    """
+    prefix = "student.hf."
+    saved = {n.removeprefix(prefix): tuple(t.shape) for n, t in checkpoint.get("state_dict", {}).items()}
+    if not saved:
+        return
+    expected = _shapes(student)
+    if expected is None:
+        return
+    wrong = [n for n, shape in saved.items() if n in expected and expected[n] != shape]
+    missing = [n for n in expected if n not in saved]
+    if wrong or missing:
+        name = (wrong or missing)[0]
+        was, needed = saved.get(name), expected[name]
+        raise ConfigError(
+            "model.student",
+            f"is {student}, of another architecture than the checkpoint's student: {name} is {list(needed)} there and "
+            f"{'missing' if was is None else list(was)} in the checkpoint.",
+            "Give the student that the run began with.",
+        )
+
+
+def _shapes(student: str) -> dict[str, tuple[int, ...]] | None:
+    """Parameter -> shape, without loading one; None where the configuration alone does not say."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(Path(student).expanduser() if Path(student).exists() else student)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError):  # not there, or of unknown type: the preflight names it
+        return None
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def check(
+    path: Path,
+    module: OVDModule,
+    data: OVDDataModule,
+    *,
+    max_steps: int = -1,
+    over: str | None = None,
+    weights_only: bool | None = None,
+) -> tuple[Progress, list[str]]:
+    """Everything about a resumed run that can be known before a model is loaded; see :func:`compare`.
+
+    Args:
+        max_steps: of the trainer; below 0: no limit.
+        over: what to do where all rounds are trained; None: the run has not come to its end, so that its evaluation
+            and its student are left to do.
+    Raises: ConfigError.
+    """
+    checkpoint = read(path, weights_only)
+    progress, notes = compare(checkpoint, module, data)
+    check_student(checkpoint, module.student_path)
+    if progress.rounds == data.rounds and over is not None:
+        raise ConfigError("data.rounds", f"is {data.rounds}, and all of them are trained.", over)
+    if 0 <= max_steps <= progress.updates:
+        raise ConfigError(
+            "trainer.max_steps",
+            f"is {max_steps}, and the checkpoint has {progress.updates} updates behind it: nothing is left to train.",
+            "Raise it, or use data.rounds alone.",
+        )
+    return progress, notes
