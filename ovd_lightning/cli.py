@@ -25,14 +25,18 @@ from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
+from ovd_lightning.callbacks.signals import SignalsCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
+from ovd_lightning.files import OUTSIDE, check_writable, write_text
+from ovd_lightning.locks import FolderLock
 from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
+from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
 
 
@@ -78,8 +82,8 @@ class RunRecordCallback(SaveConfigCallback):
                 logger.experiment.config.update(record, allow_val_change=True)
         import yaml
 
-        path = Path(trainer.default_root_dir) / "provenance.yaml"
-        path.write_text(yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False))
+        text = yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False)
+        write_text(Path(trainer.default_root_dir) / "provenance.yaml", text)
 
 
 def quiet() -> None:
@@ -155,14 +159,15 @@ class OVDCLI(LightningCLI):
         run: RunConfig = self._get(self.config_init, "run")
         configured = self._get(self.config_init, "trainer") or {}
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
         if getattr(rank_zero_only, "rank", 0) == 0:
+            check_writable("trainer.default_root_dir" if configured.get("default_root_dir") else "run.root", folder)
+            self._lock = FolderLock(folder, "trainer.default_root_dir")
             set_aside(folder / "metrics.csv")
         kwargs["default_root_dir"] = str(folder)
         if configured.get("logger") in (None, True):
             kwargs["logger"] = loggers(run, folder)
-        if configured.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
+        bar = [RunProgressBar()] if configured.get("enable_progress_bar") is not False else []
+        kwargs["callbacks"] = [SignalsCallback(), *(configured.get("callbacks") or []), *bar]
         try:
             return super().instantiate_trainer(**kwargs)
         except MisconfigurationException as error:  # no such accelerator, no such number of devices
@@ -208,21 +213,32 @@ def config_error(error: BaseException | None) -> ConfigError | None:
     return error
 
 
+def outside(error: Exception) -> str | None:
+    """What is wrong outside the program, in one line; None for an error of its own."""
+    if isinstance(error, RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in OUTSIDE:  # of a library that writes its own files
+        where = error.filename or os.environ.get("OVD_RUN_DIR") or "the run's folder"
+        return f"{where}: {error.strerror}."
+    return None
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A ConfigError ends the program with its message alone and exit code 2."""
+    """A ConfigError ends the program with its message alone and exit code 2, an error from outside with 1."""
     try:
         yield
     except Exception as error:
         found = config_error(error)
-        if found is None:
+        line = str(found) if found is not None else outside(error)
+        if line is None:
             raise
-        print(f"error: {found}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1 if found is None else 2) from None
 
 
 def main(args: Any = None) -> None:
     """Run the command line."""
     quiet()
-    with plain_errors():
+    with ending_on_signals(), plain_errors():
         OVDCLI(args)
