@@ -30,11 +30,11 @@ from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.files import OUTSIDE, check_writable, write_text
+from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import is_hub_id
-from ovd_lightning.files import OUTSIDE, check_writable, write_text
-from ovd_lightning.locks import FolderLock
 from ovd_lightning.run_folder import RunConfig, loggers, provenance, run_folder, set_aside
 from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
@@ -82,8 +82,10 @@ class RunRecordCallback(SaveConfigCallback):
                 logger.experiment.config.update(record, allow_val_change=True)
         import yaml
 
+        folder = Path(trainer.default_root_dir)
+        write_text(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
         text = yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False)
-        write_text(Path(trainer.default_root_dir) / "provenance.yaml", text)
+        write_text(folder / "provenance.yaml", text)
 
 
 def quiet() -> None:
@@ -113,7 +115,7 @@ class OVDCLI(LightningCLI):
             OVDModule,
             OVDDataModule,
             save_config_callback=RunRecordCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},  # we write it: whole, or not at all
             seed_everything_default=0,
             args=args,
             run=run,

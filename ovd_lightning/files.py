@@ -69,7 +69,7 @@ def replacing(path: Path | str, mode: str = "w", **options: Any) -> Iterator[IO[
                     os.close(raw.fileno())
             with contextlib.suppress(OSError):
                 target.unlink()
-            if isinstance(cause, OSError) and cause.errno in OUTSIDE:
+            if isinstance(cause, OSError) and cause.errno in (*OUTSIDE, errno.EEXIST, errno.EISDIR):
                 raise unwritable(path, cause) from error
             raise
 
@@ -79,7 +79,7 @@ class _Written(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:  # a file of the disk takes it
         try:
             return super().write(data)
         except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.files import write_text
+from ovd_lightning.files import check_writable, write_text
 
 
 class FolderLock:
@@ -40,6 +40,17 @@ class FolderLock:
             return
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         write_text(holder, json.dumps(mine) + "\n")
+
+    @classmethod
+    def beside(cls, run: Path, folder: Path, setting: str) -> FolderLock | None:
+        """Of a folder that another run may write to as well; None where the lock of the run's own folder covers it.
+
+        Raises: ConfigError, also where it cannot be written to.
+        """
+        if folder.resolve() in (run.resolve(), run.resolve() / "evaluations"):
+            return None
+        check_writable(setting, folder)
+        return cls(folder, setting)
 
     def release(self) -> None:
         self._lock.release()

@@ -67,7 +67,7 @@ class Signals:
 
     def install(self) -> None:
         """Main thread only."""
-        self._sockets = reader, writer = socket.socketpair()
+        reader, writer = self._sockets = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
@@ -83,16 +83,16 @@ class Signals:
         """
         for number in SIGNALS:
             signal.signal(number, self._handle)
-        for number in others:
-            handler = signal.getsignal(number)
-            if callable(handler) and handler is not signal.default_int_handler and not isinstance(handler, _Deferred):
-                signal.signal(number, _Deferred(self, handler))
+        for other in others:
+            handler = signal.getsignal(other)
+            if callable(handler) and not isinstance(handler, _Deferred):
+                signal.signal(other, _Deferred(self, handler))
 
     def uninstall(self) -> None:
         if self._sockets is None or self._pid != os.getpid():
             return
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        for known, handler in self._previous.items():
+            signal.signal(known, handler)  # type: ignore[arg-type]
         signal.set_wakeup_fd(-1)
         for end in self._sockets:
             end.close()
@@ -238,7 +238,8 @@ class _Deferred:
     """A library's handler, which runs when nothing is half done."""
 
     def __init__(self, signals: Signals, handler: Callable[[int, FrameType | None], object]) -> None:
-        self.signals, self.handler = signals, handler
+        self.signals = signals
+        self.handler = handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.signals._depth:

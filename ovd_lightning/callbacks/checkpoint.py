@@ -102,6 +102,14 @@ class RoundCheckpoint(ModelCheckpoint):
 
     # ---------------------------------------------------------------- rounds
 
+    def state_dict(self) -> dict[str, Any]:
+        """With what a validation that was interrupted still has to do."""
+        return {**super().state_dict(), "defer_save": self._defer_save_until_validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._defer_save_until_validation = bool(state_dict.get("defer_save", False))
+
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -126,16 +134,12 @@ class RoundCheckpoint(ModelCheckpoint):
         if signals is not None:
             signals.release()
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Whoever asks for a checkpoint, and whenever, gets the last finished round."""
         if trainer.state.fn == "fit":
             self.finished.correct(trainer, checkpoint, self._updates(trainer))
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.finished.restored(checkpoint)
         self._restored = self.finished.step
 
@@ -177,16 +181,17 @@ class RoundCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the last finished round, and say how the run goes on."""
         signals = stop.current()
-        stopped = isinstance(exception, stop.Stopped) and signals is not None
-        if stopped:
-            signals.begin()
-        if trainer.state.fn == "fit" and (stopped or (self._begun and not isinstance(exception, ConfigError))):
+        stopped = signals if isinstance(exception, stop.Stopped) else None
+        if stopped is not None:
+            stopped.begin()
+        by_signal = stopped is not None
+        if trainer.state.fn == "fit" and (by_signal or (self._begun and not isinstance(exception, ConfigError))):
             with stop.shielded():
-                self._last_words(trainer, str(exception) if stopped else f"ended by {type(exception).__name__}")
+                self._last_words(trainer, str(exception) if by_signal else f"ended by {type(exception).__name__}")
         if signals is not None:
             signals.last_words = None
-        if stopped:
-            signals.saved()
+        if stopped is not None:
+            stopped.saved()
         elif trainer.is_global_zero and trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGKILL)  # ranks that would wait for this one
 

@@ -121,6 +121,6 @@ def _copied(value: Any, into: Any) -> Any:
         known = into if isinstance(into, Mapping) else {}
         return {key: _copied(item, known.get(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        known = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)
-        return type(value)(_copied(item, old) for item, old in zip(value, known, strict=True))
+        earlier = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)
+        return type(value)(_copied(item, old) for item, old in zip(value, earlier, strict=True))
     return deepcopy(value)
