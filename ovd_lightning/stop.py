@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -54,6 +55,8 @@ class Signals:
         self.last_words: Callable[[], None] | None = None
         """Saves what is finished. Set by whoever has something to lose; may run in another thread than the main one,
         while the main thread does not move."""
+        self.hard_end = False
+        """An error ends this process without waiting for anything, too."""
         self._depth = self._writing = 0
         self._held = self._raised = False
         self._claim = threading.Lock()
@@ -177,7 +180,7 @@ class Signals:
             if self._claim.acquire(blocking=False):
                 self.received = self.received or number
                 self._say_last_words()
-                self._finish(number)
+                self.finish(128 + number)
         self._saved.wait()
         time.sleep(max(self._first_at + LIMIT_S - time.monotonic(), LOGGERS_S + 1))
         _kill_children()
@@ -196,7 +199,7 @@ class Signals:
         self.begin()
         if not self._saved.is_set():
             self._say_last_words()
-        self._finish(number)
+        self.finish(128 + number)
 
     def saved(self) -> None:
         """Everything is saved: only what is bounded in time is left to do."""
@@ -215,9 +218,9 @@ class Signals:
         finally:
             self.saved()
 
-    def _finish(self, number: int) -> NoReturn:
+    def finish(self, status: int) -> NoReturn:
         """No exit handlers: they join threads and engines that may wait for an answer for minutes."""
-        closed = _within(LOGGERS_S, lambda: _close_wandb(128 + number))
+        closed = _within(LOGGERS_S, lambda: _close_wandb(status))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -226,7 +229,7 @@ class Signals:
             while os.getppid() == parent and time.monotonic() < until:
                 time.sleep(0.05)  # a rank that ends first would have rank 0 killed while it saves
         _kill_children(spare_wandb=not closed)
-        os._exit(128 + number)
+        os._exit(status)
 
     @staticmethod
     def _wait_for_the_end() -> NoReturn:
@@ -277,9 +280,13 @@ def ending_on_signals() -> Iterator[None]:
     signals.install()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if signals.received is not None:  # Stopped itself, or what it led to on the way
             signals.end(signals.received)
+        if signals.hard_end:
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            signals.finish(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
         raise
     else:
         if signals.received is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ class RoundCheckpoint(ModelCheckpoint):
         self._begun = False
         self._restored = 0
         """global_step of the checkpoint that was resumed from."""
+        self._rounds: dict[int, int] = {}
+        """global_step -> rounds that are finished then."""
 
     @property
     def state_key(self) -> str:
@@ -102,6 +103,10 @@ class RoundCheckpoint(ModelCheckpoint):
 
     # ---------------------------------------------------------------- rounds
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._rounds[trainer.global_step] = trainer.datamodule.first_round()  # type: ignore[attr-defined]
+
     def state_dict(self) -> dict[str, Any]:
         """With what a validation that was interrupted still has to do."""
         return {**super().state_dict(), "defer_save": self._defer_save_until_validation}
@@ -124,6 +129,8 @@ class RoundCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         every = self._every_n_train_steps
+        if batch.last_in_round:
+            self._rounds[trainer.global_step] = batch.round + 1
         if batch.last_in_round and batch.round == trainer.datamodule.rounds - 1:  # type: ignore[attr-defined]
             self._every_n_train_steps = trainer.global_step  # the last round always
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -192,16 +199,19 @@ class RoundCheckpoint(ModelCheckpoint):
             signals.last_words = None
         if stopped is not None:
             stopped.saved()
-        elif trainer.is_global_zero and trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGKILL)  # ranks that would wait for this one
+        elif signals is not None and trainer.world_size > 1:
+            signals.hard_end = True  # other ranks may wait for this one, and it for them
 
     def _last_words(self, trainer: L.Trainer, reason: str) -> None:
         if not trainer.is_global_zero:
             return
         try:
             step = self.rescue(trainer)
-            rounds = f"{step // self._updates(trainer)} of {trainer.datamodule.rounds} rounds"  # type: ignore[attr-defined]
-            done = f"{rounds} are finished and saved in {self.dirpath}." if step else "No finished round is lost."
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            # evaluations before training come before on_train_start
+            rounds = self._rounds.get(step) or (data.first_round() if step == trainer.global_step else 0)
+            done = f"{rounds} of {data.rounds} rounds are finished and saved in {self.dirpath}."
+            done = done if rounds else "No round is finished yet."
         except Exception as error:
             done = f"The last finished round could not be saved: {error}"
         command = continue_command(Path(trainer.default_root_dir))

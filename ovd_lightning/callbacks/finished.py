@@ -84,10 +84,7 @@ class FinishedRound:
 
     def complete(self, trainer: L.Trainer, updates_per_round: int) -> bool:
         """All steps of a round are done, though it has not been recorded yet: the state is as good as recorded."""
-        steps = trainer.global_step
-        scheduled = trainer.fit_loop.epoch_loop.scheduler_progress.total
-        settled = not trainer.lr_scheduler_configs or scheduled.ready == scheduled.completed >= steps
-        return self.touched and steps > self.step and steps % updates_per_round == 0 and settled
+        return self.touched and trainer.global_step - self.step >= updates_per_round
 
     def known(self, trainer: L.Trainer, updates_per_round: int) -> int | None:
         """global_step of the round that :meth:`correct` can give; 0: none is finished; None: it is lost."""

@@ -146,7 +146,7 @@ def test_a_signal_before_anything_is_finished(tmp_path: Path) -> None:
     """Nothing is saved, and the command starts in the same folder."""
     for phase in ("loading", "before-training"):
         out = stopped(phase, tmp_path / "run", number=signal.SIGINT if phase == "loading" else signal.SIGTERM)
-        assert "No finished round is lost. The run goes on with" in out
+        assert "No round is finished yet. The run goes on with" in out
         assert "--ckpt_path" not in out
         assert f"--trainer.default_root_dir={tmp_path}/run" in out
     assert not list((tmp_path / "run/checkpoints").iterdir())
