@@ -102,16 +102,13 @@ def run_folder(run: RunConfig) -> Path:
         try:
             folder.mkdir(parents=True)
             break
-        except FileExistsError:
-            if not base.is_dir():
-                raise ConfigError("run.root", f"{base} is no folder.", "Choose another folder, or run.name.") from None
+        except OSError as error:
+            if not (isinstance(error, FileExistsError) and base.is_dir()):
+                raise ConfigError(
+                    "run.root", f"{base} cannot be written to ({error.strerror}).", "Choose another folder."
+                ) from error
             n += 1
             folder = base / f"{name}-{n}"
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                "run.root", f"{base} cannot be written to ({reason}).", "Choose another folder."
-            ) from error
     os.environ["OVD_RUN_DIR"] = str(folder)
     return folder
 

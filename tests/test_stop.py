@@ -95,8 +95,8 @@ def test_threads_and_children_do_not_outlive_it() -> None:
 with stop.ending_on_signals():
     threading.Thread(target=time.sleep, args=(60,)).start()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
+    stop.current().last_words = lambda: print(child.pid)
     ready()
-    print(child.pid, flush=True)
     time.sleep(60)
 """
     status, out, seconds = ended(code, signal.SIGTERM)

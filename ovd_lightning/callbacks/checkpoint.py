@@ -94,7 +94,9 @@ class RoundCheckpoint(ModelCheckpoint):
         self._begun = True
         if trainer.is_global_zero and whole_on_each_rank(trainer):
             parameters = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-            needed = 3 * parameters * max(1, self.save_top_k + 1)  # with AdamW's two moments
+            all_ = -(-trainer.datamodule.rounds // self.every_n_rounds)  # type: ignore[attr-defined]
+            files = 1 + (all_ if self.save_top_k == -1 else min(all_, max(1, self.save_top_k)))  # one is being written
+            needed = 3 * parameters * files  # with AdamW's two moments
             free = shutil.disk_usage(str(self.dirpath)).free
             if free < needed:
                 rank_zero_warn(

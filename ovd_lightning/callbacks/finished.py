@@ -63,7 +63,7 @@ class FinishedRound:
 
     def restored(self, checkpoint: Mapping[str, Any]) -> None:
         """A round was finished by another process."""
-        self.step, self.loops = int(checkpoint["global_step"]), deepcopy(checkpoint["loops"])
+        self.step, self.loops = int(checkpoint.get("global_step", 0)), deepcopy(checkpoint.get("loops"))
         self.touched, self.copy = False, None
 
     def before_update(self, trainer: L.Trainer, keep: bool) -> None:

@@ -57,7 +57,7 @@ def test_a_name_may_have_parts(run: RunConfig) -> None:
 
 def test_a_root_that_is_no_folder(run: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "x").touch()
-    with pytest.raises(ConfigError, match=r"run\.root: .*x is no folder"):
+    with pytest.raises(ConfigError, match=r"run\.root: .*x cannot be written to"):
         run_folder(run)
     run.root = str(tmp_path / "x")
     with pytest.raises(ConfigError, match=r"run\.root: .*cannot be written to"):
