@@ -211,6 +211,31 @@ def test_two_ranks_end_together(tmp_path: Path) -> None:
     assert_finished(tmp_path / "run", 1, out)
 
 
+@pytest.mark.slow
+def test_slurm_requeues_a_run_with_its_last_finished_round(whole: Path, tmp_path: Path) -> None:
+    """Lightning's own way, at a moment that it does not choose: between the updates of a round."""
+    folder, there, asked = tmp_path / "run", tmp_path / "there", tmp_path / "asked"
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    scontrol.chmod(0o755)
+    job = {f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")}
+    job |= {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "run"}
+    job |= {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    with running(arguments(folder), STAND=f"update-1 {there}", **job) as process:
+        wait(process, there.exists)
+        process.send_signal(signal.SIGUSR1)
+        wait(process, asked.exists)
+        out, _ = end(process)
+        assert process.returncode == 143
+    assert asked.read_text() == "requeue 77\n"
+    assert_finished(folder, 1, out)
+    assert torch.load(folder / "hpc_ckpt_1.ckpt", weights_only=False)["global_step"] == 2
+    again = cli.run(*arguments(folder), **job)  # as SLURM does
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert_same(whole, folder, 1)
+
+
 # --- a teacher behind HTTP --------------------------------------------------------------------------------------
 
 
