@@ -21,6 +21,7 @@ import torch
 
 from tests.workflow import cli
 
+pytestmark = pytest.mark.timeout(900)  # several runs each, on a machine that may be busy
 LIMIT_S = 30
 """10 s are promised; a machine that runs other tests beside is slower."""
 PARTS = ["--engine=tests.workflow.slow.SlowEngine", "--trainer.callbacks+=tests.workflow.slow.SlowCallback"]
