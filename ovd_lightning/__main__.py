@@ -43,9 +43,12 @@ def main() -> None:
 
         dry_run(sys.argv[2:])
         return
-    from ovd_lightning.cli import main as run
+    from ovd_lightning.stop import ending_on_signals
 
-    run()
+    with ending_on_signals():
+        from ovd_lightning.cli import main as run
+
+        run()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,14 @@ from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
+from ovd_lightning.callbacks.signals import SignalsCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.files import OUTSIDE, check_writable, write_text
+from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
 from ovd_lightning.metrics_file import NAME
 from ovd_lightning.module import OVDModule
@@ -47,6 +50,7 @@ from ovd_lightning.run_folder import (
 from ovd_lightning.settings.merging import ConfigFile, objects_replace
 from ovd_lightning.settings.parser import RunParser
 from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
+from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
 
 
@@ -61,8 +65,10 @@ class RunRecordCallback(SaveConfigCallback):
                 logger.experiment.config.update(record, allow_val_change=True)
         import yaml
 
-        path = Path(trainer.default_root_dir) / "provenance.yaml"
-        path.write_text(yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False))
+        folder = Path(trainer.default_root_dir)
+        write_text(folder / self.config_filename, self.parser.dump(self.config, skip_none=False))
+        text = yaml.safe_dump({**provenance(), "command": " ".join(sys.argv)}, sort_keys=False)
+        write_text(folder / "provenance.yaml", text)
 
 
 def quiet() -> None:
@@ -95,7 +101,7 @@ class OVDCLI(LightningCLI):
             OVDModule,
             OVDDataModule,
             save_config_callback=RunRecordCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},  # we write it: whole, or not at all
             seed_everything_default=0,
             parser_class=RunParser,
             auto_configure_optimizers=False,  # AdamW is the module's
@@ -187,25 +193,25 @@ class OVDCLI(LightningCLI):
             else:
                 check_evaluated(self.checkpoint, self.model, weights_only)
         callbacks = configured.get("callbacks") or []
-        callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks])]
+        callbacks = [SignalsCallback(), *(callbacks if isinstance(callbacks, list) else [callbacks])]
         if configured.get("max_time") is not None:
             callbacks.append(round_timer(configured["max_time"]))
             kwargs["max_time"] = None
         if configured.get("enable_progress_bar") is not False:
             callbacks.append(RunProgressBar())
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        kwargs["default_root_dir"] = str(folder)
+        folder_setting = "trainer.default_root_dir" if configured.get("default_root_dir") else "run.root"
         self.continued = self.checkpoint if fitting and continues(self.checkpoint, folder) else None
         self.wandb_id = (read_state(folder).get("wandb_id") if self.continued else None) or new_wandb_id()
         file = NAME
         if not fitting:  # an evaluation in a run's folder writes beside the run's own numbers
             file = f"{self.subcommand}-{NAME}" if (folder / STATE).exists() else NAME
-            if is_rank_zero():
-                set_aside(folder / file)
+        if is_rank_zero():
+            check_writable(folder_setting, folder)
+        kwargs["default_root_dir"] = str(folder)
         kwargs["logger"] = run_loggers(configured.get("logger"), loggers(run, folder, file, self.wandb_id))
         try:
-            return super().instantiate_trainer(**kwargs, callbacks=callbacks)
+            trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         except ConfigError:
             raise
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:  # no such device ...
@@ -218,6 +224,11 @@ class OVDCLI(LightningCLI):
                 told,
                 "On a laptop: --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto.",
             ) from error
+        if is_rank_zero():
+            self._lock = FolderLock(folder, "trainer.default_root_dir")
+            if not fitting:
+                set_aside(folder / file)
+        return trainer
 
     def before_fit(self) -> None:
         begin(self.trainer, self.continued, self.progress, self.wandb_id, " ".join(sys.argv))
@@ -286,21 +297,32 @@ def config_error(error: BaseException | None) -> ConfigError | None:
     return error
 
 
+def outside(error: Exception) -> str | None:
+    """What is wrong outside the program, in one line; None for an error of its own."""
+    if isinstance(error, RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in OUTSIDE:  # of a library that writes its own files
+        where = error.filename or os.environ.get("OVD_RUN_DIR") or "the run's folder"
+        return f"{where}: {error.strerror}."
+    return None
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A ConfigError ends the program with its message alone and exit code 2."""
+    """A ConfigError ends the program with its message alone and exit code 2, an error from outside with 1."""
     try:
         yield
     except Exception as error:
         found = config_error(error)
-        if found is None:
+        line = str(found) if found is not None else outside(error)
+        if line is None:
             raise
-        print(f"error: {found}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1 if found is None else 2) from None
 
 
 def main(args: Any = None) -> None:
     """Run the command line."""
     quiet()
-    with plain_errors():
+    with ending_on_signals(), plain_errors():
         OVDCLI(args)

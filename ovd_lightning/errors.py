@@ -46,3 +46,8 @@ def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
     """ "Did you mean --data.rounds?", or nothing where no name is near."""
     found = nearest(name, names)
     return "" if found is None else f"Did you mean {dashes}{found}?"
+
+
+class RunError(RuntimeError):
+    """The run cannot go on, for a reason outside the program: a service that is gone, a full disk, a loss that is no
+    number. The message alone is shown."""

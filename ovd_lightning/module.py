@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.pretrained import loading
 from ovd_lightning.resume.record import KEY, compare, make
@@ -139,7 +139,7 @@ class OVDModule(L.LightningModule):
             )
         output = self.method.loss(self.student, batch)
         if not torch.isfinite(output.loss):
-            raise RuntimeError(
+            raise RunError(
                 f"the loss of round {batch.round} is {output.loss.item()}: see policy/ratio_max and lower "
                 "model.learning_rate or data.epochs_per_round"
             )

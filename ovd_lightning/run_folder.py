@@ -79,13 +79,23 @@ def job_folder(runs: Path) -> Path | None:
     return None if job == "none" else runs / job
 
 
+def checked_name(name: str) -> str:
+    """A run's name, which is a folder below the root, or several. Raises: ConfigError."""
+    plain = all(part not in ("", ".", "..") and len(os.fsencode(part)) < 256 for part in name.split("/"))
+    if not plain or not name.isprintable() or name.startswith("~"):
+        raise ConfigError(
+            "run.name", f"is {name!r}.", "Use a name like math or math/seed-1: it is a folder in run.root."
+        )
+    return name
+
+
 def run_folder(run: RunConfig) -> Path:
     """<root>/<name>/<time>, with a number added if it is taken; the same folder on all ranks of a launch.
 
     Ranks that Lightning starts inherit it. Ranks that torchrun or SLURM start share <root>/<name>/<job id>.
-    Raises: ConfigError for a launcher that gives its ranks no common id.
+    Raises: ConfigError for a launcher that gives its ranks no common id, and for a name that leaves the root.
     """
-    base = Path(run.root) / run.name
+    base = Path(run.root) / checked_name(run.name)
     if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
         if "OVD_RUN_DIR" in os.environ:
             return Path(os.environ["OVD_RUN_DIR"])
@@ -103,7 +113,11 @@ def run_folder(run: RunConfig) -> Path:
         try:
             folder.mkdir(parents=True)
             break
-        except FileExistsError:
+        except OSError as error:
+            if not (isinstance(error, FileExistsError) and base.is_dir()):
+                raise ConfigError(
+                    "run.root", f"{base} cannot be written to ({error.strerror}).", "Choose another folder."
+                ) from error
             n += 1
             folder = base / f"{name}-{n}"
     os.environ["OVD_RUN_DIR"] = str(folder)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -134,8 +135,7 @@ class Service:
         if not calls:
             return []
         retries = self._max_retries if max_retries is None else max_retries
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, self._send(calls, retries)).result()
+        return _in_a_thread(lambda: self._send(calls, retries))
 
     async def _send(self, calls: Sequence[Call], retries: int) -> list[Any]:
         slots, trial = asyncio.Semaphore(self._max_concurrency), asyncio.Lock()
@@ -230,6 +230,37 @@ class Service:
             return min(max(float(header or 0), 0.0), LONGEST_WAIT_S)
         except ValueError:  # a date: rare, and the back-off is waited for anyway
             return 0.0
+
+
+def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What a coroutine comes to, in an event loop of its own.
+
+    Whoever is interrupted while waiting here does not wait for the answers: the calls are cancelled, and the thread
+    does not keep the process alive.
+    """
+    result: Future[Any] = Future()
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                value = runner.run(work())
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(value)
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    threading.Thread(target=run, name="calls", daemon=True).start()
+    try:
+        return result.result()
+    except BaseException:
+        if not result.done():
+            loop.call_soon_threadsafe(cancel)
+        raise
 
 
 def checked_service(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ovd_lightning.files import replacing
 from ovd_lightning.types import Group, Trajectory
 
 
@@ -60,16 +60,13 @@ class TranscriptWriter:
         self.suffix = f"-rank{rank}" if rank else ""
 
     def write(self, round: int, groups: Sequence[Group]) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"round-{round:06d}{self.suffix}.jsonl"
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
+        with replacing(path) as file:
             for group in groups:
                 trains = {id(y) for y in group.mixture}
                 rejected = [y for y in group.sampled if id(y) not in trains]
                 for y in [*rejected, *group.mixture]:
                     file.write(json.dumps(record(y, round, id(y) in trains), ensure_ascii=False) + "\n")
-        os.replace(partial, path)
         return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from ovd_lightning.callbacks.resumed import had, validate_first
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.errors import ConfigError
@@ -27,8 +28,9 @@ from ovd_lightning.evaluation.running import Pass
 from ovd_lightning.evaluation.tally import Tally
 from ovd_lightning.evaluation.wandb_tables import Shown, log_tables
 from ovd_lightning.loader import ProblemBatch
+from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
-from ovd_lightning.run_folder import continue_command
+from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
 
@@ -105,6 +107,8 @@ class BenchmarkCallback(L.Callback):
         """The last evaluation of each split."""
         self._pass: Pass | None = None
         self._weights: tuple[int, int, str] | None = None
+        self._resumed = False
+        self._lock: FolderLock | None = None
 
     def remember(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         """Fill the history of a resumed run from its metrics: (global_step, metric -> value)."""
@@ -188,7 +192,7 @@ class BenchmarkCallback(L.Callback):
         evaluation = Evaluation(
             split=running.split,
             step=trainer.global_step,
-            settings=self.settings(trainer, module, running),
+            settings=self.settings(trainer, module, running.tasks),
             benchmarks=benchmarks,
             environment=running.environment_counts(module.device),
             seconds=perf_counter() - running.start,
@@ -219,23 +223,30 @@ class BenchmarkCallback(L.Callback):
                 "benchmark (benchmark.wandb_rows)"
             )
 
-    def settings(self, trainer: L.Trainer, module: OVDModule, running: Pass) -> dict[str, Any]:
-        """How an evaluation is done, as JSON: what its table must be read with."""
-        answering = running.answering
+    def settings(self, trainer: L.Trainer, module: OVDModule, tasks: Mapping[str, Task]) -> dict[str, Any]:
+        """How an evaluation is done, as JSON: what its table must be read with. Collective."""
+        rollout = self._rollout(trainer)
         fitting = trainer.state.fn == "fit"
         checkpoint = None if fitting else trainer.ckpt_path
         return {
-            **answering.decoding.settings(),
+            **self.decoding(rollout, self._data(trainer)).settings(),
             "rejection": None if self.rejection is None else self.rejection.settings(module.method.teacher),
             "model": module.student_path,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "updates": trainer.global_step if fitting else trained_updates(checkpoint),
-            "weights": answering.weights,
-            "engine": answering.engine.name,
+            "weights": self._fingerprint(trainer, module),
+            "engine": rollout.engine.name,
             "environments": {
-                name: describe(task.environment) for name, task in running.tasks.items() if task.environment is not None
+                name: describe(task.environment) for name, task in tasks.items() if task.environment is not None
             },
         }
+
+    def _found(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit) -> bool:
+        """Whether this step's evaluation was finished before the run was resumed; its numbers are known then."""
+        settings = self.settings(trainer, module, self._data(trainer).benchmarks(split))
+        values = had(trainer, self.path(trainer), split, settings)
+        self.history.setdefault(trainer.global_step, {}).update(values or {})
+        return values is not None
 
     # ----------------------------------------------------------------- parts
 
@@ -296,6 +307,8 @@ class BenchmarkCallback(L.Callback):
         check_evaluation(
             data, self._splits_of(stage), rollout.engine, decoding, self.rejection, module.method.teacher, checked
         )
+        if self.save and trainer.is_global_zero and self._lock is None:
+            self._lock = FolderLock.beside(Path(trainer.default_root_dir), self.path(trainer), "benchmark.folder")
 
     def _splits_of(self, stage: str) -> list[EvalSplit]:
         """Whose problems are answered."""
@@ -319,17 +332,28 @@ class BenchmarkCallback(L.Callback):
         else:
             trainer.limit_val_batches = 0
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, OVDModule)
-        if trainer.global_step == 0:
+        self._resumed = trainer.global_step > 0
+        if not self._resumed:
             for split in self.before_training:
                 self.evaluate(trainer, pl_module, split)
+            return
+        updates = self._data(trainer).updates_per_round
+        due = self.every_n_rounds > 0 and trainer.global_step % (self.every_n_rounds * updates) == 0
+        if due and not self._found(trainer, pl_module, "validation"):  # it was interrupted
+            validate_first(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, OVDModule)
-        known = self.history.get(trainer.global_step, {})
         for split in self.after_training:
-            if not any(name.startswith(f"{PREFIX[split]}/") for name in known):
+            known = any(name.startswith(f"{PREFIX[split]}/") for name in self.history.get(trainer.global_step, {}))
+            if not known and not (self._resumed and self._found(trainer, pl_module, split)):
                 self.evaluate(trainer, pl_module, split)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -379,12 +403,12 @@ class BenchmarkCallback(L.Callback):
         if running is None or running.answering.files is None:
             return
         kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"
-        folder = Path(trainer.default_root_dir)
         if trainer.state.fn == "fit":
-            command = continue_command(folder)
+            how = "It goes on with the run."
         else:  # with the checkpoint that "last" was
-            command = continuation(folder, str(trainer.ckpt_path) if trainer.ckpt_path else None)
-        how = f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
+            checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None
+            command = continuation(Path(trainer.default_root_dir), checkpoint)
+            how = f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
         rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how}")
 
 

@@ -15,6 +15,7 @@ from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
 from ovd_lightning.evaluation.table import caption, render
+from ovd_lightning.files import move, partial, remove
 from ovd_lightning.module import OVDModule
 
 NARROWEST = 160
@@ -67,7 +68,13 @@ class SummaryCallback(L.Callback):
         assert isinstance(pl_module, OVDModule)
         run = Path(trainer.default_root_dir)
         if self.export:
-            pl_module.student.export(run / "student", pl_module.student_path, write=trainer.is_global_zero)
+            # beside its place: a student's folder is whole, or is not there
+            building = partial(run / "student")
+            if trainer.is_global_zero:
+                remove(building)
+            pl_module.student.export(building, pl_module.student_path, write=trainer.is_global_zero)
+            if trainer.is_global_zero:
+                move(building, run / "student")
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

@@ -7,13 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.service import Call, Failure, Service, Traffic
 
 __all__ = ["Call", "Endpoint", "EndpointDown", "Failure", "Usage"]
 
 
-class EndpointDown(RuntimeError):
+class EndpointDown(RunError):
     """An endpoint failed too often in a row."""
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling, TokensUsed
 from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage
 from ovd_lightning.engines.local import encode
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.pretrained import load_tokenizer
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ class OpenAIEngine(Engine):
             if completion:
                 answer = next(answers)
                 if isinstance(answer, Failure):
-                    raise RuntimeError(f"{self.name} could not score pair {index}: {answer.reason}")
+                    raise RunError(f"{self.name} could not score pair {index}: {answer.reason}")
                 choice, _ = answer
                 for position, token in enumerate(completion[:-1], start=len(prompt)):
                     values.append(choice.prompt_logprobs[position][str(token)]["logprob"])

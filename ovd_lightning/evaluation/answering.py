@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Sampling
+from ovd_lightning.errors import RunError
 from ovd_lightning.evaluation.answers import AnswerFiles, Row, key_of, verdict_key
 from ovd_lightning.evaluation.names import SHARES
 from ovd_lightning.teachers.verbal import seed_of
@@ -222,7 +223,7 @@ class Answering:
         )
         for episode in episodes:
             if episode.error is not None:
-                raise RuntimeError(f"{self.engine.name} did not answer problem {episode.problem.id!r}: {episode.error}")
+                raise RunError(f"{self.engine.name} did not answer problem {episode.problem.id!r}: {episode.error}")
         return [Response(e.said, e.written, e.truncated, sum(e.mask), e.turns) for e in episodes]
 
     def _row(self, benchmark: str, task: Task, want: Wanted, response: Response, grade: Grade | None) -> Row:

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ovd_lightning.files import unwritable
+from ovd_lightning.stop import shielded
+
 Row = dict[str, Any]
 """One answer: what was asked and how, the response, its verdict, and under which weights."""
 
@@ -81,16 +84,22 @@ class AnswerFiles:
             return _parsed(file.readline())
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add lines; they are on the disk when this returns."""
+        """Add lines; they are on the disk when this returns. Raises: RunError."""
         if not rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            for row in rows:
-                self._index(row, self.path, file.tell())
-                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with shielded(), self.path.open("ab") as file:
+                places = []
+                for row in rows:
+                    places.append(file.tell())
+                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        for row, start in zip(rows, places, strict=True):
+            self._index(row, self.path, start)
 
 
 def verdict_key(row: Row) -> str:

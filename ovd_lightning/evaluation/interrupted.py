@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from ovd_lightning.evaluation.names import AVERAGE
 
 SCRIPTS = ("__main__.py", "ovd-lightning")
 """Last parts of ``sys.argv[0]`` when the command line runs."""
@@ -40,6 +44,33 @@ def _without(arguments: Sequence[str], name: str) -> list[str]:
         elif not argument.startswith(f"{name}="):
             kept.append(argument)
     return kept
+
+
+def finished(folders: Sequence[Path], stem: str, settings: Mapping[str, Any], prefix: str) -> dict[str, float] | None:
+    """What an evaluation measured (see ``Evaluation.values``) that is whole on the disk, done with these settings and
+    hence these weights; None where there is none, e.g. because it was interrupted.
+
+    Args:
+        folders: of evaluations, the first one that has it counts.
+        stem: e.g. validation-000800.
+        prefix: of the metrics' names.
+    """
+    wanted = json.loads(json.dumps(settings))
+    for folder in folders:
+        try:
+            found = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(found, dict) or found.get("settings") != wanted:
+            continue
+        scores = {name: entry["scores"] for name, entry in found["benchmarks"].items()} | {AVERAGE: found[AVERAGE]}
+        return {
+            f"{prefix}/{name}/{kind}": score["value"]
+            for name, kinds in scores.items()
+            for kind, score in kinds.items()
+            if score["value"] is not None
+        }
+    return None
 
 
 def trained_updates(checkpoint: str | Path | None) -> int | None:

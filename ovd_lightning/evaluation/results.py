@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ovd_lightning.evaluation.estimators import average
 from ovd_lightning.evaluation.names import AVERAGE
+from ovd_lightning.files import replacing, write_text
 
 
 class Score(NamedTuple):
@@ -137,8 +137,8 @@ class Evaluation:
             for file in (path, path.with_suffix(".csv")):
                 if file.exists():
                     file.rename(file.with_stem(f"{self.stem}-{n}"))
-        _write(path, json.dumps(self.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-        with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
+        write_text(path, json.dumps(self.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        with replacing(path.with_suffix(".csv"), newline="") as stream:
             rows = self._csv_rows()
             writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), restval="")
             writer.writeheader()
@@ -190,10 +190,3 @@ def _settings_in(path: Path) -> Any:
     except ValueError:
         return None
     return found.get("settings") if isinstance(found, dict) else None
-
-
-def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

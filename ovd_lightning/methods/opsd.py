@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.student import Student
@@ -94,7 +94,7 @@ class OPSD(DistributionMatching):
         ids = encode_prompt(text, round.tokenizer, round.chat, round.task.system)
         context = round.engine.max_context
         if context is not None and len(ids) + round.sampling.max_tokens > context:
-            raise RuntimeError(
+            raise RunError(
                 f"the teacher's prompt of problem {problem.id!r} has {len(ids)} tokens; with "
                 f"{round.sampling.max_tokens} of a completion that is more than the {context} of the model. Shorten "
                 "method.init_args.hint or lower rollout.max_tokens."

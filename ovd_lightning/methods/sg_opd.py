@@ -88,7 +88,7 @@ class SGOPD(TokenLevel):
         self.agree, self.conflict, self.reference = agree, conflict, reference
         self.imitation, self.hold, self.end = imitation, hold, end
         self.demonstrations = demonstrations
-        self.cache = AnswerCache(cache)
+        self.cache = AnswerCache(cache, "method.init_args.cache")
 
     @property
     def needs_reference(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ovd_lightning.files import write_text
+
 
 def write_report(run_dir: Path | str) -> Path:
     """Write ``run_dir/report.html`` from the run's config, metrics and transcripts; returns its path.
@@ -16,7 +18,5 @@ def write_report(run_dir: Path | str) -> Path:
 
     run = read_run(Path(run_dir))
     target = run.path / "report.html"
-    partial = target.with_suffix(".html.part")
-    partial.write_text(render(run), encoding="utf-8")
-    partial.replace(target)
+    write_text(target, render(run))
     return target

@@ -15,7 +15,7 @@ from ovd_lightning.resume.find import WORDS, check_whole, find, run_of
 from ovd_lightning.resume.record import Progress, check, check_student
 from ovd_lightning.resume.rewind import rewind
 from ovd_lightning.resume.whole import read
-from ovd_lightning.run_folder import job_folder, read_state, write_state
+from ovd_lightning.run_folder import checked_name, job_folder, read_state, write_state
 
 if TYPE_CHECKING:
     import lightning as L
@@ -41,7 +41,7 @@ def resolve(config: Any, verb: str) -> Path | None:
     """
     given = config.get("ckpt_path")
     fitting = verb == "fit"
-    runs = Path(config["run.root"]) / config["run.name"]
+    runs = Path(config["run.root"]) / checked_name(config["run.name"])
     folder = config.get("trainer.default_root_dir")
     folder = None if folder is None else Path(folder)
     if given is None and fitting and SLURMEnvironment.detect():

@@ -113,10 +113,14 @@ class SearchEngine(ABC):
     def check(self) -> None:  # noqa: B027 -- an engine may have nothing to check
         """Everything that can be checked without loading. Raises: ConfigError."""
 
+    def open_cache(self) -> None:
+        """Raises: ConfigError for one that is damaged or cannot be written to."""
+        if self._cache is None and self._cache_path is not None:
+            self._cache = AnswerCache(self._cache_path, f"{SETTINGS}.cache")
+
     def start(self) -> None:
         """Load. A second call does nothing."""
-        if self._cache is None and self._cache_path is not None:
-            self._cache = AnswerCache(self._cache_path)
+        self.open_cache()
 
     @contextmanager
     def awake(self) -> Iterator[None]:

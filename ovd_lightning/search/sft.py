@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.files import write_text
 from ovd_lightning.metrics import sub_exact_match
 from ovd_lightning.search.base import Document
 from ovd_lightning.search.simulated import FIELDS, TOLD, UNTOLD
@@ -241,9 +242,8 @@ def written(documents: Sequence[Document]) -> str:
 
 
 def save(path: Path, pairs: Sequence[Pair], asking: Asking) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"messages": asking.messages(pair)}, ensure_ascii=False) + "\n" for pair in pairs]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def summary(name: str, pairs: Sequence[Pair]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult, placeholders
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 
@@ -109,6 +109,7 @@ class SearchEnvironment(Environment):
 
     def check(self) -> None:
         self.search.check()
+        self.search.open_cache()
 
     def start(self) -> None:
         self.search.start()
@@ -121,7 +122,7 @@ class SearchEnvironment(Environment):
             yield
         searches, failed = self._rollout["searches"], self._rollout["failed"]
         if searches >= FEWEST and failed / searches > self.max_failed_share:
-            raise RuntimeError(
+            raise RunError(
                 f"{failed} of {searches} searches by {self.search.name} failed, a larger share than "
                 f"{SETTINGS}.max_failed_share = {self.max_failed_share:g}. The last one: {self._last_error}"
             )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.files import write_text
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.web_qa import WebQA
@@ -260,8 +261,7 @@ class SmallWorldTask(WebQA):
 
 def write_corpus(world: World, path: Path) -> None:
     """The world's documents as JSON lines, which the BM25 engine reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(document) + "\n" for document in world.documents()))
+    write_text(path, "".join(json.dumps(document) + "\n" for document in world.documents()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.calls import CLOSE, NoCall, call_of, hermes_call
@@ -126,7 +126,7 @@ class ToolEnvironment(Environment):
         yield
         calls, failed = self._rollout["calls"], self._rollout["failed"]
         if calls >= FEWEST and failed / calls > self.max_failed_share:
-            raise RuntimeError(
+            raise RunError(
                 f"the sandbox {self.sandbox.name} failed in {failed} of {calls} calls, a larger share than "
                 f"{SETTINGS}.max_failed_share = {self.max_failed_share:g}. The last time: {self._last_error}"
             )

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ovd_lightning.errors import ConfigError, RunError
+
+log = logging.getLogger(__name__)
+
+LOCKED_S = 30.0
+"""Seconds to wait for another process's write."""
+USE = "Free space, make it and its folder writable, or end the process that holds it."
 
 
 class AnswerCache:
@@ -15,19 +25,49 @@ class AnswerCache:
 
     Every :meth:`put` is committed, so a killed run loses no answer. Ranks of one machine may share a file; it must
     not lie on a network file system. In memory, the oldest answers go when there are more than ``memory_limit``.
+
+    Args:
+        path: the file.
+        setting: that names it.
+
+    Raises: ConfigError for a file that is no cache, damaged, or not writable; RunError when that happens later.
     """
 
     memory_limit = 200_000
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, setting: str = "cache") -> None:
         self.path = None if path is None else Path(path)
-        if self.path is not None:
+        if self.path is None:
+            self._open(":memory:")
+            return
+        mend = "Delete it (answers are then asked for again), or name another file."
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(":memory:" if self.path is None else self.path, timeout=60, check_same_thread=False)
-        if self.path is not None:
+            self._open(str(self.path))
             self._db.execute("PRAGMA journal_mode=WAL")
+            with self._db:  # sees a folder or file that cannot be written to
+                self._db.execute("INSERT OR REPLACE INTO answers VALUES ('', '0')")
+                self._db.execute("DELETE FROM answers WHERE key = ''")
+            if (said := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise ConfigError(setting, f"{self.path} is damaged ({' '.join(said.split())}).", mend)
+        except OSError as error:
+            raise ConfigError(setting, f"{self.path} cannot be written ({error.strerror}).", mend) from error
+        except sqlite3.OperationalError as error:  # locked, read-only, a folder in its place, no space
+            raise ConfigError(setting, f"{self.path} cannot be used ({error}).", USE) from error
+        except sqlite3.Error as error:
+            raise ConfigError(setting, f"{self.path} is no cache, or damaged ({error}).", mend) from error
+
+    def _open(self, path: str) -> None:
+        self._db = sqlite3.connect(path, timeout=LOCKED_S, check_same_thread=False)
         self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         self._db.commit()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(f"the cache {self.path} cannot be used any more ({error}). {USE}") from error
 
     @staticmethod
     def key(*parts: Any) -> str:
@@ -40,12 +80,17 @@ class AnswerCache:
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
             marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part)
-            found.update((key, json.loads(value)) for key, value in rows)
+            with self._in_use():
+                rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part).fetchall()
+            for key, value in rows:
+                try:
+                    found[key] = json.loads(value)
+                except ValueError:
+                    log.warning("%s: the answer %s is damaged and asked for again", self.path, key)
         return found
 
     def put(self, answers: dict[str, Any]) -> None:
-        with self._db:
+        with self._in_use(), self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?)", [(k, json.dumps(v)) for k, v in answers.items()]
             )

@@ -16,7 +16,7 @@ import torch
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, encode
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
@@ -141,7 +141,7 @@ class VerbalTeacher(Teacher):
         self.demonstration_thinking = demonstration_thinking
         self.max_parse_failures = max_parse_failures
         self.min_mass = min_mass
-        self.cache = AnswerCache(cache)
+        self.cache = AnswerCache(cache, "method.init_args.teacher.init_args.cache")
         self.ledger = Ledger()
 
     @property
@@ -250,7 +250,7 @@ class VerbalTeacher(Teacher):
         counted = unparsed or UnparsedScores()
         counted.failures, counted.prompts = counted.failures + failures, counted.prompts + len(prompts)
         if counted.prompts > counted.least and counted.failures / counted.prompts > self.max_parse_failures:
-            raise RuntimeError(
+            raise RunError(
                 f"{counted.failures} of {counted.prompts} scoring prompts got no score from {self.engine.name}: the "
                 "teacher does not follow the scoring prompt. Check method.init_args.teacher (chat: true for a chat "
                 "model, read: text for one that thinks before it answers, with a larger score_tokens), or raise "

@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ovd_lightning.errors import RunError
+
 log = logging.getLogger(__name__)
 
 STARTUP_S = 60.0
@@ -31,7 +33,7 @@ STARTS = 3
 Reply = dict[str, Any]
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RunError):
     """No worker can be started: a broken installation, not a hostile answer."""
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.teachers.cache import AnswerCache
 
 
@@ -51,3 +56,51 @@ def test_keys_tell_apart() -> None:
     keys = {AnswerCache.key(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", 0), ("b", "a"), ("é",), (0.7,), (1,)]}
     assert len(keys) == 7
     assert AnswerCache.key("a", 1) == AnswerCache.key("a", 1)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def overwrite(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[20000:30000] = os.urandom(10000)
+    path.write_bytes(bytes(data))
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [cut, overwrite, replace, lambda path: path.write_text("{}" * 999)])
+def test_a_damaged_file_is_one_line_that_names_it(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    cache = AnswerCache(path)
+    cache.put({str(i): "x" * 100 for i in range(1000)})
+    cache.close()
+    damage(path)
+    with pytest.raises(ConfigError, match=r"^teacher\.cache: ") as caught:
+        AnswerCache(path, "teacher.cache")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path / "answers.sqlite")
+    cache.put({"a": [1, 2], "b": 3})
+    cache._db.execute("UPDATE answers SET value = '[1, ' WHERE key = 'a'")
+    assert cache.get(["a", "b"]) == {"b": 3}
+
+
+def test_a_cache_that_breaks_in_use_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovd_lightning.teachers.cache.LOCKED_S", 0.1)
+    path = tmp_path / "answers.sqlite"
+    cache, other = AnswerCache(path), sqlite3.connect(path)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match=r"answers\.sqlite cannot be used any more \(database is locked\)"):
+        cache.put({"a": 1})
+    with pytest.raises(ConfigError, match=r"answers\.sqlite cannot be used \(database is locked\)"):
+        AnswerCache(path)
+    other.rollback()
+    cache.put({"a": 1})

@@ -40,6 +40,30 @@ def test_ranks_of_torchrun_and_slurm_share_the_job(run: RunConfig, monkeypatch: 
     assert run_folder(run) == Path(run.root) / "x" / "abc"
 
 
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../../x", "/tmp/x", "a/../../x", "a//b", "a/", "a/.", "~x", "a\0b", "a\nb", "x" * 256]
+)
+def test_a_name_stays_inside_the_root(name: str, run: RunConfig) -> None:
+    run.name = name
+    with pytest.raises(ConfigError, match=r"^run\.name: "):
+        run_folder(run)
+    assert not list(Path(run.root).iterdir())
+
+
+def test_a_name_may_have_parts(run: RunConfig) -> None:
+    run.name = "math θ=7/seed 1"
+    assert run_folder(run).parent == Path(run.root) / "math θ=7" / "seed 1"
+
+
+def test_a_root_that_is_no_folder(run: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(ConfigError, match=r"run\.root: .*x cannot be written to"):
+        run_folder(run)
+    run.root = str(tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"run\.root: .*cannot be written to"):
+        run_folder(run)
+
+
 def test_what_a_logger_would_overwrite_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     for text in ("one", "two"):
