@@ -97,6 +97,7 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*It is recommended to use .*sync_dist=True.*",  # it is used
         ".*torch.distributed.reduce_op.*",
+        ".*in eval mode at the start of training.*",  # the student samples and trains as the same policy
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -67,7 +67,9 @@ class SummaryCallback(L.Callback):
         assert isinstance(pl_module, OVDModule)
         run = Path(trainer.default_root_dir)
         if self.export:
-            pl_module.student.export(run / "student", pl_module.student_path, write=trainer.is_global_zero)
+            rollout = self._callback(trainer, RolloutCallback)
+            tokenizer = rollout.engine.tokenizer if rollout is not None else None  # what the run was sampled with
+            pl_module.student.export(run / "student", tokenizer or pl_module.student_path, write=trainer.is_global_zero)
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
