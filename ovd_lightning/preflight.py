@@ -53,8 +53,8 @@ def say_generation_problem(student: str) -> None:
     problem = generation_problem(student)
     if problem is not None:
         rank_zero_info(
-            f"model.student: the generation settings of {student} contradict themselves ({problem}). Sampling here does "
-            "not use them; the exported student gets them as they are."
+            f"model.student: the generation settings of {student} contradict themselves ({problem}). Sampling here "
+            "does not use them; the exported student gets them as they are."
         )
 
 

@@ -419,12 +419,14 @@ def test_an_export_without_tokenizer_has_its_weights(tiny_model: str, tmp_path: 
     AutoTokenizer.from_pretrained(tmp_path / "student")
 
 
-def test_weights_that_cannot_be_written_leave_no_half_a_student(tiny_model: str, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_written_leave_no_half_a_student(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr("huggingface_hub.save_torch_state_dict", full)
+    monkeypatch.setattr("huggingface_hub.save_torch_state_dict", full)
+    with pytest.raises(OSError, match="No space left"):
         Student(tiny_model).export(tmp_path / "student", tiny_model)
     assert not list(tmp_path.iterdir())
 
@@ -461,7 +463,8 @@ def test_a_nested_soft_cap_is_applied(tmp_path: Path) -> None:
     torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(found[1], entropies, atol=1e-5, rtol=0)
     rows = student.rows(batch.input_ids, batch.attention_mask, batch.completion_mask)
-    assert (plain(rows).abs().max() > 2) and (student._logits(rows, 1.0).abs().max() <= 2)
+    assert plain(rows).abs().max() > 2
+    assert student._logits(rows, 1.0).abs().max() <= 2
 
 
 def test_a_model_whose_logits_need_more_than_its_last_hidden_state_is_refused(

@@ -37,6 +37,7 @@ class WeightReceiver:
 
     def receive_weights(self, weights: list[tuple[str, Tensor]] | None = None, path: str | None = None) -> None:
         """Hugging Face names, as tensors or as a safetensors file; fused layers are handled by vLLM's loader."""
+        from vllm.config import set_current_vllm_config
         from vllm.platforms import current_platform
 
         if path is not None:
@@ -46,7 +47,8 @@ class WeightReceiver:
         model = self.get_model()  # type: ignore[attr-defined]
         if current_platform.is_cpu():
             _unpack_experts(model)
-        self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # some layers ask for it
+            self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
         if current_platform.is_cpu():
             _pack_heads(model)
 
@@ -233,7 +235,15 @@ class VLLMEngine(LocalEngine):
                 type(current_platform).simple_compile_backend = "eager"
             from vllm import LLM
 
-            self._llm = LLM(**arguments)
+            try:
+                self._llm = LLM(**arguments)
+            except (ValueError, AssertionError, NotImplementedError, KeyError) as error:
+                names = ", ".join(getattr(self.config, "architectures", None) or [self.config.model_type])
+                raise ConfigError(
+                    "model",
+                    f"vLLM does not run {self.model} ({names}) with these settings: {' '.join(str(error).split())}.",
+                    "Use the hf engine (--engine=configs/engine/hf.yaml), or change engine.init_args.options.",
+                ) from error
         # Freeing one engine of a process breaks the others and the trainer's process group: hold it until exit.
         atexit.register(id, self._llm)
         self._rest()
