@@ -15,7 +15,7 @@ from ovd_lightning.types import Batch
 
 
 class OVDModule(L.LightningModule):
-    """The student and its training step.
+    """The student and its training step. It trains as it samples: without dropout, whatever its configuration says.
 
     Args:
         student: checkpoint folder or hub id of the initial student, which is also the KL reference.
