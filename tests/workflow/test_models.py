@@ -29,6 +29,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     (path / "generation_config.json").write_text(json.dumps(settings))
     done = cli.fit(
         folder / "run", *cli.HF, *cli.GRPO, f"--model.student={path}", "--data.epochs_per_round=1",
+        "--model.weight_decay=1",  # a random student has no reward to learn from; this changes it
         "--rollout.max_tokens=24", "--benchmark.max_tokens=24",
     )  # fmt: skip
     assert "contradict themselves" in done.stderr, "said before training"
