@@ -22,7 +22,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 3, "n_head": 2, "hidden_dropout": 0.1},
     "cohere": {},
     "deepseek_v3": {**ROUTED, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
-                    "v_head_dim": 32},
+                    "v_head_dim": 32, "head_dim": 16},
     "ernie4_5": {},
     "exaone4": {"sliding_window": 8, "sliding_window_pattern": 2},
     "falcon_h1": {"lm_head_multiplier": 0.25, "mamba_d_ssm": 64, "mamba_n_heads": 2, "mamba_d_head": 32,
