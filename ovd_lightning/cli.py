@@ -89,6 +89,7 @@ def quiet() -> None:
         ".*your dataloader is not resumable.*",  # rounds are functions of their index
         ".*Checkpoint directory .* exists and is not empty.*",  # it does where a run is continued
         ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
+        ".*in eval mode at the start of training.*",  # the student samples and trains as the same policy
     ):
         warnings.filterwarnings("ignore", message=message)
 

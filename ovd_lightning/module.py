@@ -18,7 +18,7 @@ from ovd_lightning.types import Batch
 
 
 class OVDModule(L.LightningModule):
-    """The student and its training step.
+    """The student and its training step. It trains as it samples: without dropout, whatever its configuration says.
 
     Args:
         student: checkpoint folder or hub id of the initial student, which is also the KL reference.
@@ -96,7 +96,7 @@ class OVDModule(L.LightningModule):
                     f"comes to {shard.size()} of {mesh.size()} ranks; the student is sharded over all of them.",
                     "Set it to the number of ranks, and tensor_parallel_size to 1: configs/strategy/fsdp2.yaml.",
                 )
-            for block in self.student.hf.base_model.layers:
+            for block in self.student.blocks():
                 fully_shard(block, mesh=shard)
             fully_shard(self.student, mesh=shard)
             register_fsdp_forward_method(self.student, "divergence")
@@ -117,8 +117,6 @@ class OVDModule(L.LightningModule):
         method adds."""
         batch = batch.to(self.device)
         inputs = (batch.input_ids, batch.attention_mask, batch.completion_mask, batch.temperature)
-        was_training = self.student.training
-        self.student.eval()
         # Automatic precision is the training step's, so that old and new log-probabilities differ by the update only.
         with self.trainer.precision_plugin.forward_context():
             if old:
@@ -126,8 +124,13 @@ class OVDModule(L.LightningModule):
             if self.method.needs_reference:
                 batch.reference_logprobs = self.reference(*inputs)[0]
             self.method.annotate_batch(batch)
-        self.student.train(was_training)
         return batch
+
+    def computes_in(self, trainer: L.Trainer) -> set[str]:
+        """The dtypes of the parameters and of the products."""
+        names = {"32": "float32", "bf16": "bfloat16", "16": "float16", "64": "float64"}
+        precision = str(trainer.precision).split("-")[0]
+        return {self.dtype_name, names.get(precision, precision)}
 
     # -------------------------------------------------------------- training
 

@@ -46,6 +46,18 @@ def check_model_path(setting: str, path: str) -> None:
         )
 
 
+def say_generation_problem(student: str) -> None:
+    """Generation settings that transformers loads and would not save again are no reason to refuse a student."""
+    from ovd_lightning.export import generation_problem
+
+    problem = generation_problem(student)
+    if problem is not None:
+        rank_zero_info(
+            f"model.student: the generation settings of {student} contradict themselves ({problem}). Sampling here "
+            "does not use them; the exported student gets them as they are."
+        )
+
+
 def check_problems(setting: str, problems: Sequence[Problem], graded: bool = True) -> None:
     """Raises: ConfigError when there is no problem, or one without a reference where answers are ``graded``."""
     if not problems:
@@ -219,6 +231,7 @@ def check_run(
     for name, problems in evaluated.items():
         check_problems(f"data.benchmarks.{name} ({split})", problems, graded=stage != "predict")
     if training:
+        say_generation_problem(student)
         check_sleep(engine, method)
     with located("engine"):
         engine.check()

@@ -2,21 +2,30 @@
 
 No [B, L, V] tensor exists: the language-model head runs over the trained positions only, a chunk at a
 time, and a chunk's logits are recomputed in the backward pass instead of being kept.
+
+What trains is the deterministic policy that sampled: the model in here is always in evaluation mode, so that dropout of
+any kind, router jitter and whatever else a model does in training mode only cannot come between old and new
+log-probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.export import export
+from ovd_lightning.head import Head, UnknownHead
 from ovd_lightning.methods.functional import generalised_jsd, token_entropy
+from ovd_lightning.weights import checkpoint_weights, named_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,16 +52,30 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
-        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).train()
-        for attribute in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(self.hf.config, attribute, None) not in (None, 1, 1.0):
-                raise ConfigError(
-                    "model.student",
-                    f"{path} rescales its logits ({attribute}), which the chunked log-probabilities do not do.",
-                    "Use a model without it.",
-                )
+        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+        try:
+            self._head = Head(self.hf)
+        except UnknownHead as error:
+            raise ConfigError("model.student", f"{path}: {error}.", "Use another model.") from error
         if gradient_checkpointing:
-            self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+            if not self.blocks():
+                raise ConfigError(
+                    "model.gradient_checkpointing",
+                    f"is true, but transformers cannot recompute the blocks of {type(self.hf).__name__}.",
+                    "Set it to false.",
+                )
+            for block in self.blocks():
+                _recompute(block)
+
+    def train(self, mode: bool = True) -> Student:
+        """Marks the student itself; the model inside stays in evaluation mode."""
+        self.training = mode
+        return self
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks, in order: what is sharded, or recomputed, as one."""
+        found = {n: m for n, m in self.hf.named_modules() if isinstance(m, GradientCheckpointingLayer)}
+        return [m for n, m in found.items() if not any(n.startswith(f"{outer}.") for outer in found)]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float = 1.0
@@ -116,10 +139,25 @@ class Student(nn.Module):
 
         return _spread(mask, self._in_chunks(chunk, (rows, taught, targets), temperature))
 
+    @torch.no_grad()
+    def score(self, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0) -> list[Tensor]:
+        """Per pair, [T] float32 on the CPU: log-probability of each completion token. Collective under a sharding
+        strategy."""
+        device = self.hf.device
+        pairs = [p + c for p, c in zip(prompts, completions, strict=True)]
+        length = max(map(len, pairs))
+        ids = torch.tensor([pair + [0] * (length - len(pair)) for pair in pairs], device=device)
+        at = torch.arange(length, device=device)
+        starts, ends = (torch.tensor([len(x) for x in of], device=device)[:, None] for of in (prompts, pairs))
+        mask = ((at >= starts) & (at < ends))[:, 1:]
+        values, _ = self(ids, (at < ends).long(), mask, temperature)
+        return [row[trained].cpu() for row, trained in zip(values, mask, strict=True)]
+
     def rows(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor) -> Tensor:
         """[M, d]: the hidden state that predicts each of the M trained tokens, row by row."""
-        hidden = self.hf.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return hidden.last_hidden_state[:, :-1][mask]
+        if any(module.training for module in self.hf.modules()):
+            raise RuntimeError("the student's model is in training mode: its dropout would train another policy")
+        return self._head.hidden(input_ids, attention_mask)[:, :-1][mask]
 
     def _in_chunks(
         self, chunk: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], *settings: float
@@ -137,7 +175,7 @@ class Student(nn.Module):
 
     def _logits(self, rows: Tensor, temperature: float) -> Tensor:
         """[c, d] -> [c, V] float32, divided by the temperature."""
-        return self.hf.get_output_embeddings()(rows).float() / temperature
+        return self._head.logits(rows).float() / temperature
 
     def _chunk(self, rows: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """[c, d], [c] -> ([c], [c])."""
@@ -146,22 +184,36 @@ class Student(nn.Module):
         logprobs = logits.gather(-1, targets[:, None])[:, 0] - log_z
         return logprobs, token_entropy(logits, log_z)
 
-    def hf_named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor). Collective under a sharding strategy: every rank must enter."""
-        for name, parameter in self.hf.named_parameters():
-            value = parameter.detach()
-            yield name, value.full_tensor() if hasattr(value, "full_tensor") else value
+    def named_weights(self, checkpoint: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of every parameter and every buffer that a checkpoint holds.
 
-    def export(self, folder: Path, tokenizer_path: str, write: bool = True) -> None:
-        """Write a checkpoint that transformers and vLLM load: safetensors, config, tokenizer.
+        Collective under a sharding strategy: every rank must take them all.
 
         Args:
-            write: False on all ranks but one; gathering sharded parameters is collective, so every rank calls this.
+            checkpoint: names and shapes as ``save_pretrained`` writes them; otherwise as transformers holds them.
         """
-        state = {name: value.cpu() for name, value in self.hf_named_parameters()}
-        if not write:
-            return
-        from transformers import AutoTokenizer
+        return checkpoint_weights(self.hf) if checkpoint else named_weights(self.hf)
 
-        self.hf.save_pretrained(folder, state_dict=state)
-        AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(folder)
+    def export(self, folder: Path, tokenizer: str | PreTrainedTokenizerBase, write: bool = True) -> None:
+        """Write a checkpoint that transformers and vLLM load: safetensors, config, generation settings, tokenizer.
+
+        Args:
+            tokenizer: or the path of one.
+            write: False on all ranks but one; gathering sharded parameters is collective, so every rank calls this.
+        Raises: OSError where the weights cannot be written. What else cannot is a warning.
+        """
+        export(self.hf, folder, tokenizer, write)
+
+
+def _recompute(block: nn.Module) -> None:
+    """Recompute what is inside in the backward pass. transformers does so in training mode only, which the model is
+    never in."""
+    forward = block.forward
+
+    @wraps(forward)
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    block.forward = recomputed

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from ovd_lightning.collate import collate, to_batch
 from ovd_lightning.errors import ConfigError
@@ -24,6 +24,7 @@ from ovd_lightning.methods.base import Aggregation, Method
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.student import Student
 from ovd_lightning.types import Batch, Group, Trajectory
+from tests.architectures import COMMON, save_architecture
 from tests.helpers import HEAD_DIM, PAD, V, problem, trajectory
 
 
@@ -371,28 +372,112 @@ def test_behaviour_logprobs_are_logged_and_never_trained_on(path: str) -> None:
 
 def test_export_is_what_transformers_loads(path: str, tmp_path: Path) -> None:
     student = perturbed(path, 5)
-    student.export(tmp_path / "student", tokenizer_path=path)
+    student.export(tmp_path / "student", path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32)
     ids = torch.tensor([[5, 9, 30, 12]])
     assert torch.equal(model(ids).logits, student.hf.eval()(ids).logits)
     exported, original = (AutoTokenizer.from_pretrained(p) for p in (tmp_path / "student", path))
     assert exported.get_vocab() == original.get_vocab()
-    student.export(tmp_path / "nothing", tokenizer_path=path, write=False)
+    student.export(tmp_path / "nothing", path, write=False)
     assert not (tmp_path / "nothing").exists()
 
 
 def test_parameters_have_the_checkpoints_names(path: str) -> None:
     student = Student(path)
-    names = dict(student.hf_named_parameters())
+    names = dict(student.named_weights())
     tied = student.hf.config.tie_word_embeddings
     assert ("lm_head.weight" in names) is not tied, "a tied weight is named once"
     assert "model.embed_tokens.weight" in names
     assert not any(p.requires_grad for p in names.values())
 
 
-def test_a_model_that_rescales_its_logits_is_refused(tiny_model: str, tmp_path: Path) -> None:
-    shutil.copytree(tiny_model, tmp_path / "capped")
-    file = tmp_path / "capped" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "final_logit_softcapping": 30.0}))
-    with pytest.raises(ConfigError, match="rescales its logits"):
-        Student(str(tmp_path / "capped"))
+def test_generation_settings_that_transformers_would_not_save_are_kept(tiny_model: str, tmp_path: Path) -> None:
+    """It refuses before it writes a weight."""
+    shutil.copytree(tiny_model, tmp_path / "initial")
+    settings = tmp_path / "initial" / "generation_config.json"
+    settings.write_text(json.dumps({"do_sample": False, "temperature": 0.7, "eos_token_id": 1}))
+    student = Student(str(tmp_path / "initial"))
+    with pytest.raises(ValueError, match="temperature"):
+        student.hf.save_pretrained(tmp_path / "by_transformers")
+    student.export(tmp_path / "student", str(tmp_path / "initial"))
+    exported = json.loads((tmp_path / "student" / "generation_config.json").read_text())
+    assert (exported["temperature"], exported["eos_token_id"]) == (0.7, 1)
+    again = Student(str(tmp_path / "student"))
+    assert all(torch.equal(p, dict(again.named_weights())[n]) for n, p in student.named_weights())
+
+
+def test_an_export_without_tokenizer_has_its_weights(tiny_model: str, tmp_path: Path) -> None:
+    student = perturbed(tiny_model, 3)
+    with pytest.warns(UserWarning, match="student has the student's weights, but its tokenizer could not be written"):
+        student.export(tmp_path / "student", str(tmp_path / "nowhere"))
+    assert torch.equal(
+        Student(str(tmp_path / "student")).hf.model.norm.weight,  # type: ignore[union-attr]
+        student.hf.model.norm.weight,  # type: ignore[union-attr]
+    )
+    student.export(tmp_path / "student", tiny_model)  # again, over what is there
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student"]
+    AutoTokenizer.from_pretrained(tmp_path / "student")
+
+
+def test_weights_that_cannot_be_written_leave_no_half_a_student(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.save_torch_state_dict", full)
+    with pytest.raises(OSError, match="No space left"):
+        Student(tiny_model).export(tmp_path / "student", tiny_model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_inside_never_trains_another_policy(tiny_model: str) -> None:
+    student = Student(tiny_model)
+    for _ in range(2):
+        student.train()
+        assert student.training
+        assert not any(module.training for module in student.hf.modules())
+        student.eval()
+    batch = batch_of(ragged())
+    student.hf.train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        student(*inputs(batch))
+
+
+def test_a_nested_soft_cap_is_applied(tmp_path: Path) -> None:
+    """Of a model whose settings of the text part stand one level deeper."""
+    text = {
+        **COMMON, "query_pre_attn_scalar": 32, "sliding_window": 8, "final_logit_softcapping": 2.0,
+        "vocab_size_per_layer_input": V, "hidden_size_per_layer_input": 16,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    path = save_architecture("gemma4", tmp_path / "gemma4", text_config=text, vision_config=vision)
+    student = Student(path)
+    batch = batch_of(ragged())
+    plain = student.hf.get_output_embeddings()
+    expected, entropies = naive(student.hf, batch, 0.7)
+    found = student(batch.input_ids, batch.attention_mask, batch.completion_mask, 0.7)
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], entropies, atol=1e-5, rtol=0)
+    rows = student.rows(batch.input_ids, batch.attention_mask, batch.completion_mask)
+    assert plain(rows).abs().max() > 2
+    assert student._logits(rows, 1.0).abs().max() <= 2
+
+
+def test_a_model_whose_logits_need_more_than_its_last_hidden_state_is_refused(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Qwen2ForCausalLM.forward
+
+    def with_memory(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if kwargs.get("input_ids") is not None:
+            output.logits[..., 5] += 1.0  # by the tokens, not by the hidden state
+        return output
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", with_memory)
+    with pytest.raises(ConfigError, match=r"model\.student: .* are not those of its head over its last hidden state"):
+        Student(tiny_model)

@@ -271,7 +271,7 @@ class BenchmarkCallback(L.Callback):
         """Of the student's weights; once a step in ``fit``, where nothing else can change them. Collective."""
         key = (id(module), trainer.global_step)
         if trainer.state.fn != "fit" or self._weights is None or self._weights[:2] != key:
-            self._weights = (*key, fingerprint(module.student.hf_named_parameters()))
+            self._weights = (*key, fingerprint(module.student.named_weights()))
         return self._weights[2]
 
     def _active(self, module: OVDModule) -> TestingRejection | None:

@@ -10,10 +10,11 @@ from typing import Any
 import lightning as L
 import torch
 
+from ovd_lightning.callbacks.agreement import check_agreement
 from ovd_lightning.collate import collate
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.loader import round_problems
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
@@ -64,6 +65,8 @@ class RolloutCallback(L.Callback):
         self._pending: RoundMetrics | None = None
         self._train_start = 0.0
         self._synced: tuple[int, int] | None = None
+        self._agrees = False
+        """Whether the engine was compared with the student since this stage began."""
         self._used = TokensUsed()
         """What the teacher had read and written when the round began."""
 
@@ -88,7 +91,9 @@ class RolloutCallback(L.Callback):
             if callable(check := getattr(callback, "check_run", None)):
                 check(trainer, module, stage)
         check_environments(data)
-        self.engine.start()
+        with located("engine"):
+            self.engine.start_empty()
+        self._agrees = False
         for environment in data.environments():
             environment.start()
         if stage == "fit":
@@ -120,11 +125,31 @@ class RolloutCallback(L.Callback):
         return pl_module, data
 
     def sync(self, trainer: L.Trainer, module: OVDModule) -> None:
-        """Give the engine the student's weights if it does not have them. Collective: every rank enters."""
+        """Give the engine the student's weights if it does not have them; the first time, see whether it then answers
+        as the student does. Collective: every rank enters.
+
+        Raises: ConfigError where it does not.
+        """
         key = (id(module), trainer.global_step)
         if self._synced != key:
-            self.engine.sync(module.student.hf_named_parameters(), version=trainer.global_step)
+            weights = module.student.named_weights(checkpoint=self.engine.checkpoint_names)
+            try:
+                self.engine.sync(weights, version=trainer.global_step)
+            except Exception as error:  # whatever an engine raises that cannot load a model's weights
+                if self._agrees:
+                    raise
+                raise ConfigError(
+                    "engine",
+                    f"{self.engine.name} cannot be given the weights of {type(module.student.hf).__name__}: {error}.",
+                    "Use the hf engine (--engine=configs/engine/hf.yaml), or another model.",
+                ) from error
             self._synced = key
+        if not self._agrees:
+            _, data = self._parts(trainer, module)
+            values = check_agreement(self.engine, trainer, module, data, self.sampling.temperature, self.chat)
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+            self._agrees = True
 
     # ------------------------------------------------------------- one round
 

@@ -15,7 +15,6 @@ from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
 from ovd_lightning.evaluation.table import caption, render
-from ovd_lightning.files import move, partial, remove
 from ovd_lightning.module import OVDModule
 
 NARROWEST = 160
@@ -68,13 +67,9 @@ class SummaryCallback(L.Callback):
         assert isinstance(pl_module, OVDModule)
         run = Path(trainer.default_root_dir)
         if self.export:
-            # beside its place: a student's folder is whole, or is not there
-            building = partial(run / "student")
-            if trainer.is_global_zero:
-                remove(building)
-            pl_module.student.export(building, pl_module.student_path, write=trainer.is_global_zero)
-            if trainer.is_global_zero:
-                move(building, run / "student")
+            rollout = self._callback(trainer, RolloutCallback)
+            tokenizer = rollout.engine.tokenizer if rollout is not None else None  # what the run was sampled with
+            pl_module.student.export(run / "student", tokenizer or pl_module.student_path, write=trainer.is_global_zero)
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:

@@ -82,6 +82,9 @@ class Engine(ABC):
     trainable: ClassVar[bool] = True
     """Whether :meth:`sync` can work at all (an endpoint cannot be synchronised)."""
 
+    checkpoint_names: ClassVar[bool] = True
+    """Whether :meth:`sync` takes names and shapes as ``save_pretrained`` writes them, or as transformers holds them."""
+
     keeps_stop: bool = True
     """Whether a stop text stays in the completion, as the contract says; OpenAI's own protocol cuts it off."""
 
@@ -115,6 +118,16 @@ class Engine(ABC):
     def start(self) -> None:
         """Load. A second call does nothing. Leaves torch's, numpy's and Python's random state and torch's
         thread count as they were."""
+
+    def start_empty(self) -> None:
+        """As :meth:`start`, for an engine that is synchronised before its first use: it need not load weights. What a
+        sync fails to replace is then visibly wrong, and not by accident right until the student has changed."""
+        self.start()
+
+    @property
+    def dtype_name(self) -> str | None:
+        """``float32``, ``bfloat16`` ... of the running model; None if unknown."""
+        return None
 
     @property
     @abstractmethod
@@ -162,12 +175,21 @@ class Engine(ABC):
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
         """Per pair, [T] float32: log-probability (temperature 1) of each given completion token."""
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replace the weights (Hugging Face names) and drop every cached key and value.
+    def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replace the weights, saved buffers included, and drop every cached key and value.
 
-        Raises: RuntimeError on a frozen engine, and when a parameter is missing or unknown.
+        Raises: RuntimeError on a frozen engine, and when a weight is missing or unknown.
         """
         raise RuntimeError(f"{self.name} is frozen: only the student's engine is synchronised")
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What the model is asked inside this block is not counted, and nothing of it stays cached."""
+        used = self._used
+        try:
+            yield
+        finally:
+            self._used = used
 
     @contextmanager
     def awake(self) -> Iterator[None]:

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
-from ovd_lightning.engines.local import LocalEngine, check_weights, untouched, weight_shapes
+from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from ovd_lightning.head import Head
+
+CACHES = ("past_key_values", "cache_params")
 LOGITS_AT_ONCE = 1 << 24
 """Entries of the largest [positions, vocabulary] tensor that scoring makes."""
 
@@ -35,6 +38,8 @@ class HFEngine(LocalEngine):
         tokenizer: Directory or hub id of the tokenizer; None: the model's.
     """
 
+    checkpoint_names = False  # the same class of model on both sides: tensors go over as they lie in memory
+
     def __init__(
         self,
         model: str,
@@ -53,6 +58,7 @@ class HFEngine(LocalEngine):
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self._network: PreTrainedModel | None = None
+        self._head: Head | None = None
 
     @property
     def kind(self) -> str:
@@ -71,6 +77,8 @@ class HFEngine(LocalEngine):
         import torch
         from transformers import AutoModelForCausalLM
 
+        from ovd_lightning.head import Head, UnknownHead
+
         self.check()
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with untouched():
@@ -81,12 +89,12 @@ class HFEngine(LocalEngine):
             )
             network.to(device)  # type: ignore[arg-type]
             network.eval().requires_grad_(False)
-            probe = torch.tensor([[0, 1, 2, 3]], device=device)
-            with torch.no_grad():
-                expected = network(input_ids=probe).logits[0].float()
-                actual = self._logits(network, self._hidden(network, probe, torch.ones_like(probe))[0])
-        if not torch.allclose(expected, actual, rtol=1e-3, atol=1e-2):
-            raise RuntimeError(f"{self.name}: this architecture alters the head's output; use the vllm engine")
+            try:
+                self._head = Head(network)
+            except UnknownHead as error:
+                raise ConfigError(
+                    "model", f"{self.model}: {error}.", "Use another model or the vllm engine."
+                ) from error
         self._network = network
 
     @property
@@ -95,15 +103,25 @@ class HFEngine(LocalEngine):
             raise RuntimeError(f"{self.name} is not running: start() it before use")
         return self._network
 
-    def close(self) -> None:
-        self._network = None
+    @property
+    def head(self) -> Head:
+        assert self._head is not None
+        return self._head
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
+    @property
+    def dtype_name(self) -> str | None:
+        return str(self.network.dtype).removeprefix("torch.")
+
+    def close(self) -> None:
+        self._network = self._head = None
+
+    def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         import torch
 
-        weights = [(name, parameter.detach()) for name, parameter in named_parameters]
-        check_weights(self.name, weights, *weight_shapes(self.network))
-        own = dict(self.network.named_parameters(remove_duplicate=False))
+        weights = [(name, weight.detach()) for name, weight in named_weights]
+        own = self.network.state_dict(keep_vars=True)
+        once = {name for name, _ in [*self.network.named_parameters(), *self.network.named_buffers()]}
+        check_weights(self.name, weights, {name: tuple(t.shape) for name, t in own.items()}, set(own) - once)
         with torch.no_grad():
             for name, tensor in weights:
                 own[name].copy_(tensor)
@@ -154,18 +172,21 @@ class HFEngine(LocalEngine):
         tokens: list[list[int]] = [[] for _ in prompts]
         logprobs: list[list[float]] = [[] for _ in prompts]
         truncated = [False] * len(prompts)
-        live, cache = list(range(len(prompts))), None
+        live = list(range(len(prompts)))
+        cache: dict[str, Any] = {}  # by the name under which the model takes and returns it
         with torch.no_grad():
             while live:
                 output = self.network(
                     input_ids=inputs,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
+                    **cache,
                 )
-                cache = output.past_key_values
+                cache = {name: output[name] for name in CACHES if name in output}
+                if not cache:
+                    raise RuntimeError(f"{self.name}: {type(self.network).__name__} keeps no cache")
                 u = torch.stack([uniforms[i][len(tokens[i])] for i in live]).to(device)
                 chosen, chosen_logprobs = self._draw(output.logits[:, -1].float(), u, sampling)
                 kept = []
@@ -183,7 +204,8 @@ class HFEngine(LocalEngine):
                     chosen, mask, positions = chosen[select], mask[select], positions[select]
                     live = [live[row] for row in kept]
                     if live:
-                        cache.batch_select_indices(select)
+                        for kept_states in cache.values():
+                            kept_states.reorder_cache(select)  # every kind of cache has it, unlike a selection of rows
                 inputs = chosen[:, None]
                 mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=-1)
                 positions = positions[:, -1:] + 1
@@ -228,18 +250,6 @@ class HFEngine(LocalEngine):
 
     # -- scoring
 
-    @staticmethod
-    def _hidden(network: PreTrainedModel, inputs: Tensor, mask: Tensor) -> Tensor:
-        """[B, L, H], right-padded."""
-        return network.get_decoder()(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-
-    @staticmethod
-    def _logits(network: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
-        """[M, V] float32."""
-        logits = network.get_output_embeddings()(hidden_MH).float()
-        cap = getattr(network.config.get_text_config(), "final_logit_softcapping", None)
-        return cap * (logits / cap).tanh() if cap else logits
-
     def _batches(self, sequences: Sequence[list[int]]) -> Iterator[list[int]]:
         """Indices of sequences of similar length, a forward pass each."""
         batch: list[int] = []
@@ -262,15 +272,13 @@ class HFEngine(LocalEngine):
                 longest = max(len(sequences[i]) for i in batch)
                 padded = [sequences[i] + [0] * (longest - len(sequences[i])) for i in batch]
                 mask = [[1] * len(sequences[i]) + [0] * (longest - len(sequences[i])) for i in batch]
-                hidden_BLH = self._hidden(
-                    self.network, torch.tensor(padded, device=device), torch.tensor(mask, device=device)
-                )
+                hidden_BLH = self.head.hidden(torch.tensor(padded, device=device), torch.tensor(mask, device=device))
                 rows = [(row, at, ids) for row, i in enumerate(batch) for at, ids in wanted[i]]
                 parts = []
                 step = max(1, LOGITS_AT_ONCE // self.network.get_output_embeddings().weight.shape[0])
                 for first in range(0, len(rows), step):
                     which, where, ids = zip(*rows[first : first + step], strict=True)
-                    logits_MV = self._logits(self.network, hidden_BLH[list(which), list(where)])
+                    logits_MV = self.head.logits(hidden_BLH[list(which), list(where)]).float()
                     candidates_MC = torch.tensor(ids, device=device)
                     parts.append(logits_MV.log_softmax(-1).gather(-1, candidates_MC).cpu())
                 if parts:

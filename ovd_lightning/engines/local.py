@@ -83,12 +83,6 @@ def check_weights(
         raise RuntimeError(f"{engine}: cannot synchronise, parameter {missing[0]!r} is missing{more}")
 
 
-def weight_shapes(model: torch.nn.Module) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Names and shapes of all parameters, and the names among them that only repeat a tied one."""
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    return shapes, set(shapes) - {name for name, _ in model.named_parameters()}
-
-
 class LocalEngine(Engine):
     """A checkpoint in a directory or on the hub, with its tokenizer and its context length."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
-from ovd_lightning.engines.local import LocalEngine, check_weights, untouched, weight_shapes
+from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,19 +37,39 @@ class WeightReceiver:
 
     def receive_weights(self, weights: list[tuple[str, Tensor]] | None = None, path: str | None = None) -> None:
         """Hugging Face names, as tensors or as a safetensors file; fused layers are handled by vLLM's loader."""
+        from vllm.config import set_current_vllm_config
         from vllm.platforms import current_platform
 
         if path is not None:
             from safetensors.torch import load_file
 
             weights = list(load_file(path).items())
-        self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
         model = self.get_model()  # type: ignore[attr-defined]
-        if current_platform.is_cpu() and model.config.tie_word_embeddings:
-            # The CPU build multiplies by a packed copy of a tied head, which reloading leaves as it was.
-            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+        if current_platform.is_cpu():
+            _unpack_experts(model)
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # some layers ask for it
+            self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
+        if current_platform.is_cpu():
+            _pack_heads(model)
 
-            dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
+
+def _unpack_experts(model: Any) -> None:
+    """The CPU build packs the experts of a mixture when it sets up their kernel, which a reload does not repeat: it
+    would read unpacked weights as packed ones. Without a kernel, it is set up again."""
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
+
+
+def _pack_heads(model: Any) -> None:
+    """The CPU build multiplies by a packed copy of an embedding that serves as head; a reload leaves it as it was."""
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+            dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
 class VLLMEngine(LocalEngine):
@@ -106,6 +126,7 @@ class VLLMEngine(LocalEngine):
         self._closed = False
         self._asleep = False
         self._depth = 0
+        self._empty = False
 
     @property
     def kind(self) -> str:
@@ -184,6 +205,8 @@ class VLLMEngine(LocalEngine):
             arguments["block_size"] = self.block_size
         if self.sleep and not self.on_cpu:
             arguments["enable_sleep_mode"] = True
+        if self._empty:
+            arguments["load_format"] = "dummy"  # random, and nothing is read from the disk
         return arguments | self.options
 
     def cpu_cache_bytes(self) -> int:
@@ -212,10 +235,26 @@ class VLLMEngine(LocalEngine):
                 type(current_platform).simple_compile_backend = "eager"
             from vllm import LLM
 
-            self._llm = LLM(**arguments)
+            try:
+                self._llm = LLM(**arguments)
+            except (ValueError, AssertionError, NotImplementedError, KeyError) as error:
+                names = ", ".join(getattr(self.config, "architectures", None) or [self.config.model_type])
+                raise ConfigError(
+                    "model",
+                    f"vLLM does not run {self.model} ({names}) with these settings: {' '.join(str(error).split())}.",
+                    "Use the hf engine (--engine=configs/engine/hf.yaml), or change engine.init_args.options.",
+                ) from error
         # Freeing one engine of a process breaks the others and the trainer's process group: hold it until exit.
         atexit.register(id, self._llm)
         self._rest()
+
+    def start_empty(self) -> None:
+        self._empty = self._llm is None
+        self.start()
+
+    @property
+    def dtype_name(self) -> str | None:
+        return str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     @property
     def llm(self) -> LLM:
@@ -260,14 +299,16 @@ class VLLMEngine(LocalEngine):
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        from ovd_lightning.weights import checkpoint_shapes
+
         config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
         with untouched(), torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
-        return weight_shapes(skeleton)
+        return checkpoint_shapes(skeleton)
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]], version: int) -> None:
+    def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm = self.llm
-        weights = [(name, parameter.detach()) for name, parameter in named_parameters]
+        weights = [(name, weight.detach()) for name, weight in named_weights]
         check_weights(self.name, weights, *self._weights)
         with self.awake(), untouched():
             if self._in_process:
@@ -287,6 +328,13 @@ class VLLMEngine(LocalEngine):
             _, tied = self._weights
             save_file({name: tensor.contiguous().cpu() for name, tensor in weights if name not in tied}, path)
             self.llm.collective_rpc("receive_weights", kwargs={"path": path})
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        with super().unrecorded():
+            yield
+        with self.awake():
+            self._drop_cache()
 
     def _drop_cache(self) -> None:
         if not self.llm.reset_prefix_cache():

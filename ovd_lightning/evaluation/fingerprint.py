@@ -14,21 +14,21 @@ CHUNK = 1 << 22
 """Entries that are looked at together: 32 MiB of temporary memory as int64."""
 
 
-def fingerprint(named_parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """16 hexadecimal digits of every bit of every parameter, its name, shape and dtype.
+def fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hexadecimal digits of every bit of every parameter and saved buffer, its name, shape and dtype.
 
     Bits are read as integers and summed modulo 2^64 with odd factors that depend on the position. Integer sums do not
     depend on their order, as float sums do, so a GPU and a CPU agree; an odd factor lets no single change vanish.
-    Collective where ``named_parameters`` gathers shards: every rank enters.
+    Collective where ``named_weights`` gathers shards: every rank enters.
     """
     import torch
 
     digest = hashlib.sha256()
     factors: dict[torch.device, Tensor] = {}
     with torch.no_grad():
-        for name, parameter in named_parameters:
-            value = parameter.detach().contiguous().view(-1)
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        for name, weight in named_weights:
+            value = weight.detach().contiguous().view(-1)
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             needed = min(CHUNK, value.numel())
             if value.device not in factors or factors[value.device].numel() < needed:
                 factors[value.device] = _odd(needed, value.device)

@@ -1,0 +1,121 @@
+"""What a causal language model does between its last hidden state and its logits, for chosen positions only.
+
+Models scale their logits, cap them softly or multiply them by a constant, each under a name of its own. None of these
+names is known here: the model's own ``forward`` runs, with hidden states put in the place of its transformer.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+PROBE_TOKENS = 12
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Of a logit, relative to the largest: the two ways differ in the shape of one matrix product."""
+
+
+class UnknownHead(ValueError):
+    """A model whose logits are no function of what its transformer returns."""
+
+
+class _Answered:
+    """A transformer's output of which only the hidden state exists; whatever else is asked for is None."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
+class _Given(nn.Module):
+    """Stands where the transformer stood: returns what it is given as ``inputs_embeds``; otherwise looks like it."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["transformer"] = transformer  # no submodule: its parameters are not this one's
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["transformer"], name)
+
+    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        assert inputs_embeds is not None
+        return _Answered(inputs_embeds)
+
+
+class Head:
+    """The two halves of a model: ``logits(hidden(ids, mask))`` is what it answers, checked on a few tokens.
+
+    Args:
+        model: in evaluation mode. Its parameters may be moved, loaded, and sharded afterwards.
+    Raises: UnknownHead where the halves do not make the whole.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        embeddings = model.get_output_embeddings()
+        if embeddings is None:
+            raise UnknownHead(f"{type(model).__name__} has no language-model head")
+        largest = float("inf")
+        for transformer in dict.fromkeys([model.base_model, model.get_decoder()]):
+            self._transformer = transformer
+            self._rest = _with(model, transformer, _Given(transformer))
+            try:
+                largest = min(largest, self._difference(model))
+            except (AttributeError, TypeError, AssertionError, IndexError) as error:
+                found: Exception | None = error
+                continue
+            if largest <= TOLERANCE.get(model.dtype, 0.1):
+                return
+            found = None
+        raise UnknownHead(
+            f"the logits of {type(model).__name__} are not those of its head over its last hidden state"
+            + (f" ({type(found).__name__}: {found})" if found else f" (off by {largest:.2g} of the largest)")
+        )
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B, L, d] from [B, L], right-padded."""
+        output = self._transformer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[M, d] -> [M, V] in the model's own dtype: what it answers at these positions."""
+        return self._rest.forward(inputs_embeds=rows[None]).logits[0]
+
+    @torch.no_grad()
+    def _difference(self, model: PreTrainedModel) -> float:
+        """Largest difference between the model's logits and the two halves', relative to the largest logit."""
+        draw = torch.Generator().manual_seed(0)
+        size = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        ids = torch.randint(size, (1, PROBE_TOKENS), generator=draw).to(model.device)
+        mask = torch.ones_like(ids)
+        whole = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        halves = self.logits(self.hidden(ids, mask)[0]).float()
+        if whole.shape != halves.shape:
+            return float("inf")
+        return float((whole - halves).abs().max() / whole.abs().max().clamp(min=1e-6))
+
+
+def _with(model: nn.Module, part: nn.Module, other: nn.Module) -> Any:
+    """The model with another module in the place of ``part``. Copies only what stands above it: the rest, parameters
+    included, is shared."""
+    path = next(name for name, module in model.named_modules() if module is part).split(".")
+    top = node = _shallow(model)
+    for name in path[:-1]:
+        node._modules[name] = _shallow(node._modules[name])
+        node = node._modules[name]
+    node._modules[path[-1]] = other
+    return top
+
+
+def _shallow(module: Any) -> Any:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

@@ -1,0 +1,92 @@
+"""A model's weights under their two names.
+
+In memory transformers may hold a checkpoint's tensors fused, renamed or transposed (the experts of a mixture, say).
+What leaves the process, for vLLM or for a file, has the names and shapes that ``save_pretrained`` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ovd_lightning.errors import ConfigError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name in memory, full tensor) of every parameter, a tied one once, and of every buffer that a checkpoint holds.
+
+    Collective under a sharding strategy: every rank must take them all.
+    """
+    for name, tensor in _own(model):
+        yield name, _full(tensor)
+
+
+def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name in a checkpoint, full tensor). Made layer by layer, so that at most one layer exists twice.
+
+    Collective like :func:`named_weights`.
+    Raises: ConfigError where transformers cannot turn its names back.
+    """
+    for group in _groups(model):
+        yield from _written(model, {name: _full(tensor) for name, tensor in group.items()}).items()
+
+
+def checkpoint_shapes(model: PreTrainedModel) -> tuple[Shapes, set[str]]:
+    """Names and shapes that :func:`checkpoint_weights` gives, and further names that only repeat a tied weight."""
+    everything = {name: tensor.to("meta") for name, tensor in _own(model)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in _written(model, everything).items()}
+    once = {name for name, _ in model.named_parameters()}
+    tied = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False) if name not in once}
+    return {**tied, **shapes}, set(tied)
+
+
+def _own(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """As they lie in memory, shards where they are sharded."""
+    for name, parameter in model.named_parameters():
+        yield name, parameter.detach()
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved:
+            yield name, buffer
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _written(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    try:
+        return revert_weight_conversion(model, {n: t for n, t in state.items() if n not in ignored})
+    except Exception as error:  # whatever a conversion of transformers raises
+        raise ConfigError(
+            "model.student",
+            f"transformers cannot name the weights of {type(model).__name__} as a checkpoint does ({error}).",
+            "Use another model.",
+        ) from error
+
+
+def _groups(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """The weights of each layer, if they can be converted apart from the others'; otherwise all of them as one."""
+    own = dict(_own(model))
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in own.items():
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        layers.setdefault(name if number is None else ".".join(parts[: number + 1]), {})[name] = tensor
+
+    def shapes(state: dict[str, Tensor]) -> Shapes:
+        meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
+        return {name: tuple(tensor.shape) for name, tensor in _written(model, meta).items()}
+
+    apart: Shapes = {}
+    for layer in layers.values():
+        apart |= shapes(layer)
+    return list(layers.values()) if apart == shapes(own) else [own]
