@@ -162,7 +162,7 @@ class OVDCLI(LightningCLI):
         if configured.get("logger") in (None, True):
             kwargs["logger"] = loggers(run, folder)
         if configured.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar()]
+            kwargs["callbacks"] = [*(configured.get("callbacks") or []), RunProgressBar(run.progress_every_s)]
         try:
             return super().instantiate_trainer(**kwargs)
         except MisconfigurationException as error:  # no such accelerator, no such number of devices

@@ -29,6 +29,7 @@ class RunConfig:
         project: W&B project.
         group: W&B group, e.g. one a sweep or a set of seeds.
         tags: W&B tags.
+        progress_every_s: seconds between lines of progress, where there is no terminal for a live display; 0: none.
     """
 
     name: str = "ovd"
@@ -37,6 +38,7 @@ class RunConfig:
     project: str = "ovd_lightning"
     group: str | None = None
     tags: list[str] | None = None
+    progress_every_s: float = 30.0
 
 
 def provenance() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from ovd_lightning import progress
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.errors import ConfigError
@@ -102,6 +103,8 @@ class BenchmarkCallback(L.Callback):
         """global_step -> what was measured there."""
         self.latest: dict[EvalSplit, Evaluation] = {}
         """The last evaluation of each split."""
+        self.seconds = 0.0
+        """Of all evaluations so far."""
         self._pass: Pass | None = None
         self._weights: tuple[int, int, str] | None = None
 
@@ -141,14 +144,18 @@ class BenchmarkCallback(L.Callback):
             teacher=teacher if isinstance(teacher, VerbalTeacher) else None,
         )
         awake = ExitStack()
+        awake.enter_context(progress.evaluation(name or split))
         awake.enter_context(rollout.engine.awake())
         if rejection is not None and teacher is not None:
             awake.enter_context(teacher.awake())
+        sizes = {benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()}
+        each = decoding.greedy + decoding.samples
         self._pass = Pass(
             name=name or split,
             split=split,
             tasks=tasks,
-            sizes={benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()},
+            sizes=sizes,
+            shares={benchmark: each * len(range(rank, size, world_size)) for benchmark, size in sizes.items()},
             answering=answering,
             tally=None if name == "predict" else Tally(module.device, decoding, tasks, self.rejection is not None),
             shown=Shown(self.wandb_rows if self._wandb(trainer) else 0, rank, world_size),
@@ -184,6 +191,7 @@ class BenchmarkCallback(L.Callback):
             environment=running.environment_counts(module.device),
             seconds=perf_counter() - running.start,
         )
+        self.seconds += evaluation.seconds
         prefix = PREFIX[running.split]
         values = evaluation.values(prefix)
         self.latest[running.split] = evaluation
@@ -294,6 +302,17 @@ class BenchmarkCallback(L.Callback):
             return ["validation"] if stage == "validate" else ["test"]
         wanted = {*self.before_training, *self.after_training, *(["validation"] if self.every_n_rounds else [])}
         return [split for split in PREFIX if split in wanted]
+
+    def planned(self, rounds: int, over: int) -> list[tuple[int, str]]:
+        """(rounds that are over by then, split) of each evaluation that a ``fit`` still has before it.
+
+        Args:
+            over: rounds that are over now; 0: also what is asked before training.
+        """
+        every = range(0, rounds + 1, self.every_n_rounds)[1:] if self.every_n_rounds else range(0)
+        plan: list[tuple[int, str]] = [(n, "validation") for n in every if n > over]
+        last = [split for split in self.after_training if (rounds, split) not in plan]
+        return [*((0, split) for split in self.before_training if not over), *plan, *((rounds, s) for s in last)]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, OVDModule)

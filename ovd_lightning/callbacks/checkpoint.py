@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.progress import phase
 from ovd_lightning.types import Batch
 
 
@@ -35,6 +37,8 @@ class RoundCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.every_n_rounds = every_n_rounds
+        self.seconds = 0.0
+        """Spent on checkpoints so far."""
 
     @property
     def state_key(self) -> str:
@@ -53,5 +57,8 @@ class RoundCheckpoint(ModelCheckpoint):
         every = self._every_n_train_steps
         if batch.last_in_round and batch.round == trainer.datamodule.rounds - 1:  # type: ignore[attr-defined]
             self._every_n_train_steps = trainer.global_step  # the last round always
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        start = time.perf_counter()
+        with phase("checkpoint"):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.seconds += time.perf_counter() - start
         self._every_n_train_steps = every

@@ -148,15 +148,19 @@ class SummaryCallback(L.Callback):
         return table
 
     def times(self, trainer: L.Trainer) -> Table | None:
-        """Where the time of the rounds went."""
-        rounds = self._callback(trainer, RolloutCallback).history
+        """Where the time of training went, from its start to the end of its last evaluation: every second of it."""
+        rollout, benchmark = self._callback(trainer, RolloutCallback), self._callback(trainer, BenchmarkCallback)
+        rounds = rollout.history
         if not rounds:
             return None
         table = Table(title=f"The time of {len(rounds)} rounds", title_justify="left")
         for column in ("phase", "seconds", "a round", "share"):
             table.add_column(column, justify="left" if column == "phase" else "right")
         seconds = {phase: sum(r.get(f"time/{phase}", 0.0) for r in rounds) for phase in PHASES}
-        total = sum(seconds.values())
+        seconds["checkpoints"] = getattr(trainer.checkpoint_callback, "seconds", 0.0)
+        seconds["evaluations"] = benchmark.seconds if benchmark else 0.0
+        total = rollout.wall
+        seconds["outside every phase"] = total - sum(seconds.values())
         for phase, spent in [*seconds.items(), ("all", total)]:
             table.add_row(phase, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
         return table

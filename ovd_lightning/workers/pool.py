@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ovd_lightning.progress import expect, finished
+
 log = logging.getLogger(__name__)
 
 STARTUP_S = 60.0
@@ -146,7 +148,9 @@ class Pool:
     def _run(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply | None]:
         replies: list[Reply | None] = [None] * len(requests)
         waiting, open_, failed = deque(range(len(requests))), len(requests), 0
+        expect(len(requests))
         while open_:
+            before = open_
             while len(self._workers) < min(self.size, open_):
                 self._workers.append(_Worker(self.command))
             for worker in [w for w in self._workers if w.ready and w.job is None]:
@@ -173,6 +177,7 @@ class Pool:
                 log.info("a worker was killed after %.1f s", self.timeout_s if worker.ready else STARTUP_S)
                 open_ -= worker.job is not None
                 failed += self._replace(worker)
+            finished(before - open_)
             if failed >= STARTS:
                 raise WorkerError(f"{failed} workers in a row could not be started: {' '.join(self.command)}")
         return replies
