@@ -10,6 +10,7 @@ The thread that trains writes; another may read at any time, and sees numbers th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,8 +119,9 @@ class RunProgress:
     """A run's position and its estimate of the end. Times are in seconds of ``clock``."""
 
     clock: Callable[[], float] = time.monotonic
+    start: float = math.nan
     rounds: int = 0
-    """Of the whole run; 0: an evaluation alone."""
+    """Of the whole run; 0: an evaluation alone, or training has not begun."""
     over: int = 0
     """Rounds that are over, those before a resumed run's checkpoint included."""
     stages: tuple[Stage, ...] = ()
@@ -135,6 +137,9 @@ class RunProgress:
     _evaluations: dict[str, list[float]] = field(default_factory=dict)
     _aside: float = 0.0
     """Seconds of evaluations since the present round began."""
+
+    def __post_init__(self) -> None:
+        self.start = self.clock()
 
     # ---------------------------------------------------------------- writing
 
@@ -176,11 +181,11 @@ class RunProgress:
     @property
     def seconds_left(self) -> float | None:
         """Until the run's end, evaluations included: from the mean time of the finished rounds, and of each split's
-        evaluations. None before the first round is over.
+        evaluations. None before the first round is over, and when rounds and evaluations are.
 
         An evaluation of a split that was never timed is taken for as long as the others, or left out without any.
         """
-        if not self._rounds or self.over > self.rounds:
+        if not self._rounds or (self.over >= self.rounds and not self.plan and self.evaluating is None):
             return None
         mean = sum(self._rounds) / len(self._rounds)
         left = self.rounds - self.over
@@ -205,16 +210,17 @@ class RunProgress:
         """The round, or where an evaluation stands between rounds."""
         evaluating, rounds = self.evaluating, self.rounds
         if evaluating is None:
-            return f"round {self.over + 1}/{rounds}" if self.over < rounds else ""
+            if not rounds:
+                return "" if self._evaluations else "starting"
+            return f"round {self.over + 1}/{rounds}" if self.over < rounds else f"after round {self.over}/{rounds}"
         if not rounds:
             return evaluating[0]
         return f"{evaluating[0]} " + (f"after round {self.over}/{rounds}" if self.over else f"before round 1/{rounds}")
 
     @property
-    def doing(self) -> str:
-        """The innermost phase without its count."""
-        stages = self.stages
-        return stages[-1].label if stages else ""
+    def stage(self) -> Stage | None:
+        """The innermost phase that says anything."""
+        return next((stage for stage in reversed(self.stages) if str(stage)), None)
 
     def line(self) -> str:
         """``round 3/100 | scored 412/1024 | 2 min 10 s in this round | about 3 h 40 min to go``"""
@@ -224,6 +230,8 @@ class RunProgress:
             parts.append(f"{duration(self.in_evaluation)} in this evaluation")
         elif self.over < self.rounds:
             parts.append(f"{duration(self.in_round)} in this round")
+        else:
+            parts.append(f"{duration(self.clock() - self.start)} in all")
         left, here = self.seconds_left, self.phase_left
         if left is not None:
             parts.append(f"about {duration(left)} to go")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -105,6 +105,7 @@ class BenchmarkCallback(L.Callback):
         """The last evaluation of each split."""
         self.seconds = 0.0
         """Of all evaluations so far."""
+        self._under_way = ExitStack()
         self._pass: Pass | None = None
         self._weights: tuple[int, int, str] | None = None
 
@@ -123,6 +124,8 @@ class BenchmarkCallback(L.Callback):
 
     def _begin(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit, name: str | None = None) -> None:
         """Collective: every rank enters, also one that has nothing to answer."""
+        self._under_way.close()
+        self._under_way.enter_context(self._watched(name or split))
         data, rollout, teacher = self._data(trainer), self._rollout(trainer), module.method.teacher
         tasks, decoding, rejection = data.benchmarks(split), self.decoding(rollout, data), self._active(module)
         weights = self._fingerprint(trainer, module)
@@ -144,7 +147,6 @@ class BenchmarkCallback(L.Callback):
             teacher=teacher if isinstance(teacher, VerbalTeacher) else None,
         )
         awake = ExitStack()
-        awake.enter_context(progress.evaluation(name or split))
         awake.enter_context(rollout.engine.awake())
         if rejection is not None and teacher is not None:
             awake.enter_context(teacher.awake())
@@ -191,7 +193,6 @@ class BenchmarkCallback(L.Callback):
             environment=running.environment_counts(module.device),
             seconds=perf_counter() - running.start,
         )
-        self.seconds += evaluation.seconds
         prefix = PREFIX[running.split]
         values = evaluation.values(prefix)
         self.latest[running.split] = evaluation
@@ -205,7 +206,16 @@ class BenchmarkCallback(L.Callback):
             if self.save:
                 evaluation.save(self.path(trainer))
             self._log_tables(trainer, evaluation, rows, prefix)
+        self._under_way.close()
         return values
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        """An evaluation from its beginning to its last file."""
+        start = perf_counter()
+        with progress.evaluation(name):
+            yield
+        self.seconds += perf_counter() - start
 
     def _log_tables(self, trainer: L.Trainer, evaluation: Evaluation, rows: list[Row], prefix: str) -> None:
         for logger in trainer.loggers:
@@ -317,6 +327,7 @@ class BenchmarkCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, OVDModule)
         self._pass = self._weights = None
+        self._under_way, self.seconds = ExitStack(), 0.0
         self.check_run(trainer, pl_module, stage)
         if self._active(pl_module) is not None and pl_module.method.teacher is not None:
             pl_module.method.teacher.start()
@@ -378,6 +389,7 @@ class BenchmarkCallback(L.Callback):
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         running = self._over()
         assert running is not None
+        self._under_way.close()
         running.environment_counts(pl_module.device)
         reused, generated = running.totals(pl_module.device)
         where = f" in {self.path(trainer)}" if self.save else ""
@@ -386,6 +398,7 @@ class BenchmarkCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Says how the evaluation goes on."""
         running = self._over()
+        self._under_way.close()
         if running is None or running.answering.files is None:
             return
         kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"

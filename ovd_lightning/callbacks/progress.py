@@ -181,10 +181,9 @@ class RunProgressBar(RichProgressBar):
 
     def _draw(self) -> None:
         """The row, for terminals."""
-        progress, row, stages = self.progress, self._row, self.run.stages
+        progress, row, stage = self.progress, self._row, self.run.stage
         if progress is None or row is None or self._progress_stopped:
             return
-        stage = stages[-1] if stages else None
         place = self.run.evaluating[0] if self.run.evaluating else self.run.where
         shown: dict[str, Any] = {
             "description": ": ".join(text for text in (place, stage.label if stage else "") if text),

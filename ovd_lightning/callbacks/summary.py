@@ -16,6 +16,7 @@ from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
 from ovd_lightning.evaluation.table import caption, render
 from ovd_lightning.module import OVDModule
+from ovd_lightning.progress import phase
 
 NARROWEST = 160
 """Columns of a table that is printed to a file, which has no edge."""
@@ -67,7 +68,8 @@ class SummaryCallback(L.Callback):
         assert isinstance(pl_module, OVDModule)
         run = Path(trainer.default_root_dir)
         if self.export:
-            pl_module.student.export(run / "student", pl_module.student_path, write=trainer.is_global_zero)
+            with phase("export of the student"):
+                pl_module.student.export(run / "student", pl_module.student_path, write=trainer.is_global_zero)
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -75,7 +77,8 @@ class SummaryCallback(L.Callback):
         if self.report:
             from ovd_lightning.report import write_report
 
-            write_report(run)
+            with phase("the run's page"):
+                write_report(run)
         self._finished = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -161,8 +164,8 @@ class SummaryCallback(L.Callback):
         seconds["evaluations"] = benchmark.seconds if benchmark else 0.0
         total = rollout.wall
         seconds["outside every phase"] = total - sum(seconds.values())
-        for phase, spent in [*seconds.items(), ("all", total)]:
-            table.add_row(phase, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
+        for name, spent in [*seconds.items(), ("all", total)]:
+            table.add_row(name, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
         return table
 
     def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:
