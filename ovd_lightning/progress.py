@@ -231,7 +231,7 @@ class RunProgress:
         elif self.over < self.rounds:
             parts.append(f"{duration(self.in_round)} in this round")
         else:
-            parts.append(f"{duration(self.clock() - self.start)} in all")
+            parts.append(duration(self.clock() - self.start) + (" in all" if self.rounds else ""))
         left, here = self.seconds_left, self.phase_left
         if left is not None:
             parts.append(f"about {duration(left)} to go")

@@ -34,7 +34,7 @@ def run(clock: Clock) -> Iterator[RunProgress]:
 
 
 def test_a_line_says_round_phase_count_and_time(run: RunProgress, clock: Clock) -> None:
-    assert run.line() == "starting | 0 s in all"
+    assert run.line() == "starting | 0 s"
     run.begin(100, over=2)
     with phase("score"):
         expect(1024)

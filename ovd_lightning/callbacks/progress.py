@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import BatchesProcessedC
 from rich import get_console
 from rich.console import RenderableType
 from rich.progress import Task, TaskID
+from rich.table import Column
 from rich.text import Text
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
@@ -75,6 +76,18 @@ class TimeColumn(CustomTimeColumn):
         )
         return Text(f"{elapsed} • {left}", style=self.style)
 
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
+
+
+def console_handlers() -> list[logging.StreamHandler[Any]]:
+    """Handlers that hold the terminal itself, from before rich put something before it."""
+    known = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [handler for logger in known if isinstance(logger, logging.Logger) for handler in logger.handlers]
+    return [
+        h for h in handlers if isinstance(h, logging.StreamHandler) and h.stream in (sys.__stdout__, sys.__stderr__)
+    ]
+
 
 class RunProgressBar(RichProgressBar):
     """Lightning's rich bar, with a row for the phase under way. Where there is no terminal, a line now and then:
@@ -95,6 +108,8 @@ class RunProgressBar(RichProgressBar):
         self._row: TaskID | None = None
         self._drawn: Stage | None = None
         self._repeat: Repeat | None = None
+        self._redirected: list[tuple[logging.StreamHandler[Any], Any]] = []
+        """Handlers whose lines are printed above the display, and where they wrote before."""
         self._training = ExitStack()
         """The phase of a round's micro-batches."""
 
@@ -123,6 +138,15 @@ class RunProgressBar(RichProgressBar):
         super()._init_progress(trainer)
         if self._row is None and self.progress is not None and self._animated:
             self._row = self.progress.add_task("", total=math.inf, visible=False)
+            for handler in console_handlers():
+                self._redirected.append((handler, handler.stream))
+                handler.setStream(sys.stderr)
+
+    def _stop_progress(self) -> None:
+        super()._stop_progress()
+        for handler, stream in self._redirected:
+            handler.setStream(stream)
+        self._redirected.clear()
 
     def _end(self) -> None:
         if self._repeat is not None:
@@ -142,7 +166,7 @@ class RunProgressBar(RichProgressBar):
         super().on_exception(trainer, pl_module, exception)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_repeat": None, "_training": ExitStack()}
+        return {**super().__getstate__(), "_repeat": None, "_redirected": [], "_training": ExitStack()}
 
     # ---------------------------------------------------------------- rounds
 
@@ -159,7 +183,7 @@ class RunProgressBar(RichProgressBar):
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not self.run.stages:
+        if self.is_enabled and not self.run.stages:
             self._training.enter_context(phase("train", data.updates_per_round * trainer.accumulate_grad_batches))
 
     def on_train_batch_end(
@@ -199,8 +223,9 @@ class RunProgressBar(RichProgressBar):
         self.refresh()
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        description, bar, _, _, speed = super().configure_columns(trainer)
-        return [description, bar, CountColumn(style=self.theme.batch_progress), TimeColumn(self), speed]
+        """Lightning's, without the speed: micro-batches come in bursts, and 80 columns are not many."""
+        description, bar, *_ = super().configure_columns(trainer)
+        return [description, bar, CountColumn(style=self.theme.batch_progress), TimeColumn(self)]
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "micro-batches"  # a run is one epoch
@@ -208,4 +233,6 @@ class RunProgressBar(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if "tokens_per_s" in metrics:
+            metrics["tokens_per_s"] = f"{metrics['tokens_per_s']:.0f}"
         return {name: value for name, value in metrics.items() if "/" not in name}
