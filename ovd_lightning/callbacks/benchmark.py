@@ -313,17 +313,6 @@ class BenchmarkCallback(L.Callback):
         wanted = {*self.before_training, *self.after_training, *(["validation"] if self.every_n_rounds else [])}
         return [split for split in PREFIX if split in wanted]
 
-    def planned(self, rounds: int, over: int) -> list[tuple[int, str]]:
-        """(rounds that are over by then, split) of each evaluation that a ``fit`` still has before it.
-
-        Args:
-            over: rounds that are over now; 0: also what is asked before training.
-        """
-        every = range(0, rounds + 1, self.every_n_rounds)[1:] if self.every_n_rounds else range(0)
-        plan: list[tuple[int, str]] = [(n, "validation") for n in every if n > over]
-        last = [split for split in self.after_training if (rounds, split) not in plan]
-        return [*((0, split) for split in self.before_training if not over), *plan, *((rounds, s) for s in last)]
-
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, OVDModule)
         self._pass = self._weights = None

@@ -52,6 +52,19 @@ class Repeat(threading.Thread):
         self.join(timeout=2)
 
 
+def to_come(benchmark: BenchmarkCallback, rounds: int, over: int) -> list[tuple[int, str]]:
+    """(rounds that are over by then, split) of each evaluation that a ``fit`` still has before it.
+
+    Args:
+        over: rounds that are over now; 0: also what is asked before training.
+    """
+    every = benchmark.every_n_rounds
+    plan: list[tuple[int, str]] = [(n, "validation") for n in range(1, rounds + 1) if every and not n % every]
+    last = [(rounds, split) for split in benchmark.after_training if (rounds, split) not in plan]
+    first = [(0, split) for split in benchmark.before_training if not over]
+    return [*first, *((n, split) for n, split in plan if n > over), *last]
+
+
 class CountColumn(BatchesProcessedColumn):
     """Nothing where nobody has said how much there is to do."""
 
@@ -176,7 +189,7 @@ class RunProgressBar(RichProgressBar):
         assert isinstance(data, OVDDataModule)
         over = data.first_round()
         benchmark = next((c for c in trainer.callbacks if isinstance(c, BenchmarkCallback)), None)  # type: ignore[attr-defined]
-        self.run.begin(data.rounds, over, benchmark.planned(data.rounds, over) if benchmark else ())
+        self.run.begin(data.rounds, over, to_come(benchmark, data.rounds, over) if benchmark else ())
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from ovd_lightning.callbacks.progress import RunProgressBar
+from ovd_lightning.callbacks.benchmark import BenchmarkCallback
+from ovd_lightning.callbacks.progress import RunProgressBar, to_come
 from ovd_lightning.callbacks.rollout import PHASES
 from ovd_lightning.errors import ConfigError
 from tests.workflow import cli
@@ -205,3 +206,14 @@ def test_who_wants_no_progress_gets_none(tmp_path: Path) -> None:
 def test_an_interval_that_is_none_is_refused(every_s: float) -> None:
     with pytest.raises(ConfigError, match=r"run\.progress_every_s"):
         RunProgressBar(every_s)
+
+
+def test_the_evaluations_that_are_to_come() -> None:
+    benchmark = BenchmarkCallback(every_n_rounds=2)
+    before, after = [(0, "validation"), (0, "test")], [(4, "validation"), (4, "test")]
+    assert to_come(benchmark, 4, over=0) == [*before, (2, "validation"), *after]
+    assert to_come(benchmark, 4, over=2) == after
+    assert to_come(benchmark, 5, over=4) == [(5, "validation"), (5, "test")]
+    assert to_come(BenchmarkCallback(every_n_rounds=0, before_training=False, after_training=["test"]), 3, 0) == [
+        (3, "test")
+    ]
