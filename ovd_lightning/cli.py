@@ -199,7 +199,7 @@ class OVDCLI(LightningCLI):
             callbacks.append(round_timer(configured["max_time"]))
             kwargs["max_time"] = None
         if configured.get("enable_progress_bar") is not False:
-            callbacks.append(RunProgressBar())
+            callbacks.append(RunProgressBar(run.progress_every_s))
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder_setting = "trainer.default_root_dir" if configured.get("default_root_dir") else "run.root"
         self.continued = self.checkpoint if fitting and continues(self.checkpoint, folder) else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
+from ovd_lightning import progress
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.tokens import decode, encode_prompt
@@ -247,7 +248,8 @@ class Round:
         for itself alone."""
         start, inside = time.perf_counter(), sum(self.metrics.seconds.values())
         try:
-            yield
+            with progress.phase(name):
+                yield
         finally:
             inside = sum(self.metrics.seconds.values()) - inside
             self.metrics.seconds[name] += time.perf_counter() - start - inside

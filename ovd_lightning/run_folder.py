@@ -36,6 +36,7 @@ class RunConfig:
         project: W&B project; null: WANDB_PROJECT of the environment, else ovd_lightning.
         group: W&B group, e.g. one a sweep or a set of seeds; null: WANDB_RUN_GROUP.
         tags: W&B tags; null: WANDB_TAGS. The entity is WANDB_ENTITY, the run's name there WANDB_NAME or <name>/<time>.
+        progress_every_s: seconds between lines of progress, where there is no terminal for a live display; 0: none.
     """
 
     name: str = "ovd"
@@ -44,6 +45,7 @@ class RunConfig:
     project: str | None = None
     group: str | None = None
     tags: list[str] | None = None
+    progress_every_s: float = 30.0
 
 
 def provenance() -> dict[str, Any]:

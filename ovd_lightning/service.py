@@ -10,11 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.progress import expect, finished
 
 log = logging.getLogger(__name__)
 
@@ -126,21 +128,32 @@ class Service:
         traffic, self.traffic = self.traffic, Traffic()
         return traffic
 
-    def send(self, calls: Sequence[Call], max_retries: int | None = None) -> list[Any]:
+    def send(
+        self, calls: Sequence[Call], max_retries: int | None = None, items: Sequence[int] | None = None
+    ) -> list[Any]:
         """What each call read, or its Failure. Runs in a thread, so an event loop may be running here.
 
         Args:
             max_retries: overrides the service's.
+            items: how many items of work each call is, for whoever watches; None: one.
         """
         if not calls:
             return []
         retries = self._max_retries if max_retries is None else max_retries
-        return _in_a_thread(lambda: self._send(calls, retries))
+        items = [1] * len(calls) if items is None else items
+        expect(sum(items))
+        return _in_a_thread(lambda: self._send(calls, retries, items))
 
-    async def _send(self, calls: Sequence[Call], retries: int) -> list[Any]:
+    async def _send(self, calls: Sequence[Call], retries: int, items: Sequence[int]) -> list[Any]:
         slots, trial = asyncio.Semaphore(self._max_concurrency), asyncio.Lock()
         async with self.connect() as client:
-            tasks = [asyncio.ensure_future(self._guarded(client, call, slots, trial, retries)) for call in calls]
+
+            async def counted(call: Call, size: int) -> Any:
+                answer = await self._guarded(client, call, slots, trial, retries)
+                finished(size)
+                return answer
+
+            tasks = [asyncio.ensure_future(counted(call, size)) for call, size in zip(calls, items, strict=True)]
             try:
                 return await asyncio.gather(*tasks)
             finally:  # where a failure is raised, nothing may be left waiting
@@ -254,7 +267,8 @@ def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         for task in asyncio.all_tasks(loop):
             task.cancel()
 
-    threading.Thread(target=run, name="calls", daemon=True).start()
+    # in this thread's context, where the run is that hears of the progress
+    threading.Thread(target=copy_context().run, args=(run,), name="calls", daemon=True).start()
     try:
         return result.result()
     except BaseException:

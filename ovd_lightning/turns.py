@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ovd_lightning import progress as watched
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.demonstrations import student_tokens
@@ -207,10 +208,13 @@ def _take_turns(
     progress: float | None,
 ) -> None:
     """``room``: tokens that each completion may have."""
+    watched.expect(len(episodes))
     while live := [(e, r) for e, r in zip(episodes, room, strict=True) if not e.done]:
         limits = [min(environment.max_turn_tokens, r - len(e.ids)) for e, r in live]
         history = [e.said for e, _ in live]
-        for (e, r), said in zip(live, speak([e for e, _ in live], limits, environment.stop), strict=True):
+        with watched.phase(f"turn {live[0][0].turns + 1}"):
+            utterances = speak([e for e, _ in live], limits, environment.stop)
+        for (e, r), said in zip(live, utterances, strict=True):
             _hear(e, said)
             e.turns += 1
             e.done = e.done or e.turns > environment.max_turns or len(e.ids) >= r
@@ -221,7 +225,8 @@ def _take_turns(
             ))
             for (e, r), before in zip(live, history, strict=True) if not e.done
         ]  # fmt: skip
-        replies = environment.reply([turn for *_, turn in asking], progress) if asking else []
+        with watched.phase("reply"):
+            replies = environment.reply([turn for *_, turn in asking], progress) if asking else []
         for (e, r, _), reply in zip(asking, replies, strict=True):
             e.invalid += not reply.valid
             e.failed += reply.failed
@@ -233,6 +238,7 @@ def _take_turns(
                 del e.ids[r:], e.mask[r:], e.logprobs[r:]
                 e.said = decode(tokenizer, e.ids)
                 e.done = e.truncated = True
+        watched.finished(sum(e.done for e, _ in live))
 
 
 def _hear(episode: Episode, said: Utterance) -> None:

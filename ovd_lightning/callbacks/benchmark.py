@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from ovd_lightning import progress
 from ovd_lightning.callbacks.resumed import had, validate_first
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
@@ -105,6 +106,9 @@ class BenchmarkCallback(L.Callback):
         """global_step -> what was measured there."""
         self.latest: dict[EvalSplit, Evaluation] = {}
         """The last evaluation of each split."""
+        self.seconds = 0.0
+        """Of all evaluations so far."""
+        self._under_way = ExitStack()
         self._pass: Pass | None = None
         self._weights: tuple[int, int, str] | None = None
         self._resumed = False
@@ -133,6 +137,8 @@ class BenchmarkCallback(L.Callback):
 
     def _begin(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit, name: str | None = None) -> None:
         """Collective: every rank enters, also one that has nothing to answer."""
+        self._under_way.close()
+        self._under_way.enter_context(self._watched(name or split))
         data, rollout, teacher = self._data(trainer), self._rollout(trainer), module.method.teacher
         tasks, decoding, rejection = data.benchmarks(split), self.decoding(rollout, data), self._active(module)
         weights = self._fingerprint(trainer, module)
@@ -157,11 +163,14 @@ class BenchmarkCallback(L.Callback):
         awake.enter_context(rollout.engine.awake())
         if rejection is not None and teacher is not None:
             awake.enter_context(teacher.awake())
+        sizes = {benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()}
+        each = decoding.greedy + decoding.samples
         self._pass = Pass(
             name=name or split,
             split=split,
             tasks=tasks,
-            sizes={benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()},
+            sizes=sizes,
+            shares={benchmark: each * len(range(rank, size, world_size)) for benchmark, size in sizes.items()},
             answering=answering,
             tally=None if name == "predict" else Tally(module.device, decoding, tasks, self.rejection is not None),
             shown=Shown(self.wandb_rows if self._wandb(trainer) else 0, rank, world_size),
@@ -210,7 +219,16 @@ class BenchmarkCallback(L.Callback):
             if self.save:
                 evaluation.save(self.path(trainer))
             self._log_tables(trainer, evaluation, rows, prefix)
+        self._under_way.close()
         return values
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        """An evaluation from its beginning to its last file."""
+        start = perf_counter()
+        with progress.evaluation(name):
+            yield
+        self.seconds += perf_counter() - start
 
     def _log_tables(self, trainer: L.Trainer, evaluation: Evaluation, rows: list[Row], prefix: str) -> None:
         for logger in trainer.loggers:
@@ -320,6 +338,7 @@ class BenchmarkCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, OVDModule)
         self._pass = self._weights = None
+        self._under_way, self.seconds = ExitStack(), 0.0
         self.check_run(trainer, pl_module, stage)
         if self._active(pl_module) is not None and pl_module.method.teacher is not None:
             pl_module.method.teacher.start()
@@ -392,6 +411,7 @@ class BenchmarkCallback(L.Callback):
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         running = self._over()
         assert running is not None
+        self._under_way.close()
         running.environment_counts(pl_module.device)
         reused, generated = running.totals(pl_module.device)
         where = f" in {self.path(trainer)}" if self.save else ""
@@ -400,6 +420,7 @@ class BenchmarkCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Says how the evaluation goes on."""
         running = self._over()
+        self._under_way.close()
         if running is None or running.answering.files is None:
             return
         kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ovd_lightning import stop
 from ovd_lightning.callbacks.finished import AtomicCheckpointIO, FinishedRound, whole_on_each_rank
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import check_writable, move, partial, remove, same_file
+from ovd_lightning.progress import phase
 from ovd_lightning.run_folder import continue_command
 from ovd_lightning.types import Batch
 
@@ -65,6 +67,8 @@ class RoundCheckpoint(ModelCheckpoint):
         """global_step of the checkpoint that was resumed from."""
         self._rounds: dict[int, int] = {}
         """global_step -> rounds that are finished then."""
+        self.seconds = 0.0
+        """Spent on checkpoints so far."""
 
     @property
     def state_key(self) -> str:
@@ -135,7 +139,10 @@ class RoundCheckpoint(ModelCheckpoint):
             self._rounds[trainer.global_step] = batch.round + 1
         if batch.last_in_round and batch.round == trainer.datamodule.rounds - 1:  # type: ignore[attr-defined]
             self._every_n_train_steps = trainer.global_step  # the last round always
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        start = time.perf_counter()
+        with phase("checkpoint"):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.seconds += time.perf_counter() - start
         self._every_n_train_steps = every
         if batch.last_in_round:
             self.finished.record(trainer)

@@ -16,6 +16,7 @@ from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
 from ovd_lightning.evaluation.table import caption, render
 from ovd_lightning.module import OVDModule
+from ovd_lightning.progress import phase
 
 NARROWEST = 160
 """Columns of a table that is printed to a file, which has no edge."""
@@ -69,7 +70,9 @@ class SummaryCallback(L.Callback):
         if self.export:
             rollout = self._callback(trainer, RolloutCallback)
             tokenizer = rollout.engine.tokenizer if rollout is not None else None  # what the run was sampled with
-            pl_module.student.export(run / "student", tokenizer or pl_module.student_path, write=trainer.is_global_zero)
+            folder = run / "student"
+            with phase("export of the student"):
+                pl_module.student.export(folder, tokenizer or pl_module.student_path, write=trainer.is_global_zero)
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -77,7 +80,8 @@ class SummaryCallback(L.Callback):
         if self.report:
             from ovd_lightning.report import write_report
 
-            write_report(run)
+            with phase("the run's page"):
+                write_report(run)
         self._finished = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -150,17 +154,21 @@ class SummaryCallback(L.Callback):
         return table
 
     def times(self, trainer: L.Trainer) -> Table | None:
-        """Where the time of the rounds went."""
-        rounds = self._callback(trainer, RolloutCallback).history
+        """Where the time of training went, from its start to the end of its last evaluation: every second of it."""
+        rollout, benchmark = self._callback(trainer, RolloutCallback), self._callback(trainer, BenchmarkCallback)
+        rounds = rollout.history
         if not rounds:
             return None
         table = Table(title=f"The time of {len(rounds)} rounds", title_justify="left")
         for column in ("phase", "seconds", "a round", "share"):
             table.add_column(column, justify="left" if column == "phase" else "right")
         seconds = {phase: sum(r.get(f"time/{phase}", 0.0) for r in rounds) for phase in PHASES}
-        total = sum(seconds.values())
-        for phase, spent in [*seconds.items(), ("all", total)]:
-            table.add_row(phase, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
+        seconds["checkpoints"] = getattr(trainer.checkpoint_callback, "seconds", 0.0)
+        seconds["evaluations"] = benchmark.seconds if benchmark else 0.0
+        total = rollout.wall
+        seconds["outside every phase"] = total - sum(seconds.values())
+        for name, spent in [*seconds.items(), ("all", total)]:
+            table.add_row(name, f"{spent:.1f}", f"{spent / len(rounds):.2f}", f"{spent / max(total, 1e-9):.0%}")
         return table
 
     def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:

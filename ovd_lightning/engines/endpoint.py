@@ -66,9 +66,11 @@ class Endpoint(Service):
             ) from error
         return served
 
-    def send(self, calls: Sequence[Call], max_retries: int | None = None) -> list[Any]:
+    def send(
+        self, calls: Sequence[Call], max_retries: int | None = None, items: Sequence[int] | None = None
+    ) -> list[Any]:
         """As of any service. Raises: EndpointDown after ``max_failures`` failures without a success between them."""
-        return super().send(calls, max_retries)
+        return super().send(calls, max_retries, items)
 
     def answered(self, answer: Any) -> None:
         super().answered(answer)

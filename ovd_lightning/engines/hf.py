@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.progress import expect, finished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,6 +143,7 @@ class HFEngine(LocalEngine):
         prompts = self.encode_requests(request.prompt for request in requests)
         limits = self.limits(requests, prompts, sampling.max_tokens)
         seeds = self.seeds(requests)
+        expect(len(requests))
         done: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
         with untouched():
@@ -200,6 +202,7 @@ class HFEngine(LocalEngine):
                     if not ended and not truncated[i]:
                         kept.append(row)
                 if len(kept) < len(live):
+                    finished(len(live) - len(kept))
                     select = torch.tensor(kept, device=device, dtype=torch.long)
                     chosen, mask, positions = chosen[select], mask[select], positions[select]
                     live = [live[row] for row in kept]
@@ -266,6 +269,7 @@ class HFEngine(LocalEngine):
         import torch
 
         results: list[Tensor] = [torch.empty(0, 0)] * len(sequences)
+        expect(len(sequences))
         device = self.network.device
         with torch.no_grad():
             for batch in self._batches(sequences):
@@ -285,6 +289,7 @@ class HFEngine(LocalEngine):
                     split = torch.cat(parts).split([len(wanted[i]) for i in batch])
                     for i, part in zip(batch, split, strict=True):
                         results[i] = part
+                finished(len(batch))
         return results
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:

@@ -206,7 +206,8 @@ class OpenAIEngine(Engine):
         while chunks:
             calls = [self._call(api, [prompts[i] for i in rows], *each[rows[0]]) for rows in chunks]
             split: list[list[int]] = []
-            for rows, response in zip(chunks, self._endpoint.send(calls), strict=True):
+            responses = self._endpoint.send(calls, items=[len(rows) for rows in chunks])
+            for rows, response in zip(chunks, responses, strict=True):
                 if isinstance(response, Failure) and response.refused and len(rows) > 1:
                     split += [[i] for i in rows]
                 elif isinstance(response, Failure):

@@ -8,6 +8,7 @@ request at temperature 0 is processed at temperature 1, so both of these are of 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.progress import expect, finished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +72,27 @@ def _pack_heads(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+class _Counted:
+    """What vLLM takes for a bar of tqdm: tells the run how many requests are finished, and draws nothing."""
+
+    def __init__(self) -> None:
+        self.n, self.postfix, self.format_dict = 0, "", {"elapsed": math.inf}
+
+    @classmethod
+    def bar(cls, iterable: Iterable[Any] | None = None, **_: Any) -> Any:
+        """A bar over prompts that are being added, which needs no count, or over requests that are under way."""
+        return cls() if iterable is None else iterable
+
+    def update(self, count: int = 1) -> None:
+        self.n += count
+        finished(count)
+
+    def refresh(self) -> None:
+        """Nothing is drawn."""
+
+    close = refresh
 
 
 class VLLMEngine(LocalEngine):
@@ -347,7 +370,8 @@ class VLLMEngine(LocalEngine):
             return []
         with self.awake(), untouched():
             inputs = [{"prompt_token_ids": ids} for ids in prompts]
-            return self.llm.generate(inputs, list(parameters), use_tqdm=False)  # type: ignore[arg-type]
+            expect(len(inputs))
+            return self.llm.generate(inputs, list(parameters), use_tqdm=_Counted.bar)  # type: ignore[arg-type]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Log-probabilities of a greedy completion are at temperature 1."""

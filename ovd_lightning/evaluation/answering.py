@@ -14,6 +14,7 @@ from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import RunError
 from ovd_lightning.evaluation.answers import AnswerFiles, Row, key_of, verdict_key
 from ovd_lightning.evaluation.names import SHARES
+from ovd_lightning.progress import finished, phase
 from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.turns import respond
@@ -131,6 +132,7 @@ class Answering:
         ungenerated = [want for want in missing if want.row is None]
         self.reused += len(wanted) - len(ungenerated)
         self.generated += len(ungenerated)
+        finished(len(wanted) - len(ungenerated))
         for greedy in (True, False):
             for chunk in chunks([want for want in ungenerated if (want.sample is None) is greedy], self.batch_size):
                 responses = self._generate(task, chunk, greedy)
@@ -213,7 +215,9 @@ class Answering:
         sampling = self.decoding.sampling(greedy)
         if self.rejection is not None and self.teacher is not None:
             seeds = [want.seed for want in wanted]
-            verified = self.rejection.generate(self.engine, self.teacher, task, problems, prompts, sampling, seeds)
+            with phase("requests"):
+                verified = self.rejection.generate(self.engine, self.teacher, task, problems, prompts, sampling, seeds)
+            finished(len(wanted))
             return [
                 Response(v.text, v.written, v.truncated, v.completion_tokens, v.turns, verification_of(v))
                 for v in verified
@@ -255,7 +259,8 @@ def graded(task: Task, problems: Sequence[Problem], responses: Sequence[str]) ->
     pairs = [(response, problem) for response, problem in zip(responses, problems, strict=True) if problem.answers]
     if not pairs:
         return [None] * len(problems)
-    grades = iter(task.grade_many([response for response, _ in pairs], [problem for _, problem in pairs]))
+    with phase("grade"):
+        grades = iter(task.grade_many([response for response, _ in pairs], [problem for _, problem in pairs]))
     return [next(grades) if problem.answers else None for problem in problems]
 
 

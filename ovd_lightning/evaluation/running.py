@@ -15,6 +15,7 @@ from ovd_lightning.evaluation.names import EvalSplit
 from ovd_lightning.evaluation.results import BenchmarkResult
 from ovd_lightning.evaluation.tally import Tally, add_up
 from ovd_lightning.evaluation.wandb_tables import Shown
+from ovd_lightning.progress import phase
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ class Pass:
     awake: ExitStack
     """Engines that stay awake until it is over."""
     start: float = field(default_factory=perf_counter)
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """Answers of each benchmark that are this rank's, for whoever watches."""
+    _answered: dict[str, int] = field(default_factory=dict)
 
     def answer(self, benchmark: str, problems: Sequence[Problem]) -> None:
         """Answer some problems of this rank, and count the verdicts."""
         reused, generated = self.answering.reused, self.answering.generated
-        lines = self.answering.answer(benchmark, self.tasks[benchmark], problems)
+        done = self._answered.get(benchmark, 0)
+        with phase(f"{benchmark} answered", self.shares.get(benchmark), done):
+            lines = self.answering.answer(benchmark, self.tasks[benchmark], problems)
+        self._answered[benchmark] = done + sum(map(len, lines))
         if self.tally is not None:
             reused, generated = self.answering.reused - reused, self.answering.generated - generated
             self.tally.add(benchmark, lines, reused, generated)

@@ -35,6 +35,11 @@ class Panel:
     """Of some methods or tasks only: no panel where it was not logged."""
 
 
+def parts_of_time(names: Iterable[str]) -> list[str]:
+    """Those that add up: without the whole."""
+    return [name for name in names if name != "time/round"]
+
+
 PANELS = (
     Panel(id="accuracy", title="Validation problems", metrics=("eval/*",), choose=accuracies, share=True),
     Panel(id="test", title="Test problems", metrics=("test/*",), choose=accuracies, share=True),
@@ -59,6 +64,7 @@ PANELS = (
     Panel(id="entropy", title="Policy entropy", metrics=("policy/entropy",), unit="nats per token"),
     Panel(id="clip", title="Clipped tokens", metrics=("policy/clip_fraction",), unit="share of tokens"),
     Panel(id="mismatch", title="Sampler-trainer mismatch", metrics=("mismatch/logprob_abs_mean",), unit="nats"),
+    Panel(id="learning-rate", title="Learning rate", metrics=("optim/learning_rate",), optional=True),
     Panel(id="length", title="Completion length", metrics=("completion/length_mean",), unit="tokens"),
     Panel(
         id="time",
@@ -66,6 +72,7 @@ PANELS = (
         metrics=("time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train", "time/*"),
         unit="seconds a round",
         kind="stack",
+        choose=parts_of_time,
     ),
     Panel(
         id="throughput",

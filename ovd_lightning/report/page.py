@@ -15,7 +15,7 @@ from typing import Any
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.evaluation.names import label as metric_label
 from ovd_lightning.report.evaluations import evaluation_tables
-from ovd_lightning.report.figures import figures
+from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
 
 VIEWER_ROUNDS = 12
@@ -79,7 +79,8 @@ def tiles(run: Run) -> list[dict[str, str]]:
     ):
         if series := run.metrics.get(name, []):
             moved(label, series, style)
-    phases = {name: sum(v for _, v in series) for name, series in run.metrics.items() if name.startswith("time/")}
+    times = parts_of_time(name for name in run.metrics if name.startswith("time/"))
+    phases = {name: sum(v for _, v in run.metrics[name]) for name in times}
     if total := sum(phases.values()):
         longest = max(phases, key=lambda name: phases[name])
         note = f"{phases[longest] / total:.0%} {longest.removeprefix('time/')}"

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ovd_lightning.progress import expect, finished
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Grade, Problem
 
@@ -44,7 +45,12 @@ class Task(ABC):
 
     def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
         """Grades of many responses, in order; a task whose checker works in parallel overrides it."""
-        return [self.grade(response, problem) for response, problem in zip(responses, problems, strict=True)]
+        expect(len(responses))
+        grades = []
+        for response, problem in zip(responses, problems, strict=True):
+            grades.append(self.grade(response, problem))
+            finished()
+        return grades
 
     @abstractmethod
     def prompt(self, problem: Problem) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovd_lightning.errors import RunError
+from ovd_lightning.progress import expect, finished
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,9 @@ class Pool:
     def _run(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply | None]:
         replies: list[Reply | None] = [None] * len(requests)
         waiting, open_, failed = deque(range(len(requests))), len(requests), 0
+        expect(len(requests))
         while open_:
+            before = open_
             while len(self._workers) < min(self.size, open_):
                 self._workers.append(_Worker(self.command))
             for worker in [w for w in self._workers if w.ready and w.job is None]:
@@ -175,6 +178,7 @@ class Pool:
                 log.info("a worker was killed after %.1f s", self.timeout_s if worker.ready else STARTUP_S)
                 open_ -= worker.job is not None
                 failed += self._replace(worker)
+            finished(before - open_)
             if failed >= STARTS:
                 raise WorkerError(f"{failed} workers in a row could not be started: {' '.join(self.command)}")
         return replies

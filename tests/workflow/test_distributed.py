@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def test_two_ranks_train_as_one(method: list[str], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     args = [*method, "--data.rounds=1"]
     cli.fit(one, *args)
-    cli.fit(two, *args, "--trainer.devices=2", "--trainer.strategy=ddp")
+    shown = cli.fit(two, *args, "--trainer.devices=2", "--trainer.strategy=ddp", "--run.progress_every_s=0.1").stdout
+    assert "round 1/1 | " in shown
+    assert set(re.findall(r"sampled \d+/(\d+)", shown)) <= {"16"}  # of rank 0, which is the only one that speaks
     a, b = ({(t["group"], t["sample"]): t for t in cli.transcripts(f)} for f in (one, two))
     assert len(a) == len(b) == 32  # a replacement has the key of what it replaces
     assert [a[key]["text"] for key in sorted(a)] == [b[key]["text"] for key in sorted(b)]
