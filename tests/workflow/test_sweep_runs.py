@@ -24,11 +24,11 @@ ACCURACY = "eval/arithmetic/accuracy"
 RUNS = [(threshold, seed) for threshold in (0, 10) for seed in (0, 1)]
 
 
-def told(run: Path) -> tuple[str, str]:
-    """Name and group of a run as W&B has them."""
+def told(run: Path) -> tuple[str, str, str]:
+    """Name, group and id of a run as W&B has them."""
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
     (found,) = (record.run for record in records(file) if record.HasField("run") and record.run.display_name)
-    return found.display_name, found.run_group
+    return found.display_name, found.run_group, found.run_id
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def folder_of(sweep: tuple[Path, str], run: tuple[int, int]) -> Path:
 @pytest.mark.parametrize("run", RUNS)
 def test_wandb_is_told_the_threshold(sweep: tuple[Path, str], run: tuple[int, int]) -> None:
     """The name says both, the group what is averaged over."""
-    name, group = told(folder_of(sweep, run))
+    name, group, _ = told(folder_of(sweep, run))
     assert name == f"quickstart/threshold={run[0]},seed={run[1]}"
     assert group == f"quickstart/threshold={run[0]}"
 
@@ -121,6 +121,4 @@ def test_under_wandbs_agent_the_names_say_the_same(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (run,) = (tmp_path / "runs/quickstart").iterdir()
-    name, group = told(run)
-    assert name == f"quickstart/threshold=5,seed=1/{run.name}"
-    assert group == "quickstart/threshold=5"
+    assert told(run) == (f"quickstart/threshold=5,seed=1/{run.name}", "quickstart/threshold=5", "xyz")
