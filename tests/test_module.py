@@ -152,12 +152,17 @@ FORMULAS: dict[str, Callable[[int, int, int], float]] = {
 """(updates before, updates of warm-up, updates) -> share of the learning rate."""
 
 
-@pytest.mark.parametrize(("epochs", "mini_batches", "accumulate"), [(1, 1, 1), (2, 1, 1), (1, 2, 3), (2, 2, 2)])
 @pytest.mark.parametrize(
-    ("schedule", "warm"),
-    [("constant", 0.0), ("constant_with_warmup", 0.95), ("constant_with_warmup", 0.0), ("linear", 0.25),
-     ("linear", 0.0), ("cosine", 0.5)],
-)  # fmt: skip
+    ("schedule", "warm", "epochs", "mini_batches", "accumulate"),
+    [
+        ("constant", 0.0, 2, 2, 2),
+        ("constant_with_warmup", 0.95, 2, 2, 2),
+        ("constant_with_warmup", 0.0, 2, 2, 2),
+        ("linear", 0.0, 2, 2, 2),
+        ("cosine", 0.5, 2, 2, 2),
+        *(("linear", 0.25, *shape) for shape in [(1, 1, 1), (2, 1, 1), (1, 2, 3), (2, 2, 2)]),
+    ],
+)
 def test_every_update_has_the_rate_of_its_schedule(
     schedule: str, warm: float, epochs: int, mini_batches: int, accumulate: int, tiny_model: str
 ) -> None:
