@@ -2,9 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
+# further settings of a quickstart: make quickstart ARGS="--data.rounds 5"
+ARGS ?=
 
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python -m
+# $(call fit,CONFIG). There is no vLLM for some systems, macOS among them; a quickstart then runs with transformers,
+# by configs/overlays/no_vllm*.yaml. Looked up when a recipe runs, so after the installation.
+HAS_VLLM = $(shell $(VENV)/bin/python -c 'from importlib.util import find_spec; print("yes" if find_spec("vllm") else "")')
+NO_VLLM = $(patsubst configs/quickstart%,configs/overlays/no_vllm%,$(filter configs/quickstart%,$(1)))
+OVERLAY = $(if $(HAS_VLLM),,$(NO_VLLM))
+define fit
+	@$(if $(OVERLAY),echo "make: vLLM is not installed; student and teacher run on transformers (--config $(OVERLAY))",:)
+	$(RUN) ovd_lightning fit --config $(1) $(addprefix --config ,$(OVERLAY)) $(ARGS)
+endef
 
 .PHONY: help setup quickstart quickstart-web test test-fast lint format clean
 .DEFAULT_GOAL := help
@@ -26,10 +37,10 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/cpu-nodeps.tx
 	@touch "$@"
 
 quickstart: setup
-	$(RUN) ovd_lightning fit --config $(CONFIG)
+	$(call fit,$(CONFIG))
 
 quickstart-web: setup
-	$(RUN) ovd_lightning fit --config configs/quickstart_web.yaml
+	$(call fit,configs/quickstart_web.yaml)
 
 # Two files at a time, each on one thread: that is how two cores are used best.
 test: setup

@@ -203,7 +203,8 @@ class OVDCLI(LightningCLI):
         folder = Path(configured.get("default_root_dir") or run_folder(run)).absolute()
         folder_setting = "trainer.default_root_dir" if configured.get("default_root_dir") else "run.root"
         self.continued = self.checkpoint if fitting and continues(self.checkpoint, folder) else None
-        self.wandb_id = (read_state(folder).get("wandb_id") if self.continued else None) or new_wandb_id()
+        known = read_state(folder).get("wandb_id") if self.continued else None
+        self.wandb_id = known or os.environ.get("WANDB_RUN_ID") or new_wandb_id()  # the latter of W&B's agent
         file = NAME
         if not fitting:  # an evaluation in a run's folder writes beside the run's own numbers
             file = f"{self.subcommand}-{NAME}" if (folder / STATE).exists() else NAME

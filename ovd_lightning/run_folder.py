@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.interrupted import continuation
 from ovd_lightning.metrics_file import NAME, MetricsLogger
+from ovd_lightning.sweep_file import SEED, label, parameters_of_run
 
 STATE = "run.json"
 """In a run's folder: W&B's id of the run, whether it came to its end, and how often it was started."""
@@ -34,7 +35,7 @@ class RunConfig:
         root: folder of all runs.
         wandb: "auto" is online where an API key is configured and offline elsewhere, never a question.
         project: W&B project; null: WANDB_PROJECT of the environment, else ovd_lightning.
-        group: W&B group, e.g. one a sweep or a set of seeds; null: WANDB_RUN_GROUP.
+        group: W&B group; null: WANDB_RUN_GROUP, or in a sweep the runs that differ by their seed alone.
         tags: W&B tags; null: WANDB_TAGS. The entity is WANDB_ENTITY, the run's name there WANDB_NAME or <name>/<time>.
         progress_every_s: seconds between lines of progress, where there is no terminal for a live display; 0: none.
     """
@@ -188,23 +189,30 @@ def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
 
 
 def loggers(run: RunConfig, folder: Path, file: str = NAME, wandb_id: str | None = None) -> list[Logger]:
-    """CSV and W&B.
+    """CSV and W&B. In a sweep, W&B's name says the run's parameters, and runs that differ by their seed alone are one
+    group.
 
     Args:
         file: of the metrics in ``folder``.
         wandb_id: of W&B's run: with that of an earlier one, W&B continues it. None: a new one.
     """
+    swept = parameters_of_run(folder)
+    name, group = f"{run.name}/{folder.name}", run.group
+    if swept:
+        if not folder.name.startswith(label(swept)):
+            name = f"{run.name}/{label(swept)}/{folder.name}"
+        group = group or "/".join(filter(None, [run.name, label(swept, without=[SEED])]))[:128]  # W&B's limit
     loggers: list[Logger] = [MetricsLogger(folder, file)]
     mode = wandb_mode(run.wandb)
     if mode != "disabled":
         loggers.append(
             WandbLogger(
-                name=os.environ.get("WANDB_NAME") or f"{run.name}/{folder.name}",
+                name=os.environ.get("WANDB_NAME") or name,
                 project=run.project or os.environ.get("WANDB_PROJECT") or "ovd_lightning",
                 save_dir=str(folder),
                 offline=mode == "offline",
                 id=wandb_id,
-                group=run.group,
+                group=group,
                 tags=run.tags,
                 mode=mode,  # the environment variable that `offline` sets is read too early
                 settings={"console": "off", "silent": True},

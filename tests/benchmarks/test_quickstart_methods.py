@@ -66,12 +66,12 @@ def test_a_real_run_is_compared_and_not_repeated(tmp_path: Path) -> None:
         sys.executable, "benchmarks/quickstart_methods.py", "--only", "opd", "--seeds", "0", "--students", "second",
         "--rounds", "1", "--jobs", "1", "--out", str(tmp_path),
     ]  # fmt: skip
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr[-2000:]
     table = [line for line in first.stdout.splitlines() if line.startswith("| OPD")]
     assert len(table) == 1
     assert "before training greedy 44.9%" in first.stdout
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert table[0] in again.stdout.splitlines()
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run([*command, "--students", "third"], cwd=ROOT, capture_output=True, timeout=60, check=True)
+        subprocess.run([*command, "--students", "third"], cwd=ROOT, capture_output=True, check=True)

@@ -121,7 +121,7 @@ def test_a_longer_option_does_not_mention_the_shorter_one() -> None:
     assert mentioned("It takes 1 hour.", options) == 0
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.cpu_limit(20)
 @pytest.mark.parametrize(
     "response",
     [
@@ -137,7 +137,7 @@ def test_a_longer_option_does_not_mention_the_shorter_one() -> None:
         "\\" * 200_000,
     ],
 )
-@pytest.mark.timeout(60)  # quadratic work on 200,000 characters takes far longer, linear work a tenth of a second
+@pytest.mark.cpu_limit(60)  # quadratic work on 200,000 characters takes far longer, linear work a tenth of a second
 def test_long_responses_take_linear_time(response: str) -> None:
     for mode in ("strict", "qwen"):
         for choices in (False, True):

@@ -20,6 +20,7 @@ from ovd_lightning.grading import Grader, WorkerError, grade
 from ovd_lightning.grading.grader import default_workers
 from ovd_lightning.types import Problem
 from ovd_lightning.workers.pool import Pool
+from tests.limits import patient
 
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
 RIGHT, WRONG = r"\boxed{2\sqrt{3}}", r"\boxed{3\sqrt{2}}"
@@ -73,7 +74,7 @@ def test_a_hostile_answer_costs_at_most_the_time_limit(impatient: Grader, name: 
     verdict = impatient.grade(response, ROOT)
     taken = time.monotonic() - start
     assert (verdict.correct, verdict.reward) == (False, 0.0)
-    assert taken < 0.5 + 1.5  # on a busy machine
+    assert taken < patient(0.5 + 0.5)
     assert verdict.timed_out == (impatient.pool.pids != before)
     assert not verdict.timed_out or not psutil.pid_exists(before[0])
     assert not trace.exists()
@@ -171,7 +172,7 @@ def run_script(script: str) -> subprocess.Popen[str]:
 
 
 def wait_until_gone(pids: list[int], seconds: float) -> bool:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while time.monotonic() < end:
         if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
             return True
@@ -219,7 +220,7 @@ def test_a_fork_of_the_process_has_workers_of_its_own() -> None:
         assert grader.pool.pids == before
         print("as it was")
     """)
-    assert parent.communicate(timeout=60)[0].strip() == "as it was"
+    assert parent.communicate()[0].strip() == "as it was"
 
 
 def test_a_worker_imports_no_torch() -> None:

@@ -18,6 +18,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import Document, SearchResult
 from ovd_lightning.search.http import HTTPSearch, read_results
 from ovd_lightning.tasks.search import SearchEnvironment
+from tests.limits import patient
 from tests.search.parts import Answer, Server, closes, hangs, query, roll, says, send, status, trickles
 
 Serve = Callable[..., Server]
@@ -127,7 +128,7 @@ def test_a_search_is_given_up_after_its_retries(serve: Serve, trouble: Answer, r
     assert result.documents == []
     assert re.search(reason, result.error or "")
     assert len(server.bodies) == 2
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < patient(2)
 
 
 def test_a_refusal_is_not_retried(serve: Serve) -> None:
@@ -175,7 +176,7 @@ def test_a_service_that_is_down_is_left_alone_and_the_rest_fails_at_once(serve: 
     begun = time.monotonic()
     results = ask(engine, *(f"q{i}" for i in range(50)))
     assert all(result.error for result in results)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < patient(3)
     sent = len(server.bodies)
     assert sent <= 8
     assert engine.take_counts()["skipped_requests"] >= 46
@@ -309,8 +310,8 @@ def test_a_rollout_over_a_server_that_dies_in_the_middle(byte_tokenizer: Any) ->
         environment = SearchEnvironment(engine, max_turns=5, max_failed_share=1)
         begun = time.monotonic()
         episodes = roll(byte_tokenizer, environment, student(4), n=8)
-        assert time.monotonic() - begun < 10
-        assert server.wait(timeout=1) == 1  # it really died
+        assert time.monotonic() - begun < patient(10)
+        assert server.wait() == 1  # it really died
         with pytest.raises(RuntimeError, match=r"8 of 8 searches by http.* failed.*max_failed_share = 0.5"):
             roll(byte_tokenizer, SearchEnvironment(engine, max_turns=1), student(1), n=8)
     assert all(e.done and e.error is None and e.said.endswith("<answer>Telsa</answer>") for e in episodes)

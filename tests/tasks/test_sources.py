@@ -142,7 +142,7 @@ def on_a_hub(folder: Path, home: Path, sources: list[dict[str, Any]], offline: b
     if not offline:
         command = [sys.executable, "-m", "tests.tasks.hub", str(folder), *command]
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -13,6 +13,7 @@ import pytest
 
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.local import LocalSandbox
+from tests.limits import patient
 
 SMALL: dict[str, Any] = {
     "time_s": 2.0, "memory_mb": 256, "processes": 12, "file_mb": 4, "output_bytes": 4096, "packages": (), "workers": 1,
@@ -48,7 +49,7 @@ def descendants(sandbox: LocalSandbox) -> list[psutil.Process]:
 
 def idle(sandbox: LocalSandbox) -> int:
     """How many processes of a sandbox there are while it does nothing; waits until nothing more ends."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + patient(5)
     while True:
         count = len(descendants(sandbox))
         if count <= len(sandbox.pids) or time.monotonic() > until:

@@ -17,6 +17,7 @@ import pytest
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tools.local import PROTECTIONS, LocalSandbox
+from tests.limits import patient
 from tests.tools.parts import SMALL, descendants, one, outputs
 
 
@@ -120,15 +121,15 @@ def test_hundreds_of_programs_in_order(sandbox: LocalSandbox) -> None:
     begun = time.monotonic()
     results = sandbox.run([f"import time\ntime.sleep({(i % 7) / 500})\nprint({i} ** 2)" for i in range(200)])
     assert outputs(results) == [f"{i**2}\n" for i in range(200)]
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < patient(60)
     assert sandbox.run([]) == []
 
 
 def test_programs_run_beside_one_another(sandbox: LocalSandbox) -> None:
     sandbox.run(["0"] * 2)
-    begun = time.monotonic()
-    sandbox.run(["import time\ntime.sleep(1)"] * 2)
-    assert time.monotonic() - begun < 1.8
+    printed = outputs(sandbox.run(["import time\nprint(time.time())\ntime.sleep(2)\nprint(time.time())"] * 2))
+    begun, ended = zip(*(map(float, text.split()) for text in printed), strict=True)
+    assert max(begun) < min(ended)
 
 
 def test_a_large_program_and_text_of_every_script(sandbox: LocalSandbox) -> None:
@@ -189,14 +190,14 @@ def test_nothing_outlives_the_trainer_or_a_closed_sandbox() -> None:
     trainer.kill()
     trainer.wait()
     trainer.stdout.close()
-    _, alive = psutil.wait_procs(tree, timeout=10)
+    _, alive = psutil.wait_procs(tree, timeout=patient(10))
     assert alive == []
 
     made = LocalSandbox(**SMALL)
     made.start()
     tree = [psutil.Process(made.pids[0]), *descendants(made)]
     made.close()
-    assert psutil.wait_procs(tree, timeout=10)[1] == []
+    assert psutil.wait_procs(tree, timeout=patient(10))[1] == []
     assert one(made, "print('again')").stdout == "again\n"
     made.close()
 

@@ -28,10 +28,10 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "ovd_lightning", *args]
 
 
-def run(*args: str, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
-    """``python -m ovd_lightning ARGS`` in the repository's root; nothing is asserted."""
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """``python -m ovd_lightning ARGS`` in the repository's root; nothing is asserted. Its time is the test's."""
     return subprocess.run(
-        command(*args), cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=timeout,
+        command(*args), cwd=ROOT, env=environment(**env), capture_output=True, text=True,
         stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
 

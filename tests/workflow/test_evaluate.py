@@ -140,13 +140,11 @@ def interrupt(folder: Path, args: list[str], stop: Callable[[subprocess.Popen[st
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
         while len(answers_so_far(folder)) < lines:
             assert process.poll() is None, "the evaluation ended by itself"
-            assert time.monotonic() < deadline
             time.sleep(0.02)
         stop(process)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -77,13 +77,11 @@ def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
         while not (folder / "transcripts/round-000005.jsonl").exists():
             assert process.poll() is None, "the run ended by itself"
-            assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(how)
-        process.wait(timeout=60)
+        process.wait()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

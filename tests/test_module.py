@@ -1,0 +1,200 @@
+"""The optimiser's side of a step: weight decay, schedule, clipping and the guard against stale data, by hand-made
+rounds through Lightning's own loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from ovd_lightning.collate import to_batch
+from ovd_lightning.data import OVDDataModule
+from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.module import OVDModule
+from ovd_lightning.tasks.arithmetic import ArithmeticTask
+from ovd_lightning.types import Batch
+from tests.helpers import PAD, trajectory
+
+LEARNING_RATE = 3e-3
+
+
+class Watcher(L.Callback):
+    """What every update began with: weights, gradients before clipping, learning rate."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+        self.gradients: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        named = dict(module.student.named_parameters())
+        self.weights.append({name: p.detach().double().clone() for name, p in named.items()})
+        self.gradients.append({name: p.grad.double().clone() for name, p in named.items()})
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.norms.append(math.sqrt(sum(float((g**2).sum()) for g in self.gradients[-1].values())))
+
+
+def batch(version: int, round: int = 0, update: int = 0, advantage: float = 1.0) -> Batch:
+    rows = [trajectory(3, 6, 0, j, advantages=[advantage * (1 - 2 * (j % 2))] * 6) for j in range(2)]
+    made = to_batch(rows, [1 / 12] * 2, PAD, temperature=1.0, round=round, version=version)
+    return replace(made, update=update)
+
+
+def fit(
+    student: str,
+    rounds: int = 3,
+    epochs_per_round: int = 1,
+    mini_batches: int = 1,
+    accumulate: int = 1,
+    clip: float | None = None,
+    advantage: float = 1.0,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
+    **settings: Any,
+) -> tuple[OVDModule, Watcher]:
+    """Train on rounds of which each is what the rollout callback would hand out, but for ``change``."""
+    module = OVDModule(student, GRPO(kl_coefficient=0.0), **{"learning_rate": LEARNING_RATE, **settings})
+    data = OVDDataModule(
+        ArithmeticTask(train_size=4, validation_size=1, test_size=1), problems_per_round=4, rounds=rounds,
+        epochs_per_round=epochs_per_round, mini_batches=mini_batches,
+    )  # fmt: skip
+    updates = epochs_per_round * mini_batches
+
+    def collect(index: int) -> list[Batch]:
+        micro = [batch(index * updates, index, u, advantage) for u in range(updates) for _ in range(accumulate)]
+        return [change(each) for each in micro]
+
+    data.collect = collect
+    watcher = Watcher()
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, accumulate_grad_batches=accumulate, gradient_clip_val=clip,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[watcher],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert trainer.global_step == len(watcher.rates) == rounds * updates
+    return module, watcher
+
+
+# ------------------------------------------------------------------ AdamW
+
+
+def adamw(
+    watcher: Watcher, betas: tuple[float, float], decay: float, clip: float | None, eps: float = 1e-8
+) -> dict[str, Tensor]:
+    """Weights after all updates, from the first weights and the gradients, by algorithm 2 of arXiv 1711.05101."""
+    weights = dict(watcher.weights[0])
+    m = {name: torch.zeros_like(w) for name, w in weights.items()}
+    v = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for t, (gradients, rate, norm) in enumerate(zip(watcher.gradients, watcher.rates, watcher.norms, strict=True), 1):
+        scale = 1.0 if clip is None else min(1.0, clip / norm)
+        for name, gradient in gradients.items():
+            g = scale * gradient
+            m[name] = betas[0] * m[name] + (1 - betas[0]) * g
+            v[name] = betas[1] * v[name] + (1 - betas[1]) * g**2
+            step = (m[name] / (1 - betas[0] ** t)) / ((v[name] / (1 - betas[1] ** t)).sqrt() + eps)
+            weights[name] = weights[name] - rate * decay * weights[name] - rate * step
+    return weights
+
+
+def largest_gap(module: OVDModule, expected: dict[str, Tensor]) -> float:
+    return max(float((p.detach().double() - expected[n]).abs().max()) for n, p in module.student.named_parameters())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e6])
+def test_updates_are_adamws(decay: float, clip: float | None, tiny_model: str) -> None:
+    """Betas, decoupled decay and clipping by the norm of all gradients, over updates with different gradients."""
+    betas = (0.8, 0.95)
+    module, watcher = fit(tiny_model, weight_decay=decay, betas=betas, clip=clip, lr_scheduler="linear")
+    assert min(watcher.norms) > 0.01
+    assert largest_gap(module, adamw(watcher, betas, decay, clip)) < 2e-6
+    # The settings matter at this precision: others would be noticed.
+    assert largest_gap(module, adamw(watcher, betas, 0.1 - decay, clip)) > 1e-4
+    assert largest_gap(module, adamw(watcher, (0.9, 0.999), decay, clip)) > 1e-4
+
+
+def test_clipping_bounds_the_first_moment(tiny_model: str) -> None:
+    """Adam's step hardly depends on a gradient's scale, so the clipped norm is read off its state."""
+    module, watcher = fit(tiny_model, rounds=1, clip=1e-3, betas=(0.0, 0.999))
+    (optimizer,) = module.trainer.optimizers
+    moments = [state["exp_avg"].double() for state in optimizer.state.values()]
+    assert watcher.norms[0] > 0.01
+    assert math.sqrt(sum(float((m**2).sum()) for m in moments)) == pytest.approx(1e-3, rel=1e-3)
+    assert module.train_metrics.maxima["policy/grad_norm"] == pytest.approx(watcher.norms[0], rel=1e-4), "before it"
+
+
+def test_without_a_gradient_weights_shrink_by_rate_times_decay(tiny_model: str) -> None:
+    module, watcher = fit(tiny_model, rounds=2, advantage=0.0, weight_decay=0.5)
+    assert watcher.norms == [0.0, 0.0]
+    factor = (1 - LEARNING_RATE * 0.5) ** 2
+    assert largest_gap(module, {name: w * factor for name, w in watcher.weights[0].items()}) < 1e-6
+    still, watcher = fit(tiny_model, rounds=2, advantage=0.0, weight_decay=0.0)
+    assert largest_gap(still, watcher.weights[0]) == 0
+
+
+# ------------------------------------------------------------------ schedule
+
+FORMULAS: dict[str, Callable[[int, int, int], float]] = {
+    "constant": lambda t, warm, total: 1.0,
+    "constant_with_warmup": lambda t, warm, total: min(1.0, t / warm) if warm else 1.0,
+    "linear": lambda t, warm, total: t / warm if t < warm else (total - t) / (total - warm),
+    "cosine": lambda t, warm, total: (
+        t / warm if t < warm else 0.5 * (1 + math.cos(math.pi * (t - warm) / (total - warm)))
+    ),
+}
+"""(updates before, updates of warm-up, updates) -> share of the learning rate."""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warm", "epochs", "mini_batches", "accumulate"),
+    [
+        ("constant", 0.0, 2, 2, 2),
+        ("constant_with_warmup", 0.95, 2, 2, 2),
+        ("constant_with_warmup", 0.0, 2, 2, 2),
+        ("linear", 0.0, 2, 2, 2),
+        ("cosine", 0.5, 2, 2, 2),
+        *(("linear", 0.25, *shape) for shape in [(1, 1, 1), (2, 1, 1), (1, 2, 3), (2, 2, 2)]),
+    ],
+)
+def test_every_update_has_the_rate_of_its_schedule(
+    schedule: str, warm: float, epochs: int, mini_batches: int, accumulate: int, tiny_model: str
+) -> None:
+    """Counted in updates: not in rounds, not in micro-batches."""
+    shape = {"epochs_per_round": epochs, "mini_batches": mini_batches, "accumulate": accumulate}
+    _, watcher = fit(tiny_model, rounds=5, lr_scheduler=schedule, warmup_fraction=warm, **shape)
+    total = 5 * epochs * mini_batches
+    expected = [LEARNING_RATE * FORMULAS[schedule](t, round(total * warm), total) for t in range(total)]
+    assert watcher.rates == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_schedules_of_the_configs_are_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.workflow.test_configs import CONFIGS, parse
+
+    used = {parse(monkeypatch, f"--config={path}").model.lr_scheduler for path in CONFIGS}
+    assert used <= set(FORMULAS)
+    assert "constant_with_warmup" in used
+
+
+# ------------------------------------------------------------------ stale data
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_data_of_other_weights_is_refused(off: int, tiny_model: str) -> None:
+    def other(batch: Batch) -> Batch:
+        return replace(batch, policy_version=batch.policy_version + off) if batch.round == 1 else batch
+
+    with pytest.raises(RuntimeError, match=rf"stale data: .*round 1 .*weights of step {2 + off}, but step 2 is"):
+        fit(tiny_model, epochs_per_round=2, change=other)
+
+
+def test_data_of_another_update_of_the_round_is_refused(tiny_model: str) -> None:
+    """The second update's micro-batches come as the first's; with two to an update, both of the first are right."""
+    with pytest.raises(RuntimeError, match=r"stale data: update 0 of round 0 .*but step 1 is being trained"):
+        fit(tiny_model, epochs_per_round=2, accumulate=2, change=lambda batch: replace(batch, update=0))
