@@ -212,6 +212,11 @@ class Engine(ABC):
         raise RuntimeError(f"{self.name} is frozen: only the student's engine is synchronised")
 
     @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """What fails inside this block fails soon: for a try before a run, whose user is watching."""
+        yield
+
+    @contextmanager
     def awake(self) -> Iterator[None]:
         """Memory for generation is held inside this block only, where the engine can give it back."""
         yield

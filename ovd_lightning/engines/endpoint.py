@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,17 @@ class Endpoint(Service):
             for choice in answer.choices:
                 if choice.problem is not None:
                     self._count(self._given_up, Failure(choice.problem, kind="no_text"))
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """A single retry, and no waiting for a restart."""
+        patience, retries = self._patience_s, self._max_retries
+        self._patience_s, self._max_retries = 0.0, min(retries, 1)
+        try:
+            yield
+        finally:
+            self._patience_s, self._max_retries = patience, retries
+            self._failed_in_a_row, self._failing_since = 0, None
 
     def exhausted(self, attempt: int, retries: int, since: float) -> bool:
         now = time.monotonic()

@@ -6,7 +6,8 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -146,6 +147,11 @@ class OpenAIEngine(Engine):
     def used(self) -> TokensUsed:
         """As the endpoint says."""
         return TokensUsed(self.usage.prompt_tokens, self.usage.completion_tokens)
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        with self._endpoint.impatient():
+            yield
 
     def take_troubles(self) -> Troubles:
         return self._endpoint.take_troubles()

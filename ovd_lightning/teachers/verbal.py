@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine
-from ovd_lightning.engines.render import encode
+from ovd_lightning.engines.render import TemplateError, encode
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.asked import Asked
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
+from ovd_lightning.teachers.judgement import Judgement, Ledger, UnparsedScores
 from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
@@ -36,42 +36,6 @@ def seed_of(*parts: Any) -> int:
 DIGITS = [str(digit) for digit in range(10)]
 Answer = tuple[list[float] | None, float]
 """(distribution, mass) of a `Judgement`, as the cache keeps it."""
-
-
-@dataclass(slots=True)
-class Judgement:
-    """The teacher's verdict on one scoring prompt."""
-
-    distribution: list[float] | None
-    """[v] over the score vocabulary, at temperature 1, normalised; one-hot when parsed from text; None: no score."""
-    mass: float
-    """Probability the teacher gave to score tokens at all, before normalising: the judge's health. 0 where the
-    request failed or the text held no score."""
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What was asked of the teacher in a round; what it cost is counted by its engines."""
-
-    scores: int = 0
-    """Scoring prompts wanted."""
-    asked: int = 0
-    """... and really sent: not repeated in the round, not in the cache."""
-    parse_failures: int = 0
-    unscored: str | None = None
-    """What the last answer without a score said."""
-    demonstrations: int = 0
-    mass: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class UnparsedScores:
-    """Scoring prompts without a score, counted until there are enough of them to say that the teacher is at fault."""
-
-    failures: int = 0
-    prompts: int = 0
-    least: int = 0
-    """No share of failures is looked at until more prompts than these were judged."""
 
 
 class VerbalTeacher(Teacher):
@@ -213,7 +177,14 @@ class VerbalTeacher(Teacher):
             return
         if not isinstance(prompt, str) and not getattr(engine.tokenizer, "chat_template", None):
             prompt = "".join(m["content"] for m in prompt if isinstance(m, dict))  # an endpoint has the template
-        tokens = len(encode(engine.tokenizer, prompt)) + solution + answer
+        try:
+            tokens = len(encode(engine.tokenizer, prompt)) + solution + answer
+        except TemplateError as error:
+            raise ConfigError(
+                f"method.init_args.teacher.init_args.{setting}",
+                f"is asked through its chat template, but of {engine.name} {error}.",
+                "Use a task without a system message, chat: false, or a model whose template has a system role.",
+            ) from error
         if tokens > engine.max_context:
             raise ConfigError(
                 f"method.init_args.teacher.init_args.{setting}",
