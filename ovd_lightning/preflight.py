@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.render import TemplateError
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.pretrained import check_checkpoint
@@ -103,7 +104,16 @@ def check_prompts(
     by_length = sorted(problems, key=lambda p: -len(task.prompt(p)))
     short_of_room: list[int] = []
     for problem in [*by_length[:LONGEST], *by_length[LONGEST:][-1:]]:  # the shortest one may be empty
-        tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat, task.system))
+        try:
+            tokens = len(encode_prompt(task.prompt(problem), tokenizer, chat, task.system))
+        except TemplateError as error:
+            raise ConfigError(
+                "rollout.chat",
+                f"is true, but of {tokenizer.name_or_path} {error}.",
+                "Use a prompt without a system message (of the mathematics benchmarks: style: plain), or chat: false."
+                if task.system is not None
+                else "Set it to false, or give the tokenizer another chat template.",
+            ) from error
         if tokens == 0:
             raise ConfigError(setting, f"problem {problem.id!r} has an empty prompt.", "Leave it out of the data.")
         if tokens + max_tokens <= context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import threading
@@ -21,6 +22,9 @@ from ovd_lightning.progress import expect, finished
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0
+"""That a service may ask for."""
+LONGEST_BACKOFF_S = 30.0
+"""Of ours: whoever waits for a restart notices its end within this."""
 RETRIED_STATUS = (408, 409, 425, 429)
 """Besides every 5xx."""
 
@@ -34,6 +38,8 @@ class Failure:
     """Of the last answer; None where none came, or none that could be read."""
     skipped: bool = False
     """It was not sent: the service is being left alone."""
+    kind: str = "other"
+    """What sort of failure, in a word or two, to count by."""
 
     @property
     def refused(self) -> bool:
@@ -114,14 +120,27 @@ class Service:
         if isinstance(error, httpx.HTTPStatusError):
             response = error.response
             said = " ".join(response.text.split()) or response.reason_phrase
-            return Failure(f"status {response.status_code}: {said}"[:300], response.status_code), response.headers.get(
-                "retry-after"
-            )
+            failure = Failure(f"status {response.status_code}: {said}"[:300], response.status_code, kind="status")
+            return failure, response.headers.get("retry-after")
         if isinstance(error, TimeoutError | httpx.TimeoutException):
-            return Failure(f"no answer within {self._timeout_s:g} s"), None
+            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout"), None
         if isinstance(error, httpx.HTTPError | OSError | ValueError | RecursionError):
             return Failure(f"{type(error).__name__}: {error}"[:500]), None
         return None
+
+    def exhausted(self, attempt: int, retries: int, since: float) -> bool:
+        """Whether a call is given up after its attempt number ``attempt`` (0: the first), when all have failed.
+
+        Args:
+            since: monotonic time of the call's first attempt.
+        """
+        return attempt >= retries
+
+    def retrying(self, failure: Failure) -> None:
+        """An attempt failed, and there will be another."""
+
+    def gave_up(self, failure: Failure) -> None:
+        """A call is over without an answer."""
 
     def take_traffic(self) -> Traffic:
         """What happened since the last call."""
@@ -129,31 +148,39 @@ class Service:
         return traffic
 
     def send(
-        self, calls: Sequence[Call], max_retries: int | None = None, items: Sequence[int] | None = None
+        self,
+        calls: Sequence[Call],
+        max_retries: int | None = None,
+        items: Sequence[int] | None = None,
+        ready: Callable[[int, Any], None] = lambda index, answer: None,
     ) -> list[Any]:
         """What each call read, or its Failure. Runs in a thread, so an event loop may be running here.
 
         Args:
             max_retries: overrides the service's.
             items: how many items of work each call is, for whoever watches; None: one.
+            ready: told (index, answer or Failure) as soon as there is one, in that thread, one at a time.
         """
         if not calls:
             return []
         retries = self._max_retries if max_retries is None else max_retries
         items = [1] * len(calls) if items is None else items
         expect(sum(items))
-        return _in_a_thread(lambda: self._send(calls, retries, items))
+        return _in_a_thread(lambda: self._send(calls, retries, items, ready))
 
-    async def _send(self, calls: Sequence[Call], retries: int, items: Sequence[int]) -> list[Any]:
+    async def _send(
+        self, calls: Sequence[Call], retries: int, items: Sequence[int], ready: Callable[[int, Any], None]
+    ) -> list[Any]:
         slots, trial = asyncio.Semaphore(self._max_concurrency), asyncio.Lock()
+
+        async def told(index: int, call: Call) -> Any:
+            answer = await self._guarded(client, call, slots, trial, retries)
+            finished(items[index])
+            ready(index, answer)
+            return answer
+
         async with self.connect() as client:
-
-            async def counted(call: Call, size: int) -> Any:
-                answer = await self._guarded(client, call, slots, trial, retries)
-                finished(size)
-                return answer
-
-            tasks = [asyncio.ensure_future(counted(call, size)) for call, size in zip(calls, items, strict=True)]
+            tasks = [asyncio.ensure_future(told(index, call)) for index, call in enumerate(calls)]
             try:
                 return await asyncio.gather(*tasks)
             finally:  # where a failure is raised, nothing may be left waiting
@@ -175,9 +202,9 @@ class Service:
     async def _attempt(
         self, client: Any, call: Call, slots: asyncio.Semaphore, retries: int, is_trial: bool = False
     ) -> Any:
-        failure = Failure("")
+        failure, since = Failure(""), time.monotonic()
         async with slots:  # kept while waiting for a retry: calls that come behind it may find the service left alone
-            for attempt in range(retries + 1):
+            for attempt in itertools.count():
                 if self._alone_until is not None and not is_trial:
                     return failure if attempt else self._skip()
                 await self._turn()
@@ -196,11 +223,13 @@ class Service:
                     return answer
                 finally:
                     self.traffic.latency_s += time.monotonic() - begun
-                if failure.refused or attempt == retries:
+                if failure.refused or is_trial or self.exhausted(attempt, retries, since):
                     break
-                wait_s = min(self._backoff_s * 2**attempt * (1 + self._jitter()), LONGEST_WAIT_S)
+                self.retrying(failure)
+                wait_s = min(self._backoff_s * 2 ** min(attempt, 16) * (1 + self._jitter()), LONGEST_BACKOFF_S)
                 await asyncio.sleep(max(wait_s, self._asked_wait(asked)))
         self.traffic.failures += 1
+        self.gave_up(failure)
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._breaker_failures:
             self.open_breaker(failure)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ovd_lightning.engines.render import encode
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -16,13 +18,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
 
 def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool, system: str | None = None) -> list[int]:
     """A task's prompt in the student's tokens: as it stands, behind the tokenizer's own beginning of sequence where
-    it has one (Llama), or as a user message in the chat template, behind the ``system`` message if there is one."""
+    it has one (Llama), or as a user message in the chat template, behind the ``system`` message if there is one.
+
+    What the text spells is never a special token. Raises: TemplateError where the template refuses the messages.
+    """
     if not chat:
-        return list(tokenizer.encode(text))
+        return encode(tokenizer, text)
     messages = [{"role": "user", "content": text}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    return encode(tokenizer, messages)
 
 
 def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase | None) -> bool:

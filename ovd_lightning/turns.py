@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning import progress as watched
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.engines.render import as_text, special_tokens
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.teachers.verbal import seed_of
@@ -112,7 +113,8 @@ def teacher_speaks(teacher: VerbalTeacher, task: Task, tokenizer: PreTrainedToke
         said = []
         for completion, limit in zip(completions, limits, strict=True):
             stopped = bool(stop) and completion.text.endswith(stop)
-            ids = [] if completion.error else student_tokens(completion, tokenizer, same, False if stopped else None)
+            ended = False if stopped else None
+            ids = [] if completion.error else student_tokens(completion, tokenizer, same, ended, limit)
             cut = len(ids) > limit
             said.append(
                 Utterance(
@@ -260,16 +262,16 @@ def _observe(episode: Episode, reply: Reply, tokenizer: PreTrainedTokenizerBase,
     template) is not one. Prefix and suffix are the environment's own: what looks like one there is one. As much as
     possible is encoded together, as text: all of it where prefix and suffix hold no special token.
     """
-    special = _special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     head, before = _split_after_last(special, reply.prefix)
     after, tail = _split_before_first(special, reply.suffix)
     body = reply.body
-    ids = _as_text(tokenizer, body)
+    ids = as_text(tokenizer, body)
     if len(ids) > limit:
         body = decode(tokenizer, ids[:limit])
     ids = [
         *(tokenizer.encode(head, add_special_tokens=False) if head else []),
-        *_as_text(tokenizer, before + body + after),
+        *as_text(tokenizer, before + body + after),
         *(tokenizer.encode(tail, add_special_tokens=False) if tail else []),
     ]
     episode.ids += ids
@@ -279,17 +281,6 @@ def _observe(episode: Episode, reply: Reply, tokenizer: PreTrainedTokenizerBase,
     left_out = special.sub if special is not None else lambda _, text: text
     episode.said += left_out("", head) + before + body + after + left_out("", tail)
     episode.truncated = False
-
-
-def _as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Any of them; None where the tokenizer has none."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    known = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, known))) if known else None
 
 
 def _split_after_last(special: re.Pattern[str] | None, text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.progress import expect, finished, phase
 from ovd_lightning.rollout import Round, RoundMetrics
+from ovd_lightning.teachers.troubles import report_troubles
 from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.transcripts import TranscriptWriter
 from ovd_lightning.types import Batch, Group, Problem
@@ -108,6 +109,7 @@ class RolloutCallback(L.Callback):
         if stage == "fit":
             if module.method.teacher is not None:
                 module.method.teacher.start()
+                module.method.self_test(data.task, data.train_problems(), self.sampling.max_tokens)
             data.collect = lambda index: self.collect(index, trainer, module, data)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -202,6 +204,8 @@ class RolloutCallback(L.Callback):
                 raise RuntimeError(f"the engine holds step {self.engine.version}, the trainer {trainer.global_step}")
             groups = module.method.sample(problems, round)
         module.method.annotate(groups, round)
+        if teacher is not None:
+            report_troubles(teacher, round)
         round.log_environment_counts()
         self._describe(groups, round, module.method.credits_trajectories)
         if self.transcripts:

@@ -8,10 +8,11 @@ rendered with the engine's own tokenizer and chat template.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -68,6 +69,16 @@ class Completion:
     """Why this one request failed after its retries; ``text`` is then empty."""
 
 
+class Troubles(NamedTuple):
+    """Calls that brought no answer, by kind, and the last reason of each kind, as it was given."""
+
+    given_up: Counter[str]
+    retried: Counter[str]
+    reasons: dict[str, str]
+    calls: int
+    """All calls, the good ones included."""
+
+
 class TokensUsed(NamedTuple):
     """What a model has read and written, as an endpoint bills it: whether a prompt was in a cache makes no difference,
     and a score costs its prompt and one token."""
@@ -105,7 +116,15 @@ class Engine(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Identifies model and engine, e.g. for cache keys and the run's record."""
+        """Identifies model and engine, e.g. for the run's record."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything besides a request that changes its answer, as JSON can hold it: its part of cache keys."""
+        return {"name": self.name}
+
+    def take_troubles(self) -> Troubles | None:
+        """What failed since the last call; None for an engine whose calls cannot fail one by one."""
+        return None
 
     @abstractmethod
     def check(self) -> None:
@@ -143,6 +162,16 @@ class Engine(ABC):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order. One batch for the whole list."""
 
+    def generate_as_ready(
+        self, requests: Sequence[Request], sampling: Sampling, ready: Callable[[int, Completion], None]
+    ) -> list[Completion]:
+        """As :meth:`generate`; ``ready(index, completion)`` is called as soon as there is an answer, so that what was
+        paid for can be kept whatever happens to the rest. Possibly in another thread, never in two at once."""
+        completions = self.generate(requests, sampling)
+        for index, completion in enumerate(completions):
+            ready(index, completion)
+        return completions
+
     @abstractmethod
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
         """[P, C] float32: log-probability (temperature 1, full vocabulary) of each candidate as next token.
@@ -156,6 +185,19 @@ class Engine(ABC):
 
         Raises: ConfigError when the vocabulary is hidden or a text is not exactly one token of it.
         """
+        return self.next_token_logprobs(prompts, self.single_tokens(texts))
+
+    def next_text_logprobs_as_ready(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], ready: Callable[[int, list[float]], None]
+    ) -> Tensor:
+        """As :meth:`next_text_logprobs`; ``ready(index, row)`` as in :meth:`generate_as_ready`."""
+        rows = self.next_text_logprobs(prompts, texts)
+        for index, row in enumerate(rows.tolist()):
+            ready(index, row)
+        return rows
+
+    def single_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The token of each text. Raises: ConfigError where the vocabulary is hidden or a text is not one token."""
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise ConfigError("tokenizer", f"{self.name} has none to turn candidates into tokens with.", "Set it.")
@@ -169,7 +211,7 @@ class Engine(ABC):
                     "Use candidates of exactly one token.",
                 )
             token_ids.append(ids[0])
-        return self.next_token_logprobs(prompts, token_ids)
+        return token_ids
 
     @abstractmethod
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
@@ -190,6 +232,11 @@ class Engine(ABC):
             yield
         finally:
             self._used = used
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """What fails inside this block fails soon: for a try before a run, whose user is watching."""
+        yield
 
     @contextmanager
     def awake(self) -> Iterator[None]:

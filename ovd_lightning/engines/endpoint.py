@@ -1,16 +1,24 @@
-"""Requests to an OpenAI-compatible endpoint: concurrent, rate-limited, retried a bounded number of times."""
+"""Requests to an OpenAI-compatible endpoint: concurrent, rate-limited, validated, waited for while it restarts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ovd_lightning.engines.base import Troubles
+from ovd_lightning.engines.protocol import LARGEST_ANSWER, Answer, BadAnswer, Wanted, read_answer
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.service import Call, Failure, Service, Traffic
 
 __all__ = ["Call", "Endpoint", "EndpointDown", "Failure", "Usage"]
+
+KINDS = ("status_4xx", "status_429", "status_5xx", "timeout", "connection", "bad_answer", "no_text")
+"""What a failed call is counted under. ``no_text``: answered, but refused, filtered, or nothing but a thought."""
 
 
 class EndpointDown(RunError):
@@ -26,13 +34,24 @@ class Usage(Traffic):
 
 
 class Endpoint(Service):
-    """Sends batches of calls and counts. ``key`` is never shown. Not for use from several threads at once."""
+    """Sends batches of calls and counts. ``key`` is never shown. Not for use from several threads at once.
 
-    def __init__(self, base_url: str, key: str, *, max_failures: int, **service: Any) -> None:
+    A call that fails is sent again ``max_retries`` times while others succeed: then it is the call that is at fault.
+    While nothing at all succeeds, the endpoint is: it may be restarting, and is waited for ``patience_s``.
+    """
+
+    def __init__(self, base_url: str, key: str, *, max_failures: int, patience_s: float, **service: Any) -> None:
         super().__init__(base_url.rstrip("/"), breaker_failures=max_failures, breaker_pause_s=0.0, **service)
         self.base_url = self.url
         self.usage = self.traffic = Usage()
         self._key = key
+        self._patience_s = patience_s
+        self._failing_since: float | None = None
+        """Monotonic time of the first failure since the last success; None: the last one succeeded."""
+        self._given_up: Counter[str] = Counter()
+        self._retried: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._calls = 0
 
     def models(self, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
         """What is served, by name.
@@ -47,8 +66,8 @@ class Endpoint(Service):
         )
         try:
             response = httpx.get(url, timeout=timeout_s, headers={"Authorization": f"Bearer {self._key}"})
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            reason = self.hidden(str(error) or type(error).__name__)
             raise ConfigError("base_url", f"{self.base_url} does not answer ({reason}).", mend) from error
         if response.status_code in (401, 403):
             raise ConfigError(
@@ -57,7 +76,7 @@ class Endpoint(Service):
                 "Export a valid key under that name.",
             )
         try:
-            served = {entry["id"]: entry for entry in response.raise_for_status().json()["data"]}
+            served = {str(entry["id"]): dict(entry) for entry in response.raise_for_status().json()["data"]}
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 "base_url",
@@ -66,18 +85,84 @@ class Endpoint(Service):
             ) from error
         return served
 
+    def call(self, wanted: Wanted, model: str, prompt: Any, fields: dict[str, Any]) -> Call:
+        """One HTTP request, whose answer is read and validated within it.
+
+        Args:
+            prompt: messages for chat, else a list of prompts.
+            fields: the rest of the request's body.
+        """
+
+        async def send(client: Any) -> Answer:
+            if wanted.api == "chat":
+                create = client.chat.completions.with_streaming_response.create
+                answering = create(model=model, messages=prompt, extra_body=fields)
+            else:
+                create = client.completions.with_streaming_response.create
+                answering = create(model=model, prompt=prompt, extra_body=fields)
+            async with answering as response:
+                data = await _body(response)
+            return read_answer(data, wanted)
+
+        return send
+
     def send(
-        self, calls: Sequence[Call], max_retries: int | None = None, items: Sequence[int] | None = None
+        self,
+        calls: Sequence[Call],
+        max_retries: int | None = None,
+        items: Sequence[int] | None = None,
+        ready: Callable[[int, Any], None] = lambda index, answer: None,
     ) -> list[Any]:
         """As of any service. Raises: EndpointDown after ``max_failures`` failures without a success between them."""
-        return super().send(calls, max_retries, items)
+        return super().send(calls, max_retries, items, ready)
 
     def answered(self, answer: Any) -> None:
         super().answered(answer)
-        usage = getattr(answer, "usage", None)
-        if usage is not None:
-            self.usage.prompt_tokens += usage.prompt_tokens or 0
-            self.usage.completion_tokens += usage.completion_tokens or 0
+        self._failing_since = None
+        self._calls += 1
+        if isinstance(answer, Answer):
+            self.usage.prompt_tokens += answer.prompt_tokens
+            self.usage.completion_tokens += answer.completion_tokens
+            for choice in answer.choices:
+                if choice.problem is not None:
+                    self._count(self._given_up, Failure(choice.problem, kind="no_text"))
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """A single retry, and no waiting for a restart."""
+        patience, retries = self._patience_s, self._max_retries
+        self._patience_s, self._max_retries = 0.0, min(retries, 1)
+        try:
+            yield
+        finally:
+            self._patience_s, self._max_retries = patience, retries
+            self._failed_in_a_row, self._failing_since = 0, None
+
+    def exhausted(self, attempt: int, retries: int, since: float) -> bool:
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if attempt < retries:
+            return False
+        others_succeed = self._failing_since > since
+        return others_succeed or now - self._failing_since >= self._patience_s
+
+    def retrying(self, failure: Failure) -> None:
+        self._count(self._retried, failure)
+
+    def gave_up(self, failure: Failure) -> None:
+        self._calls += 1
+        self._count(self._given_up, failure)
+
+    def _count(self, counter: Counter[str], failure: Failure) -> None:
+        counter[failure.kind] += 1
+        self._reasons[failure.kind] = failure.reason
+
+    def take_troubles(self) -> Troubles:
+        """What failed since the last call."""
+        troubles = Troubles(self._given_up, self._retried, self._reasons, self._calls)
+        self._given_up, self._retried, self._reasons, self._calls = Counter(), Counter(), {}, 0
+        return troubles
 
     def connect(self) -> AbstractAsyncContextManager[Any]:
         from openai import AsyncOpenAI
@@ -88,23 +173,53 @@ class Endpoint(Service):
         import openai
 
         if isinstance(error, openai.APIStatusError):
-            asked = error.response.headers.get("retry-after")
-            return Failure(self._reason(error), error.status_code), asked
-        if isinstance(error, openai.APITimeoutError):
-            return Failure(f"no answer within {self._timeout_s:g} s"), None
+            status = error.status_code
+            kind = "status_429" if status == 429 else "status_5xx" if status >= 500 else "status_4xx"
+            failure = Failure(self._reason(error), status, kind=kind)
+            return failure, error.response.headers.get("retry-after")
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout"), None
         if isinstance(error, openai.OpenAIError):
             cause = error.__cause__ or error
-            return Failure(f"{type(cause).__name__}: {cause}"), None
-        return super().judge(error)
+            return Failure(self.hidden(f"{type(cause).__name__}: {cause}"), kind="connection"), None
+        if isinstance(error, BadAnswer):
+            return Failure(f"a bad answer: {self.hidden(str(error))}", kind="bad_answer"), None
+        judged = super().judge(error)
+        return judged and (Failure(self.hidden(judged[0].reason), judged[0].status, kind="connection"), judged[1])
 
     def open_breaker(self, failure: Failure) -> None:
         """A run cannot go on without its teacher."""
+        waited = 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
         raise EndpointDown(
-            f"the endpoint at {self.base_url} failed {self._failed_in_a_row} times in a row: {failure.reason}"
+            f"the endpoint at {self.base_url} failed {self._failed_in_a_row} times in a row"
+            f"{f' over {waited:.0f} s' if waited >= 1 else ''}: {failure.reason}"
         )
 
-    @staticmethod
-    def _reason(error: Any) -> str:
+    def hidden(self, text: str) -> str:
+        """Without the key: some endpoints repeat it in their errors."""
+        if self._key and self._key != "EMPTY":
+            text = text.replace(self._key, "***")
+        return re.sub(r"Bearer\s+\S+", "Bearer ***", text)
+
+    def _reason(self, error: Any) -> str:
         body = error.body if isinstance(error.body, dict) else {}
         message = body.get("message") or str(error)
-        return f"status {error.status_code}: {message}"[:500]
+        return " ".join(self.hidden(f"status {error.status_code}: {message}").split())[:500]
+
+
+async def _body(response: Any) -> bytes:
+    """What a response holds. Raises: BadAnswer for too much of it; OSError for one that breaks off, whichever HTTP
+    library the client uses (it does not translate the errors of a body that is read piece by piece)."""
+    data = bytearray()
+    chunks = response.iter_bytes()
+    while True:
+        try:
+            chunk = await anext(chunks, None)
+        except Exception as error:
+            kind = type(error).__name__
+            raise (TimeoutError if "Timeout" in kind else OSError)(f"{kind}: {error}") from error
+        if chunk is None:
+            return bytes(data)
+        data += chunk
+        if len(data) > LARGEST_ANSWER:
+            raise BadAnswer(f"more than {LARGEST_ANSWER >> 20} MiB")

@@ -7,34 +7,16 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Prompt, Request
+from ovd_lightning.engines.render import encode
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.pretrained import check_checkpoint, load_config, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids as they are; text with the tokenizer's special tokens; messages through the chat template,
-    which continues a last message of the assistant and otherwise opens the assistant's turn."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    messages = [item for item in prompt if isinstance(item, dict)]
-    if not messages:
-        return [item for item in prompt if isinstance(item, int)]
-    continues = messages[-1]["role"] == "assistant"
-    ids = tokenizer.apply_chat_template(
-        messages,
-        tokenize=True,
-        return_dict=False,
-        add_generation_prompt=not continues,
-        continue_final_message=continues,
-    )
-    return list(ids)
 
 
 @contextmanager
@@ -107,6 +89,17 @@ class LocalEngine(Engine):
     @property
     def name(self) -> str:
         return f"{self.kind}:{self.model}"
+
+    def identity(self) -> dict[str, Any]:
+        """With size and time of a local checkpoint's files: another one in their place is another model."""
+        files = sorted(Path(self.model).expanduser().glob("*")) if Path(self.model).expanduser().is_dir() else []
+        return {
+            "name": self.name,
+            "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()],
+            "tokenizer": self._tokenizer_path,
+            "template": self.tokenizer.chat_template,
+            "dtype": getattr(self, "dtype", None),
+        }
 
     @property
     def config(self) -> PretrainedConfig:

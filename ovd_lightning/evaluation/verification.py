@@ -323,7 +323,7 @@ class Verification:
             return None
         stopped = any(s in completion.text for s in (*self.step_stops, *ends))
         ended = not stopped and not completion.truncated
-        ids = student_tokens(completion, self.tokenizer, self.same, ended)
+        ids = student_tokens(completion, self.tokenizer, self.same, ended, turn.room - len(turn.said))
         stand, room = len(turn.ids), turn.room - len(turn.said)
         mask = [*turn.episode.mask, *[True] * (len(turn.said) + len(ids) + len(self.probe))]
         spans = self.task.split_steps([*turn.ids, *ids, *self.probe], self.tokenizer, mask)

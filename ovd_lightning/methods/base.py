@@ -134,6 +134,11 @@ class Method(ABC):
         if self.teacher is not None:
             self.teacher.check_problems(task, problems, max_tokens)
 
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """A real call of each kind that the method will make, after loading and before the first round.
+        Raises: ConfigError."""
+        return
+
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         """Fresh on-policy groups, graded; by default N student trajectories a problem."""
         return round.sample_student(problems, self.group_size)

@@ -9,6 +9,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Aggregation, Mismatch, check_choice
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.student import Student
+from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group, Problem
 
@@ -104,6 +105,10 @@ class GKD(DistributionMatching):
                 f"{without[0]!r}.",
                 'Name the field of the solutions (task.init_args.solution_field), or use "teacher".',
             )
+
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        if self.teacher.demonstrator is not None:
+            self_test(self.teacher.demonstrator, task, problems[0], max_tokens, scores=False)
 
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         return self.teacher.model_on(batch.input_ids.device)

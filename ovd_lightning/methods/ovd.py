@@ -13,15 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import Method, check_choice
 from ovd_lightning.teachers.prompts import ScoreReading, step_prompt, trajectory_prompt
+from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
-from ovd_lightning.types import Group, Step, Trajectory
+from ovd_lightning.types import Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.rollout import Round
+    from ovd_lightning.tasks.base import Task
 
 Scoring = Literal["step", "trajectory"]
 StepAggregation = Literal["min", "mean", "last"]
@@ -157,6 +161,9 @@ class OVD(Method):
         self.advantage = advantage
         self.sigma_floor = sigma_floor
         self.credit_level = credit
+
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        self_test(self.teacher, task, problems[0], max_tokens)
 
     # ------------------------------------------------------------ Algorithm 1
 
@@ -305,6 +312,11 @@ class OVD(Method):
         round.log_mean("score/entropy", [F.entropy(d) for d in distributions])
         round.log_mean("score/mass", ledger.mass)
         round.log_sum("score/parse_failures", ledger.parse_failures)
+        if ledger.parse_failures:
+            example = "the calls failed" if ledger.unscored is None else f"the last said {ledger.unscored}"
+            rank_zero_info(
+                f"round {round.index + 1}: {ledger.parse_failures} of {ledger.scores} prompts got no score; {example}"
+            )
         round.log_sum("teacher/scores", ledger.scores)
         round.log_sum("teacher/scores_asked", ledger.asked)
         round.log_sum("teacher/demonstrations", ledger.demonstrations)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
+from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.rollout import Round
+    from ovd_lightning.tasks.base import Task
 
 
 class SeqKD(Method):
@@ -37,6 +39,9 @@ class SeqKD(Method):
         super().__init__(group_size=group_size, kl_coefficient=0.0, aggregation=aggregation)
         self.teacher = teacher
         self.verified = verified
+
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        self_test(self.teacher, task, problems[0], max_tokens, scores=False)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         return [Group(problem=p, sampled=[]) for p in problems]

@@ -13,12 +13,14 @@ from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.teachers.cache import AnswerCache
+from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher, seed_of
-from ovd_lightning.types import Batch, Group, Trajectory
+from ovd_lightning.types import Batch, Group, Problem, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.rollout import Round
+    from ovd_lightning.tasks.base import Task
 
 Reference = Literal["student", "initial"]
 
@@ -90,6 +92,10 @@ class SGOPD(TokenLevel):
         self.demonstrations = demonstrations
         self.cache = AnswerCache(cache, "method.init_args.cache")
 
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        if self.teacher.demonstrator is not None:
+            self_test(self.teacher.demonstrator, task, problems[0], max_tokens, scores=False)
+
     @property
     def needs_reference(self) -> bool:
         return super().needs_reference or self.reference == "initial"
@@ -118,8 +124,9 @@ class SGOPD(TokenLevel):
         blank = [
             round.unwritten(g.problem, slot, j) for slot, g in enumerate(groups) for j in range(self.demonstrations)
         ]
+        asked = (demonstrator.settings(), demonstrator.demonstrator.identity())
         keys = [
-            AnswerCache.key(demonstrator.settings(), y.problem.id, y.prompt_ids, y.sample, round.sampling.max_tokens,
+            AnswerCache.key(*asked, y.problem.id, y.prompt_ids, y.sample, round.sampling.max_tokens,
                             round.run_seed)
             for y in blank
         ]  # fmt: skip

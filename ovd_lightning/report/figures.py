@@ -88,6 +88,13 @@ PANELS = (
         optional=True,
     ),
     Panel(
+        id="teacher-failures",
+        title="Calls of the teacher that failed",
+        metrics=("teacher/failed_calls", "teacher/retried_calls", "teacher/failed/*"),
+        unit="calls a round",
+        optional=True,
+    ),
+    Panel(
         id="divergence",
         title="Divergence from the token-level teacher",
         metrics=("opd/reverse_kl", "gkd/divergence", "opsd/divergence"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.endpoint import EndpointDown
-from ovd_lightning.engines.local import encode
+from ovd_lightning.engines.render import encode
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, placeholders
 from ovd_lightning.teachers.verbal import seed_of

@@ -72,7 +72,8 @@ class AnswerCache:
     @staticmethod
     def key(*parts: Any) -> str:
         """A digest of anything JSON can hold."""
-        return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The known ones of ``keys``."""

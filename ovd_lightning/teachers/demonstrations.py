@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Completion, Prompt
-from ovd_lightning.engines.local import encode
+from ovd_lightning.engines.render import CLOSE_THOUGHT, OPEN_THOUGHT, as_text, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPEN, CLOSE = "<think>", "</think>"
+OPEN, CLOSE = OPEN_THOUGHT, CLOSE_THOUGHT
 """What reasoning models put around their thoughts."""
 
 
@@ -74,14 +75,25 @@ def drop_repeated_lines_end(completion: Completion, prefix: str) -> Completion:
     return replace(completion, text=completion.text.lstrip("\n"), token_ids=None, logprobs=None)
 
 
+@lru_cache(maxsize=32)
+def longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Characters of the vocabulary's longest token: n tokens spell at most n times as many."""
+    return max(map(len, tokenizer.get_vocab()), default=1)
+
+
 def student_tokens(
-    completion: Completion, tokenizer: PreTrainedTokenizerBase, same: bool, ended: bool | None = None
+    completion: Completion,
+    tokenizer: PreTrainedTokenizerBase,
+    same: bool,
+    ended: bool | None = None,
+    limit: int | None = None,
 ) -> list[int]:
     """A demonstration in the student's vocabulary, with the student's end of sequence where it ended.
 
     Args:
         same: the teacher's vocabulary is the student's, so that its token ids can be passed on.
         ended: by an end of sequence; None: unless it was cut off.
+        limit: more tokens than this are of no use: a longer text is cut before it is encoded, to somewhat more.
     """
     end = tokenizer.eos_token_id
     ended = (not completion.truncated if ended is None else ended) and end is not None
@@ -91,5 +103,6 @@ def student_tokens(
         if ended and ids and ids[-1] in tokenizer.all_special_ids:
             ids[-1] = end
         return ids
-    ids = list(tokenizer.encode(completion.text, add_special_tokens=False))
+    text = completion.text if limit is None else completion.text[: (limit + 1) * longest_token(tokenizer)]
+    ids = as_text(tokenizer, text)
     return [*ids, end] if ended else ids

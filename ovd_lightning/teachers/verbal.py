@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
-from ovd_lightning.engines.local import LocalEngine, encode
+from ovd_lightning.engines.local import LocalEngine
+from ovd_lightning.engines.render import TemplateError, encode
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.teachers import demonstrations as D
+from ovd_lightning.teachers.asked import Asked
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.teachers.cache import AnswerCache
+from ovd_lightning.teachers.judgement import Judgement, Ledger, UnparsedScores
 from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
@@ -36,40 +36,6 @@ def seed_of(*parts: Any) -> int:
 DIGITS = [str(digit) for digit in range(10)]
 Answer = tuple[list[float] | None, float]
 """(distribution, mass) of a `Judgement`, as the cache keeps it."""
-
-
-@dataclass(slots=True)
-class Judgement:
-    """The teacher's verdict on one scoring prompt."""
-
-    distribution: list[float] | None
-    """[v] over the score vocabulary, at temperature 1, normalised; one-hot when parsed from text; None: no score."""
-    mass: float
-    """Probability the teacher gave to score tokens at all, before normalising: the judge's health. 0 where the
-    request failed or the text held no score."""
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What was asked of the teacher in a round; what it cost is counted by its engines."""
-
-    scores: int = 0
-    """Scoring prompts wanted."""
-    asked: int = 0
-    """... and really sent: not repeated in the round, not in the cache."""
-    parse_failures: int = 0
-    demonstrations: int = 0
-    mass: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class UnparsedScores:
-    """Scoring prompts without a score, counted until there are enough of them to say that the teacher is at fault."""
-
-    failures: int = 0
-    prompts: int = 0
-    least: int = 0
-    """No share of failures is looked at until more prompts than these were judged."""
 
 
 class VerbalTeacher(Teacher):
@@ -211,7 +177,14 @@ class VerbalTeacher(Teacher):
             return
         if not isinstance(prompt, str) and not getattr(engine.tokenizer, "chat_template", None):
             prompt = "".join(m["content"] for m in prompt if isinstance(m, dict))  # an endpoint has the template
-        tokens = len(encode(engine.tokenizer, prompt)) + solution + answer
+        try:
+            tokens = len(encode(engine.tokenizer, prompt)) + solution + answer
+        except TemplateError as error:
+            raise ConfigError(
+                f"method.init_args.teacher.init_args.{setting}",
+                f"is asked through its chat template, but of {engine.name} {error}.",
+                "Use a task without a system message, chat: false, or a model whose template has a system role.",
+            ) from error
         if tokens > engine.max_context:
             raise ConfigError(
                 f"method.init_args.teacher.init_args.{setting}",
@@ -230,21 +203,12 @@ class VerbalTeacher(Teacher):
             unparsed: counts over several calls that are each too small for a share of failures to mean anything.
         Raises: RuntimeError when more than ``max_parse_failures`` of the prompts got no number.
         """
-        seed = seed if self.read == "text" else 0
-        how = (self.text_temperature, self.score_tokens) if self.read == "text" else (self.min_mass,)
-        asking = (self.engine.name, self.read, self.chat, self.scale.low, *how, seed)
-        keys = [AnswerCache.key(*asking, p) for p in prompts]
-        known = self.cache.get(keys)
-        missing = {k: p for k, p in zip(keys, prompts, strict=True) if k not in known}
-        if missing:
-            ask = self._distributions if self.read == "distribution" else self._texts
-            answers = dict(zip(missing, ask(list(missing.values()), seed), strict=True))
-            self.cache.put({k: a for k, a in answers.items() if a is not None})
-            known.update((k, (None, 0.0) if a is None else a) for k, a in answers.items())
-        judgements = [Judgement(*known[k]) for k in keys]
+        ask = self._distributions if self.read == "distribution" else self._texts
+        answers, asked = ask(list(prompts), seed)
+        judgements = [Judgement(None, 0.0) if a is None else Judgement(*a) for a in answers]
         failures = sum(j.distribution is None for j in judgements)
         self.ledger.scores += len(prompts)
-        self.ledger.asked += len(missing)
+        self.ledger.asked += asked
         self.ledger.parse_failures += failures
         self.ledger.mass += [j.mass for j in judgements]
         counted = unparsed or UnparsedScores()
@@ -270,29 +234,38 @@ class VerbalTeacher(Teacher):
             messages.append({"role": "assistant", "content": begun})
         return messages
 
-    def _distributions(self, prompts: list[str], seed: int) -> list[Answer | None]:
-        """Exact distributions over the score vocabulary: per prompt ([v], mass)."""
+    def _distributions(self, prompts: list[str], seed: int) -> tuple[list[Answer | None], int]:
+        """Exact distributions over the score vocabulary, per prompt ([v], mass); how many prompts were sent."""
         texts = DIGITS if self.scale.high == 9 else [*DIGITS, "10"]
         single = self._single_token_texts([*texts, *(" " + t for t in texts)])
-        logprobs = self.engine.next_text_logprobs([self._render(p, self.chat) for p in prompts], single)  # [P, C]
-        mass = {text: logprobs[:, i].exp() for i, text in enumerate(single)}
-        none = torch.zeros(len(prompts))
-        digit = [mass[d] + mass.get(" " + d, none) for d in DIGITS]  # 10 x [P]
-        if self.scale.high == 9:
-            scores = digit
-        else:
+        judge = Asked(self.engine, self.cache)
+
+        def useful(row: list[float]) -> bool:
+            return math.fsum(map(math.exp, row)) >= self.min_mass
+
+        rows, asked = judge.rows([self._render(p, self.chat) for p in prompts], single, useful)
+        after_one: list[list[float] | None] = [[-math.inf]] * len(prompts)
+        if self.scale.high == 10:
             # P(10) = P("1") P("0" | "1"), and what follows "1" otherwise leaves it a 1; where the vocabulary has "10"
             # as a token of its own (numbers of up to three digits), the teacher may write it that way too.
             ones = [self._render(p, self.chat, begun="1") for p in prompts]
-            after_one = self.engine.next_text_logprobs(ones, ["0"])[:, 0].exp()
-            ten = digit[1] * after_one + mass.get("10", none) + mass.get(" 10", none)
-            scores = [digit[1] * (1 - after_one), *digit[2:], ten]
-        results: list[Answer | None] = []
-        for row in zip(*(s.tolist() for s in scores), strict=True):
-            total = sum(row)
-            distribution = [p / total for p in row] if total >= self.min_mass else None
-            results.append(None if math.isnan(total) else (distribution, total))
-        return results
+            after_one, _ = judge.rows(ones, ["0"], lambda row: True)
+        answers: list[Answer | None] = []
+        for row, after in zip(rows, after_one, strict=True):
+            if row is None or after is None:
+                answers.append(None)
+                continue
+            mass = dict(zip(single, map(math.exp, row), strict=True))
+            scores = [mass.get(d, 0.0) + mass.get(" " + d, 0.0) for d in DIGITS]
+            if self.scale.high == 10:
+                zero = math.exp(after[0])
+                ten = scores[1] * zero + mass.get("10", 0.0) + mass.get(" 10", 0.0)
+                scores = [scores[1] * (1 - zero), *scores[2:], ten]
+            total = math.fsum(scores)
+            if total < self.min_mass:
+                self.ledger.unscored = f"only {total:.2g} of its probability on score tokens"
+            answers.append(([p / total for p in scores] if total >= self.min_mass else None, total))
+        return answers, asked
 
     def _single_token_texts(self, texts: list[str]) -> list[str]:
         """Those of ``texts`` that are one token, each token once (" 7" is often two tokens, or the same as "7").
@@ -309,20 +282,23 @@ class VerbalTeacher(Teacher):
                 single.setdefault(ids[0], text)
         return list(single.values())
 
-    def _texts(self, prompts: list[str], seed: int) -> list[Answer | None]:
+    def _texts(self, prompts: list[str], seed: int) -> tuple[list[Answer | None], int]:
         """Scores sampled as text: one-hot distributions, none where no number of the scale was found."""
         requests = [Request(prompt=self._render(p, self.chat), seed=seed_of(seed, p)) for p in prompts]
         sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature)
-        completions = self.engine.generate(requests, sampling)
-        results: list[Answer | None] = []
+
+        def useful(completion: Completion) -> bool:
+            return self.scale.parse(completion.text) is not None
+
+        completions, asked = Asked(self.engine, self.cache).completions(requests, sampling, useful, once=True)
+        answers: list[Answer | None] = []
         for completion in completions:
-            if completion.error is not None:
-                results.append(None)
-                continue
-            value = self.scale.parse(completion.text)
+            value = None if completion.error is not None else self.scale.parse(completion.text)
+            if value is None and completion.error is None:
+                self.ledger.unscored = repr(completion.text[:100])
             one_hot = None if value is None else [float(value == s) for s in self.scale.values]
-            results.append((one_hot, 0.0 if one_hot is None else 1.0))
-        return results
+            answers.append(None if completion.error is not None else (one_hot, 0.0 if one_hot is None else 1.0))
+        return answers, asked
 
     # ---------------------------------------------------------- demonstrating
 
@@ -366,7 +342,12 @@ class VerbalTeacher(Teacher):
                 completions[i] = D.cut_step(completion, stop, stopped=False)
         if self.demonstrator_chat:
             completions = [D.drop_repeated_lines_end(c, p) for c, p in zip(completions, prefixes, strict=True)]
-        return [D.cut_step(c, stop, stopped=stops) for c in completions]
+        completions = [D.cut_step(c, stop, stopped=stops) for c in completions]
+        # An answer that has begun may be complete as it is; one that never began is no demonstration.
+        return [
+            D.failed(c, "an empty answer") if c.error is None and not (c.text.strip() or begun.strip()) else c
+            for c, begun in zip(completions, prefixes, strict=True)
+        ]
 
     @property
     def _stops(self) -> bool:
@@ -378,7 +359,7 @@ class VerbalTeacher(Teacher):
         if not requests:
             return []
         sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
-        completions = self.demonstrator.generate(requests, sampling)
+        completions, _ = Asked(self.demonstrator, self.cache).completions(requests, sampling, lambda c: bool(c.text))
         if self.demonstration_thinking == "keep":
             return completions
         tokenizer = self.demonstrator.tokenizer

@@ -131,7 +131,8 @@ def scripted() -> Iterator[Callable[..., Scripted]]:
 
 
 def client(server: Scripted, **settings: Any) -> OpenAIEngine:
-    defaults = {"vllm_extensions": False, "max_retries": 2, "backoff_s": 0.01, "timeout_s": 0.5, "max_failures": 3}
+    quick = {"max_retries": 2, "backoff_s": 0.01, "timeout_s": 0.5, "patience_s": 0.0, "max_failures": 3}
+    defaults = {"vllm_extensions": False, **quick}
     return OpenAIEngine(server.url, "m", **{**defaults, **settings})
 
 
@@ -268,7 +269,8 @@ def test_protocol_without_extensions(scripted: Callable[..., Scripted]) -> None:
     body = next(body for body in server.seen if body["messages"][0]["content"] == "hi")
     assert body.pop("messages") == [{"role": "user", "content": "hi"}]
     assert body == {
-        "model": "m", "max_tokens": 512, "temperature": 0.7, "stop": ["</s>"], "seed": 3, "provider": "p"
+        "model": "m", "max_tokens": 512, "temperature": 0.7, "stop": ["</s>"], "seed": 3, "provider": "p",
+        "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     }  # fmt: skip
     with pytest.raises(RuntimeError, match="cannot score"):
         engine.score([[1]], [[2]])

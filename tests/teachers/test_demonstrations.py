@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ovd_lightning.engines.base import Completion
 from ovd_lightning.teachers import demonstrations as D
+from tests.chat_model import TEMPLATE, save_chat_model
 from tests.helpers import EOS, PAD
 
 
@@ -56,21 +58,11 @@ def test_a_failed_completion_stays_one() -> None:
     assert D.strip_thought(failed, True).error == "503"
 
 
-class Template:
-    """A tokenizer whose chat template opens the thought, unless an answer was begun."""
+def test_whether_the_template_opens_the_thought(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
 
-    def __call__(self, text: str) -> dict[str, str]:
-        return {"input_ids": text}
-
-    def apply_chat_template(self, messages: Any, add_generation_prompt: bool, **_: Any) -> str:
-        return "".join(m["content"] for m in messages) + ("<think>\n" if add_generation_prompt else "")
-
-    def decode(self, ids: list[str]) -> str:
-        return "".join(ids)
-
-
-def test_whether_the_template_opens_the_thought() -> None:
-    tokenizer: Any = Template()
+    tokenizer = AutoTokenizer.from_pretrained(save_chat_model(tmp_path, seed=0))
+    tokenizer.chat_template = f"{TEMPLATE}{{% if add_generation_prompt %}}<think>\n{{% endif %}}"
     user = {"role": "user", "content": "q"}
     assert D.opens_thought(tokenizer, [user])
     assert not D.opens_thought(tokenizer, [user, {"role": "assistant", "content": "one\n"}])
@@ -103,3 +95,17 @@ def test_tokens_in_the_students_vocabulary(tokenizer: Any) -> None:
     assert D.student_tokens(odd, tokenizer, same=True) == [5, 6, EOS], "token ids are passed on as they are"
     text = completion("ab")
     assert D.student_tokens(text, tokenizer, same=True) == [*ids, EOS], "text alone is tokenised"
+
+
+def test_what_a_teacher_spells_is_text(tokenizer: Any) -> None:
+    """``<eos>`` in a demonstration's text ends nothing; the one at its end is the student's own."""
+    ids = D.student_tokens(completion("a<eos>b"), tokenizer, same=False)
+    assert ids.count(EOS) == 1
+    assert ids[-1] == EOS
+    assert ids[-2] == tokenizer.convert_tokens_to_ids("b")
+
+
+def test_a_demonstration_of_a_megabyte_is_cut_before_it_is_encoded(tokenizer: Any) -> None:
+    ids = D.student_tokens(completion("7 " * (1 << 19)), tokenizer, same=False, limit=20)
+    assert 20 < len(ids) <= 21 * D.longest_token(tokenizer) + 1
+    assert D.student_tokens(completion("7 7"), tokenizer, same=False, limit=20) == [*tokenizer.encode("7 7"), EOS]

@@ -141,7 +141,7 @@ def test_the_disk_cache_answers_after_reopening(tokenizer: Any, tmp_path: Path) 
 def test_the_cache_knows_who_was_asked_and_how(tokenizer: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "answers.sqlite")
     settings: list[dict[str, Any]] = [
-        {}, {"scale": "one_to_ten"}, {"chat": True}, {"min_mass": 0.5}, {"read": "text"},
+        {}, {"scale": "one_to_ten"}, {"chat": True}, {"read": "text"},
         {"read": "text", "text_temperature": 0.1}, {"read": "text", "score_tokens": 2},
     ]  # fmt: skip
     for kwargs in settings:

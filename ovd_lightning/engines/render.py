@@ -1,0 +1,102 @@
+"""From a prompt to token ids. The template's markers are special tokens; what a message says is text, everywhere.
+
+A student may spell ``<|im_end|>``, a document ``</s>``. Encoded with the template it would end the message, and a judge
+would see turns that nobody wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ovd_lightning.engines.base import Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
+MARKERS = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]"
+)
+"""How the special tokens of common vocabularies are spelt, for an endpoint whose vocabulary is not known."""
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+class TemplateError(ValueError):
+    """A chat template refuses the messages: most often, it has no place for a system message."""
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids as they are; text behind the tokenizer's own beginning of sequence; messages through the chat template
+    with the assistant's turn opened. A last message of the assistant is the beginning of that turn: it is appended as
+    it stands, so that a prefix is read in the context in which a whole answer is written.
+
+    Raises: TemplateError.
+    """
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt, split_special_tokens=True)["input_ids"])
+    messages = [item for item in prompt if isinstance(item, dict)]
+    if not messages:
+        return [item for item in prompt if isinstance(item, int)]
+    begun = ""
+    if messages[-1]["role"] == "assistant":
+        messages, begun = messages[:-1], messages[-1]["content"]
+    special = special_tokens(tokenizer)
+    if special is None or not any(special.search(text) for text in (begun, *(m["content"] for m in messages))):
+        return list(tokenizer(_answer_opened(tokenizer, messages, begun), add_special_tokens=False)["input_ids"])
+    return _in_pieces(tokenizer, messages, begun)
+
+
+def _answer_opened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], begun: str) -> str:
+    """The rendered conversation up to and with what the answer begins with. A template that opens a thought gets it
+    closed before an answer that has begun: the beginning is of the answer, not of the thought."""
+    import jinja2
+
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except jinja2.TemplateError as error:
+        raise TemplateError(f"the chat template refuses the messages: {error}") from error
+    if begun and text.rstrip().endswith(OPEN_THOUGHT):
+        text = f"{text.rstrip()}\n\n{CLOSE_THOUGHT}\n\n"
+    return text + begun
+
+
+def _in_pieces(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], begun: str) -> list[int]:
+    """The template's text and the messages' encoded apart, the latter without special tokens. What the template does
+    to a message (to trim it, say) is not done to these."""
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]  # private use: no template takes offence
+    marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
+    text = _answer_opened(tokenizer, marked, "")
+    if begun:
+        text = _answer_opened(tokenizer, marked, "\ue002").removesuffix("\ue002")
+    contents = dict(zip(marks, (m["content"] for m in messages), strict=True))
+    ids: list[int] = []
+    for piece in re.split("(\ue000\\d+\ue001)", text):
+        if piece in contents:
+            ids += as_text(tokenizer, contents[piece])
+        elif piece:
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return ids + as_text(tokenizer, begun)
+
+
+def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text in which nothing is a special token, however it is spelt."""
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+@lru_cache(maxsize=32)
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Any special token's spelling; None where the tokenizer has none."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    known = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, known))) if known else None
+
+
+def defused(text: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """For a text that a server encodes: a zero-width space inside whatever it would take for a special token."""
+    pattern = MARKERS if tokenizer is None else special_tokens(tokenizer)
+    if pattern is None:
+        return text
+    return pattern.sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
