@@ -277,8 +277,13 @@ def teacher(failing: Callable[[], str | None]) -> Iterator[tuple[str, threading.
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # all of a round's connections at once
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Whoever asked is gone."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", hanging
