@@ -19,9 +19,10 @@ INLINE_MARK = re.compile(r"\b" + _DOC + r"[:：][\s*_]*", re.IGNORECASE)
 """The same where all documents stand in one line."""
 
 _LABELS = (
-    r"documents?|documentos?|dokumente?|документ|文档|文檔|文件|文章|文献|文獻|文本|资料|資料|结果|結果|搜索结果|檢索結果|检索结果|网页|網頁|"
-    r"段落|文書|ドキュメント|検索結果|문서|결과|(?:search |web )?results?|résultat|resultado|ergebnis|passages?|sources?|snippets?|"
-    r"articles?|(?:web ?)?pages?|paragraphs?|items?|entry|reference|hit"
+    r"documents?|documentos?|dokumente?|документ|文档|文檔|文件|文章|文献|文獻|文本|资料|資料|结果|結果"
+    r"|搜索结果|檢索結果|检索结果|网页|網頁|段落|文書|ドキュメント|検索結果|문서|결과"
+    r"|(?:search |web )?results?|résultat|resultado|ergebnis|passages?|sources?|snippets?"
+    r"|articles?|(?:web ?)?pages?|paragraphs?|items?|entry|reference|hit"
 )
 _LABELLED = re.compile(
     rf"^[ \t>*_#\[(【\-]*(?:(?:{_LABELS})[\s*_#]*[\[(]?(?:no\.?\s*)?(?P<number>{_NUMBER})"
@@ -31,8 +32,8 @@ _LABELLED = re.compile(
 )
 """Other labels. What follows them must show that they are some: "Page 3 of the report" begins no document."""
 _LISTED = re.compile(
-    rf"^[ \t>*_#]*(?:[\[(（【](?P<number>{_NUMBER})[\])）】]|(?P<nth>{_NUMBER})[*_]*(?:[.)）:：、．]|\s[-–—]))[*_]*[ \t]+(?=\S)"
-    rf"|^[ \t>*_#]*[\[(（【](?P<bare>{_NUMBER})[\])）】][*_]*[ \t]*(?=\S)|^[ \t>*_#]*(?P<dense>{_NUMBER})(?:、|．)(?=\S)",
+    rf"^[ \t>*_#]*(?:(?:[\[(（【](?P<number>{_NUMBER})[\])）】]|(?P<nth>{_NUMBER})[*_]*(?:[.)）:：、．]|\s[-–—]))"
+    rf"[*_]*[ \t]+(?=\S)|[\[(（【](?P<bare>{_NUMBER})[\])）】][*_]*(?=\S)|(?P<dense>{_NUMBER})(?:、|．)(?=\S))",
     re.MULTILINE,
 )
 _INLINE_LISTED = re.compile(r"(?:^|(?<=\s))(?:\[(?P<number>\d)\]|(?P<nth>\d)[.)])\s+(?=\S)")
@@ -47,8 +48,9 @@ _ELEMENT = re.compile(
 def read_documents(text: str) -> list[Document]:
     """The documents, in the order in which they stand; none where nothing says where one begins.
 
-    "Doc 1: ...", as they are asked for; else elements (``<doc>``), a JSON list, other labels and languages ("Result 1:",
-    "文档1："), a numbered list, or a list of bullets. Thoughts and what stands before the first are left out.
+    "Doc 1: ...", as they are asked for; else elements (``<doc>``), a JSON list, other labels and languages
+    ("Result 1:", "文档1："), a numbered list, or a list of bullets. Thoughts and what stands before the first are left
+    out.
     """
     text = spoken(text)[0].strip()
     marks = list(MARK.finditer(text))

@@ -87,8 +87,8 @@ class MathTask(_Graded):
     question_field "prompt.0.content" and answers_field "reward_model.ground_truth" for files made for verl.
 
     Args:
-        data: a hub id like "openai/gsm8k", or the path of a .jsonl, .json, .parquet, .csv or .tsv file or of a folder of
-            such.
+        data: a hub id like "openai/gsm8k", or the path of a .jsonl, .json, .parquet, .csv or .tsv file or of a folder
+            of such.
         config: configuration of a hub set that has several.
         split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
         validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.

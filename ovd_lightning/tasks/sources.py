@@ -89,7 +89,7 @@ def _fetch(source: Source, setting: str) -> list[dict[str, Any]]:
 
 def _read(path: Path, split: str, setting: str) -> list[dict[str, Any]]:
     """One file; ``split`` matters for its slice alone."""
-    if suffix_of(path) not in KINDS or path.suffix == ".gz" and suffix_of(path) == ".parquet":
+    if suffix_of(path) not in KINDS or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
         raise ConfigError(setting, f"{path} is of an unknown kind.", f"Give a {_kinds()} file.")
     name = re.match(r"\w+", split)
     if name is None or "+" in split:
