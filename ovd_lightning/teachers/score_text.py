@@ -71,7 +71,8 @@ BEFORE_SCALE = re.compile(
     re.IGNORECASE,
 )
 AFTER_SCALE = re.compile(
-    r"\s*(?:-\s*)?(?:points?\s+)?(?:scale\b|分?满分|分制|點?滿分|点?満点|点中|점 만점|being\b|とし)", re.IGNORECASE
+    r"\s*(?:-\s*)?(?:points?\s+)?(?:scale\b|分?满分|分制|點?滿分|点?満点|点?中(?=\s*\d)|점 만점|being\b|とし)",
+    re.IGNORECASE,
 )
 
 
@@ -220,6 +221,8 @@ def read_score(text: str, low: int, high: int) -> int | None:
         for label in re.finditer(WEAK, masked, re.IGNORECASE)
         for n in _behind(masked, label.end(), values, COLON)
     ]
+    for label in re.finditer(rf"{FINAL}(?=\"?\s*[:=])", masked, re.IGNORECASE):  # "Overall: 8"
+        labelled["final"] += [n.value for n in _behind(masked, label.end(), values, COLON)]
     for tier in (labelled["final"], labelled["score"], fractions, given, weak):
         if tier:
             return tier[0] if len(set(tier)) == 1 else None
@@ -241,6 +244,7 @@ def normalised(text: str) -> str:
     text = unicodedata.normalize("NFC", "".join(kept))
     text = "".join(c if "\u0e00" <= c <= "\u0e7f" else unicodedata.normalize("NFKC", c) for c in text)
     text = text.translate(_PUNCTUATION)
+    text = re.sub(r"\\[\[\]()]", " ", text)  # LaTeX's formulas
     text = re.sub(r"(?<!\d)\*+|\*+(?!\s*\d)|\*\*|`|\$|~~", "", text)
     text = re.sub(r"(?m)^\s*#+\s*|^\s*>\s+", "", text).replace("_", " ")
     return re.sub(r"</\s*\w+\s*>", " ; ", text).strip()
@@ -358,7 +362,7 @@ def _in_formula(text: str, n: Number, behind: bool = False) -> bool:
 def _may_end(text: str, n: Number) -> bool:
     """Whether what follows a number in prose lets it be a score."""
     after = text[n.end : n.end + 30]
-    return not re.match(r"\s*[^\W\d]", after) or bool(
+    return not re.match(r"[ \t]*[^\W\d]", after) or bool(
         re.match(rf"\s*{GOES_ON}|\s*[\u3040-\u30ff\u4e00-\u9fff]", after, re.I)
     )
 
@@ -380,7 +384,7 @@ def _unlabelled(text: str, values: list[Number], unfilled: bool) -> int | None:
             return None
         else:
             return first.value
-    if re.search(r"(?:^|[\n.!?:;,。])[\s\"'(]*$", text[: last.start]) and not text[last.end :].strip(" \t\n\"').!"):
+    if re.search(r"(?:^|[\n.!?;])[\s\"'(]*$", text[: last.start]) and not text[last.end :].strip(" \t\n\"').!"):
         return last.value
     left = {
         n.value for n in values
