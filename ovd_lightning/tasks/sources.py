@@ -25,6 +25,9 @@ Row = Mapping[str, Any]
 KINDS = (*JSON, ".parquet", *CSV)
 """Suffixes of what is read; the texts among them may be compressed by gzip (".jsonl.gz")."""
 
+_SPACE = " \t\r\n\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""Around a text; not a form feed, which is the "\\f" of a "\\frac" whose backslash was not doubled."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -229,11 +232,7 @@ def text(value: Any, name: str) -> str:
         have dates, and large integers as floats.
     """
     if isinstance(value, str):
-        if "\b" in value or "\f" in value:
-            raise FieldError(
-                f"holds a control character in {name!r}: write LaTeX's backslash twice in JSON: {value!r:.80}"
-            )
-        return value.strip()
+        return value.strip(_SPACE)
     if isinstance(value, (float, Decimal)):
         if not math.isfinite(value):
             raise FieldError(f"holds no number but {value} in {name!r}")
@@ -283,6 +282,9 @@ def make_problems(
             raise ConfigError(
                 setting, f"row {number} ({problem.id}) has an empty answer: {problem.question[:80]!r}.", mend
             )
+        if any("\b" in answer or "\f" in answer for answer in problem.answers):
+            what = f"row {number} ({problem.id}) has a control character in its answer: {problem.answers!r:.80}."
+            raise ConfigError(setting, what, 'Write LaTeX\'s backslash twice in JSON: "\\\\frac", not "\\frac".')
         if problem.id in seen:
             raise ConfigError(
                 setting,
