@@ -248,7 +248,7 @@ KINDS: dict[str, list[tuple[str, int | None]]] = {
         ("<reasoning>Score: 3</reasoning>", None),
         ("8 <think>3</think> <think>", None),
     ],
-    "a second harvest": [
+    "more answers": [
         ('**Score: 8/10**\n\nThe current step correctly applies formula 2 to get 15.', 8),
         ('The current step correctly computes 12*3=36, which follows from step 1. I rate it 9.', 9),
         ("Based on the criteria, I'd give this step a 7 out of 10.", 7),
@@ -408,7 +408,7 @@ KINDS: dict[str, list[tuple[str, int | None]]] = {
         ('7/10 or 8/10', None),
         ('Score: 7/10-8/10', None),
     ],
-    "a third harvest": [
+    "other answers": [
         ('My evaluation: the step correctly identifies the 2 unknowns and sets up 3 equations.\n\nRating: **8**', 8),
         ('The score of this step is 8.', 8),
         ("I'd assign a score of 8 to this step.", 8),
