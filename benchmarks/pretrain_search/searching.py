@@ -17,7 +17,8 @@ import bm25s
 
 from benchmarks.pretrain.chains import Verdict
 from benchmarks.pretrain_search.vocabulary import CLOSE, EMPTY, INVALID, OPEN
-from ovd_lightning.search.bm25 import WORD, best
+from ovd_lightning.search.bm25 import best
+from ovd_lightning.search.words import words
 from ovd_lightning.tasks.small_world import RELATIONS, World
 
 TOP_K = 2
@@ -54,7 +55,7 @@ class Library:
         documents = world.documents()
         self._texts = [d["text"] for d in documents]
         self._index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
-        self._index.index([_words(f"{d['title']} {d['text']}") for d in documents], show_progress=False)
+        self._index.index([words(f"{d['title']} {d['text']}") for d in documents], show_progress=False)
         self._found: dict[str, str] = {}
         self.by_kind = {
             kind: [e.name for e in world.entities.values() if e.kind == kind] for kind in ("work", "person", "place")
@@ -64,14 +65,10 @@ class Library:
     def observe(self, query: str) -> str:
         """What the environment shows for a query."""
         if query not in self._found:
-            scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(_words(query)))  # [documents]
+            scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(words(query)))  # [documents]
             lines = "\n".join(f"- {self._texts[i]}" for i in best(scores, TOP_K))
             self._found[query] = f"{OPEN}{lines or EMPTY}{CLOSE}"
         return self._found[query]
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 class Draft(NamedTuple):

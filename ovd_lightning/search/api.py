@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS, MAX_WORDS = 400, 50
 """The API's limits of a query; what exceeds them is cut off."""
-MARKUP = re.compile(r"<[^<>]*>")
+MARKUP = re.compile(r"<!--.*?-->|</?[A-Za-z][\w-]*(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>")
+"""A tag with its attributes; "a < b and c > d" holds none."""
 
 
 class BraveSearch(RemoteSearch):

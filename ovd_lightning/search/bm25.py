@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import mmap
-import re
 import shutil
+import unicodedata
 import uuid
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ import numpy as np
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, read_document
+from ovd_lightning.search.words import VERSION, folded, words
 
 if TYPE_CHECKING:
     import bm25s
@@ -30,13 +31,13 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Of an index's folder; another one is built anew."""
-WORD = re.compile(r"\w+")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class BM25Search(SearchEngine):
     """Lexical search, deterministic: documents of equal score come in the order of the corpus, and one that shares no
-    word with the query is not found.
+    word with the query is not found. Words are compared without case, accents, width and ways to compose characters;
+    scripts without spaces are searched by pairs of characters.
 
     The index lies under ``index`` in a folder named by a digest of the corpus and these settings. It is mapped into
     memory, not read, so that the ranks of a machine share it.
@@ -110,7 +111,16 @@ class BM25Search(SearchEngine):
         import bm25s
 
         stemming = None if self.stemmer is None else (self.stemmer, _stemmers().version())
-        settings = [LAYOUT, bm25s.__version__, WORD.pattern, self.k1, self.b, stemming, self.stopwords]
+        settings = [
+            LAYOUT,
+            bm25s.__version__,
+            VERSION,
+            unicodedata.unidata_version,
+            self.k1,
+            self.b,
+            stemming,
+            self.stopwords,
+        ]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for path in self.files:
             with path.open("rb") as file:
@@ -145,7 +155,7 @@ class BM25Search(SearchEngine):
 
         log.warning("indexing %s, once; the index is kept in %s", self.corpus, folder)
         vocabulary: dict[str, int] = {}
-        words: list[array[int]] = []
+        rows: list[array[int]] = []
         building = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
         building.mkdir()
         try:
@@ -153,11 +163,11 @@ class BM25Search(SearchEngine):
                 for document in read_corpus(self.files):
                     write(document)
                     found = self.words(f"{document.title}\n{document.text}")
-                    words.append(array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in found]))
+                    rows.append(array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in found]))
             if not vocabulary:
                 raise ConfigError(f"{SETTINGS}.corpus", f"{self.corpus} has no document with a word.", "Give it some.")
             index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-            index.index((words, vocabulary), show_progress=False)
+            index.index((rows, vocabulary), show_progress=False)
             index.save(building, show_progress=False)
             try:
                 building.rename(folder)
@@ -169,16 +179,18 @@ class BM25Search(SearchEngine):
 
     # -------------------------------------------------------------- searching
 
-    def words(self, text: str) -> list[str]:
-        """What a text is searched for and found by."""
-        return self._stem([word for word in WORD.findall(text.lower()) if word not in self._stopwords])
+    def words(self, text: str, query: bool = False) -> list[str]:
+        """What a document is found by, or what a ``query`` asks for."""
+        return self._stem([word for word in words(text, query) if word not in self._stopwords])
 
     def find(self, queries: Sequence[Query], top_k: int) -> list[SearchResult]:
         assert self._bm25 is not None
         assert self._documents is not None
         results = []
         for query in queries:
-            scores = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(self.words(query.text)))  # [documents]
+            scores = self._bm25.get_scores_from_ids(
+                self._bm25.get_tokens_ids(self.words(query.text, query=True))
+            )  # [documents]
             found = [self._documents.read(i, float(scores[i])) for i in best(scores, top_k)]
             results.append(SearchResult(documents=found))
         return results
@@ -189,7 +201,7 @@ class BM25Search(SearchEngine):
             from bm25s.stopwords import STOPWORDS_EN
 
             return frozenset(STOPWORDS_EN)
-        return frozenset(self.stopwords or ())
+        return frozenset(folded(word) for word in self.stopwords or ())
 
     @cached_property
     def _stem(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +96,14 @@ def read_results(answer: Any, queries: int, top_k: int) -> list[list[Document]]:
 
 
 def _read_entry(entry: Any) -> Document:
+    """One document, with its score or without. Some servers write scores as texts."""
     score = None
     if isinstance(entry, dict) and "document" in entry:
         entry, score = entry["document"], entry.get("score")
-    if not isinstance(entry, dict) or not isinstance(score, int | float | None):
+    if not isinstance(entry, dict) or isinstance(score, bool) or not isinstance(score, int | float | str | None):
         raise ValueError("a result is neither a document nor one with its score")
-    return read_document(entry, None if score is None else float(score))
+    try:
+        value = None if score is None else float(score)
+    except ValueError:
+        raise ValueError(f"a score is no number: {score!r:.40}") from None
+    return read_document(entry, value if value is None or math.isfinite(value) else None)

@@ -7,7 +7,6 @@ search becomes worse while the student becomes better at it.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,8 @@ from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Samp
 from ovd_lightning.engines.endpoint import EndpointDown
 from ovd_lightning.engines.render import encode
 from ovd_lightning.errors import ConfigError, located
-from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.search.written import read_documents
 from ovd_lightning.teachers.verbal import seed_of
 
 TOLD = """\
@@ -48,11 +48,6 @@ Query: {query}
 """
 
 FIELDS = {"query", "question", "answer", "count", "kind", "Kind"}
-_NUMBERED = r"doc(?:ument)?[\s*_#]*(\d+)[\s*_\])]*(?:\(\s*title\s*:\s*(.*?)\))?[\s*_]*"
-MARK = re.compile(r"^[ \t>*_#\[(\-]*" + _NUMBERED + r"[:.)\]\-–—]*[\s*_]*", re.IGNORECASE | re.MULTILINE)
-"""Where a document begins: "Doc 1:", "**Document 2**:", "[Doc 3] ", "Doc 4(Title: ...) "."""
-INLINE_MARK = re.compile(r"\b" + _NUMBERED + r":[\s*_]*", re.IGNORECASE)
-"""The same where all documents stand in one line."""
 
 
 class SimulatedSearch(SearchEngine):
@@ -251,19 +246,3 @@ class SimulatedSearch(SearchEngine):
             return SearchResult(documents=documents)
         self._counts["unreadable"] += 1
         return SearchResult(error=f"the simulator wrote no document: {completion.text[:80]!r}")
-
-
-def read_documents(text: str) -> list[Document]:
-    """The documents in what a simulator wrote: "Doc 1: ...", in the order in which they stand, a thought before them
-    and what else stands before the first left out."""
-    text = text.rpartition("</think>")[2]
-    marks = list(MARK.finditer(text))
-    if len(marks) == 1:
-        marks = list(INLINE_MARK.finditer(text)) or marks
-    documents = []
-    for i, mark in enumerate(marks):
-        end = marks[i + 1].start() if i + 1 < len(marks) else len(text)
-        body = " ".join(text[mark.end() : end].split()).strip("*_ ")
-        if body:
-            documents.append(Document(text=body, title=(mark[2] or "").strip().strip('"'), id=mark[1]))
-    return documents

@@ -17,7 +17,7 @@ from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
-from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, text, texts
+from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, meta_of, text, texts
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class MathTask(_Graded):
     question_field "prompt.0.content" and answers_field "reward_model.ground_truth" for files made for verl.
 
     Args:
-        data: a hub id like "openai/gsm8k", or the path of a .jsonl, .json or .parquet file or of a folder of such.
+        data: a hub id like "openai/gsm8k", or the path of a .jsonl, .json, .parquet, .csv or .tsv file or of a folder
+            of such.
         config: configuration of a hub set that has several.
         split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
         validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.
@@ -213,7 +214,7 @@ class MathTask(_Graded):
         question = text(field(row, self.question_field), self.question_field)
         question = question.removesuffix(self._instruction).rstrip() if self._instruction else question
         answers = texts(field(row, self.answers_field), self.answers_field)
-        meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
+        meta = meta_of(row)
         if self.solution_field is not None:
             meta["solution"] = text(field(row, self.solution_field), self.solution_field)
         choices = texts(row.get("choices") or (), "choices")

@@ -18,7 +18,7 @@ from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, ta
 log = logging.getLogger(__name__)
 
 SETTINGS = "task.init_args.environment.init_args"
-ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
+ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL | re.IGNORECASE)
 """A complete action; of an opening tag that is written twice, the second counts."""
 TAG = tags("think", "search", "information", "answer")
 FIELDS = {"rank", "title", "text", "id", "score"}
@@ -49,7 +49,7 @@ class SearchEnvironment(Environment):
             at from 8 searches on.
     """
 
-    stop = ("</search>", "</answer>")
+    stop = ("</search>", "</answer>", "</Search>", "</Answer>")
 
     def __init__(
         self,
@@ -194,4 +194,4 @@ def action_of(turn: str) -> tuple[str | None, str]:
     """("search", query) or ("answer", answer): the first complete action of a turn; (None, "") when there is none.
     Space is not part of it; it may be empty."""
     found = ACTION.search(turn)
-    return (found[1], " ".join(found[2].split())) if found else (None, "")
+    return (found[1].lower(), " ".join(found[2].split())) if found else (None, "")

@@ -1,29 +1,34 @@
-"""Rows from the hub, a file or a folder, through ``datasets``; and problems from rows, with every check on the way.
+"""Rows from the hub, a file or a folder; and problems from rows, with every check on the way.
+
+JSON and CSV on this machine are read as they are written (``files.py``), Parquet and sets of the hub by ``datasets``.
 
 A row that cannot become a problem stops the run with its number and what was found instead: rows are never dropped.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.tasks.files import CSV, EXACT, JSON, FileError, read_file, suffix_of
 from ovd_lightning.types import Problem
 
 Row = Mapping[str, Any]
 
-KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-"""File suffix -> the reader of ``datasets``."""
+KINDS = (*JSON, ".parquet", *CSV)
+"""Suffixes of what is read; the texts among them may be compressed by gzip (".jsonl.gz")."""
+
+_SPACE = " \t\r\n\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""Around a text; not a form feed, which is the "\\f" of a "\\frac" whose backslash was not doubled."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WHOLE_FILE = 1 << 28
-"""Bytes that the JSON reader types at once. Its default, 10 MB, types a column that is null that far as null for ever,
-and fails on the first value after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Source:
     """
 
     data: str
-    """A hub id, or the path of a .jsonl, .json or .parquet file or of a folder of such."""
+    """A hub id, or the path of a .jsonl, .json, .parquet, .csv or .tsv file or of a folder of such."""
     config: str | None = None
     split: str = "train"
     """With ``datasets``' slices and sums: ``train[:100]``, ``train+test``. A single file is all one split."""
@@ -60,11 +65,8 @@ def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
     if path.is_file():
         return _read(path, source.split, setting)
     if path.is_dir():
-        suffixes = {file.suffix for file in path.rglob("*") if file.suffix in KINDS}
-        options: dict[str, Any] = {"chunksize": _WHOLE_FILE} if suffixes and ".parquet" not in suffixes else {}
-        mend = f"Give a file, or a folder of {_kinds()} files."
-        return _load(setting, f"the folder {path}", mend, path, source, name=source.config, **options)
-    if path.suffix in KINDS or source.data.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source.data):
+        return _read_folder(path, source, setting)
+    if suffix_of(path) in KINDS or source.data.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source.data):
         raise ConfigError(
             setting, f"{source.data} is not there.", f"Give a {_kinds()} file, a folder, or a hub id like openai/gsm8k."
         )
@@ -90,17 +92,63 @@ def _fetch(source: Source, setting: str) -> list[dict[str, Any]]:
 
 def _read(path: Path, split: str, setting: str) -> list[dict[str, Any]]:
     """One file; ``split`` matters for its slice alone."""
-    kind = KINDS.get(path.suffix)
-    if kind is None:
+    if suffix_of(path) not in KINDS or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
         raise ConfigError(setting, f"{path} is of an unknown kind.", f"Give a {_kinds()} file.")
     name = re.match(r"\w+", split)
     if name is None or "+" in split:
         raise ConfigError(setting, f"split {split!r} cannot be taken of the single file {path}.", 'Use "train".')
-    options: dict[str, Any] = {"data_files": {name.group(): str(path)}}
-    if kind == "json":
-        options["chunksize"] = _WHOLE_FILE
-    mend = "Check file and split" + ("; a JSON file holds one object a line." if kind == "json" else ".")
-    return _load(setting, str(path), mend, kind, Source(data=str(path), split=split), **options)
+    if suffix_of(path) == ".parquet":
+        source = Source(data=str(path), split=split)
+        return _load(
+            setting, str(path), "Check file and split.", "parquet", source, data_files={name.group(): str(path)}
+        )
+    return _slices({name.group(): [path]}, split, str(path), setting)
+
+
+def _read_folder(path: Path, source: Source, setting: str) -> list[dict[str, Any]]:
+    """A folder, whose files ``datasets`` assigns to splits by their names or by the folder's README."""
+    from datasets import load_dataset_builder
+
+    mend = f"Give a file, or a folder of {_kinds()} files."
+    try:
+        with _progress_bars(False):
+            found = load_dataset_builder(str(path), name=source.config).config.data_files or {}
+    except Exception as error:  # of many kinds
+        raise ConfigError(setting, f"the folder {path} could not be loaded: {_short(error)}.", mend) from error
+    files = {str(split): [Path(file) for file in part] for split, part in found.items()}
+    written = {suffix_of(file) in (*JSON, *CSV) for part in files.values() for file in part}
+    if written != {True}:
+        return _load(setting, f"the folder {path}", mend, path, source, name=source.config)
+    return _slices(files, source.split, f"the folder {path}", setting)
+
+
+def _slices(files: Mapping[str, Sequence[Path]], split: str, what: str, setting: str) -> list[dict[str, Any]]:
+    """What a split, with slices and sums, takes of files that are read as they are written."""
+    from datasets import ReadInstruction
+
+    parts: dict[str, list[dict[str, Any]]] = {}
+    rows: list[dict[str, Any]] = []
+    try:
+        for name in re.findall(r"(?:^|\+)\s*(\w+)", split):
+            if name in files and name not in parts:
+                parts[name] = [row for file in files[name] for row in _rows(file)]
+        sizes = {name: len(parts.get(name, ())) for name in files}
+        for part in ReadInstruction.from_spec(split).to_absolute(sizes):
+            rows += parts[part.splitname][part.from_ : part.to]
+    except FileError as error:
+        raise ConfigError(setting, f"{what} could not be loaded: {error}.", "Check the file.") from error
+    except (OSError, ValueError, AssertionError) as error:
+        raise ConfigError(setting, f"{what} could not be loaded: {_short(error)}.", "Check file and split.") from error
+    if not rows:
+        raise ConfigError(setting, f"{what} has no rows in {split!r}: no data.", "Check the file and the split.")
+    return rows
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_file(path)
+    except FileError as error:
+        raise FileError(f"{path.name}: {error}") from error
 
 
 def _load(
@@ -180,12 +228,19 @@ def first_field(row: Row, *names: str) -> Any:
 def text(value: Any, name: str) -> str:
     """A text, or a number as it is written by hand: 145.0 is "145".
 
-    Raises: FieldError for anything else; a reader of files may have made a date of a text.
+    Raises: FieldError for anything else, for no number (NaN) and for one that was rounded; a reader of Parquet may
+        have dates, and large integers as floats.
     """
     if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return value.strip(_SPACE)
+    if isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):
+            raise FieldError(f"holds no number but {value} in {name!r}")
+        if isinstance(value, float) and abs(value) >= EXACT:
+            raise FieldError(f"holds {value!r} in {name!r}, which may be a rounded integer: keep it as a text")
+        if value == int(value):
+            return str(int(value))
+        return repr(value) if isinstance(value, float) else format(value.normalize(), "f")
     if isinstance(value, (bool, int)):
         return str(value)
     if value is None:
@@ -196,6 +251,14 @@ def text(value: Any, name: str) -> str:
 def texts(value: Any, name: str) -> tuple[str, ...]:
     """A text, or a list of texts that are alternatives."""
     return tuple(text(v, name) for v in value) if isinstance(value, (list, tuple)) else (text(value, name),)
+
+
+def meta_of(row: Row) -> dict[str, Any]:
+    """What the row's "meta" holds, nulls left out; nothing where it has none. Raises: FieldError."""
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise FieldError(f"holds a {type(meta).__name__} in 'meta', where an object should be: {meta!r:.80}")
+    return {name: value for name, value in meta.items() if value is not None}
 
 
 def make_problems(
@@ -219,6 +282,9 @@ def make_problems(
             raise ConfigError(
                 setting, f"row {number} ({problem.id}) has an empty answer: {problem.question[:80]!r}.", mend
             )
+        if any("\b" in answer or "\f" in answer for answer in problem.answers):
+            what = f"row {number} ({problem.id}) has a control character in its answer: {problem.answers!r:.80}."
+            raise ConfigError(setting, what, 'Write LaTeX\'s backslash twice in JSON: "\\\\frac", not "\\frac".')
         if problem.id in seen:
             raise ConfigError(
                 setting,

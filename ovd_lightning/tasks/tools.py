@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
+from ovd_lightning.thoughts import spoken
 from ovd_lightning.tools.base import Execution, Sandbox
-from ovd_lightning.tools.calls import CLOSE, NoCall, call_of, hermes_call
+from ovd_lightning.tools.calls import CLOSE, NoCall, WrongCall, call_of, hermes_call
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ FEWEST = 8
 
 class ToolEnvironment(Environment):
     """A turn that calls the tool ``code_interpreter`` gets what its program printed; one that calls nothing is the
-    last.
+    last. A call in a thought is none: it gets no reply, and the next turn goes on with the thought.
 
     Each program runs from scratch. One that raises is a result like any other: the end of its traceback is the reply.
     Only a sandbox that cannot run programs is a failure, which is counted. What a program prints is the model's own
@@ -33,7 +34,7 @@ class ToolEnvironment(Environment):
 
     Args:
         sandbox: what runs the programs.
-        max_turns: replies a trajectory, after which one final generation follows (SOD: 16).
+        max_turns: replies a trajectory, after which one final generation follows (SOD: 15, so 16 generations).
         max_turn_tokens: limit of one generation.
         max_observation_tokens: limit of one result, in the student's tokens.
         result_characters: limit of one result in characters; the middle is left out (SOD: 256).
@@ -42,9 +43,11 @@ class ToolEnvironment(Environment):
         observation_prefix: what stands before a result. Special tokens in it are special (a chat template's markers),
             in the result never.
         observation_suffix: what stands after it.
-        on_undecodable: what follows a call that cannot be read, that names another tool or holds no code. "end": it is
-            no call, so the trajectory ends, as in SOD; "tell": the reply says what a call looks like.
+        on_undecodable: what follows a call that cannot be read. "end": it is no call, so the trajectory ends, as in
+            SOD; "tell": the reply says what a call looks like.
         undecodable_message: that reply; {reason} stands for what was wrong.
+        wrong_call_message: the reply to a call that can be read and names another tool or holds no code, after which
+            the trajectory goes on, as in SOD; {reason} stands for what was wrong.
         stopped_message: behind what a program had printed when it was killed; {reason} stands for why.
         empty_message: in place of a result that is empty.
         failed_message: in place of a result, when the sandbox could not run the program.
@@ -57,7 +60,7 @@ class ToolEnvironment(Environment):
     def __init__(
         self,
         sandbox: Sandbox,
-        max_turns: int = 16,
+        max_turns: int = 15,
         max_turn_tokens: int = 2048,
         max_observation_tokens: int = 512,
         result_characters: int = 256,
@@ -70,6 +73,7 @@ class ToolEnvironment(Environment):
             "That was no call of the tool ({reason}). A call looks like this:\n"
             + hermes_call("print(6 * 7)").replace("{", "{{").replace("}", "}}")
         ),
+        wrong_call_message: str = "Error when executing tool: {reason}",
         stopped_message: str = "The program was stopped: {reason}.",
         empty_message: str = "The program printed nothing.",
         failed_message: str = "The interpreter failed: it did not run the program.",
@@ -83,7 +87,11 @@ class ToolEnvironment(Environment):
             raise ConfigError(f"{SETTINGS}.on_undecodable", f"is {on_undecodable!r}.", "Use end or tell.")
         if not 0 <= max_failed_share <= 1:
             raise ConfigError(f"{SETTINGS}.max_failed_share", f"is {max_failed_share}.", "Use a value in [0, 1].")
-        for name, text in (("undecodable_message", undecodable_message), ("stopped_message", stopped_message)):
+        for name, text in (
+            ("undecodable_message", undecodable_message),
+            ("wrong_call_message", wrong_call_message),
+            ("stopped_message", stopped_message),
+        ):
             try:
                 text.format(reason="")
             except (KeyError, IndexError, ValueError) as error:
@@ -94,12 +102,13 @@ class ToolEnvironment(Environment):
         self.result_characters, self.left_out, self.error_lines = result_characters, left_out, error_lines
         self.observation_prefix, self.observation_suffix = observation_prefix, observation_suffix
         self.on_undecodable = on_undecodable
-        self.undecodable_message, self.stopped_message = undecodable_message, stopped_message
+        self.undecodable_message, self.wrong_call_message = undecodable_message, wrong_call_message
+        self.stopped_message = stopped_message
         self.empty_message, self.failed_message = empty_message, failed_message
         self.max_failed_share = max_failed_share
         own = (
             "calls", "failed_calls", "raising_calls", "timed_out_calls", "killed_calls", "undecodable_calls",
-            "cut_characters", "defused_results", "tool_seconds",
+            "wrong_calls", "calls_in_thoughts", "cut_characters", "defused_results", "tool_seconds",
         )  # fmt: skip
         self.counted = (*own, *sandbox.counted)
         self._counts: defaultdict[str, float] = defaultdict(float)
@@ -144,15 +153,22 @@ class ToolEnvironment(Environment):
         replies: dict[int, Reply] = {}
         programs: dict[int, str] = {}
         for i, turn in enumerate(turns):
+            thinking = spoken(turn.history)[1]
             try:
-                program = call_of(turn.text)
+                program = call_of(turn.text, thinking)
+            except WrongCall as error:
+                replies[i] = self._wrong(str(error))
             except NoCall as error:
                 replies[i] = self._undecodable(str(error))
             else:
-                if program is None:
-                    replies[i] = Reply(done=True)
-                else:
+                if program is not None:
                     programs[i] = program
+                elif turn.text.endswith(CLOSE) and spoken(turn.text, thinking)[1]:
+                    # the turn was stopped at the tag of a call in a thought
+                    self._counts["calls_in_thoughts"] += 1
+                    replies[i] = Reply()
+                else:
+                    replies[i] = Reply(done=True)
         for i, execution in zip(programs, self._run(list(programs.values())), strict=True):
             replies[i] = self._result(execution)
         return [replies[i] for i in range(len(turns))]
@@ -180,6 +196,10 @@ class ToolEnvironment(Environment):
             return Reply(done=True, valid=False)
         # the reason may repeat the model's text; the example of a call must stay one
         return self._observation(self.undecodable_message.format(reason=self._defused(reason)), valid=False)
+
+    def _wrong(self, reason: str) -> Reply:
+        self._counts["wrong_calls"] += 1
+        return self._observation(self.wrong_call_message.format(reason=self._defused(reason)), valid=False)
 
     def _result(self, execution: Execution) -> Reply:
         if execution.failed is not None:

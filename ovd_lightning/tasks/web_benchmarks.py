@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.tasks.sources import KINDS, Row, Source, field, load_rows, make_problems, text, texts
+from ovd_lightning.tasks.sources import KINDS, Row, Source, field, load_rows, make_problems, meta_of, text, texts
 from ovd_lightning.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ def gaia(row: Row, number: int) -> Converted:
 
 def common(row: Row, number: int) -> Converted:
     """The common shape: ``{"id", "question", "answers", "meta"?}``."""
-    meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
-    return Converted(_text(row, "question"), aliases(row, "answers"), meta, _text(row, "id"))
+    return Converted(_text(row, "question"), aliases(row, "answers"), meta_of(row), _text(row, "id"))
 
 
 def _text(row: Row, name: str) -> str:

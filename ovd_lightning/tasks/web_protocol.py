@@ -13,25 +13,30 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from ovd_lightning.thoughts import spoken
 from ovd_lightning.tokens import decode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+"""Of an opening tag that is written twice, the second counts."""
 _HIDDEN = "\0"
 """Stands for text that was not written by whoever writes the trajectory; no tag reaches over it."""
-_SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>")
-_INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL)
+_SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>", re.IGNORECASE)
+_INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def extract_answer(text: str) -> str | None:
     """What the last ``<answer>...</answer>`` holds, without white space around it; None if there is no such block, or
     nothing in the last one.
 
-    Search-R1's rule, for a text without the prompt and without observations: those quote the tags.
+    Search-R1's rule, for a text without the prompt and without observations: those quote the tags. Besides, tags may be
+    written in capitals, of an opening tag that is written twice the second counts, and an answer in a finished thought
+    is none. A thought that never ends hides nothing: who forgot to close it has answered all the same.
     """
-    blocks = _ANSWER.findall(text)
+    said, thinking = spoken(text)
+    blocks = _ANSWER.findall(text if thinking else said)
     return (blocks[-1].strip() or None) if blocks else None
 
 

@@ -14,7 +14,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, text
+from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
 from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
@@ -136,8 +136,8 @@ class WebQATask(WebQA):
     further setting; others are read by naming their fields.
 
     Args:
-        data: a hub id like "PeterJinGo/nq_hotpotqa_train" (what Search-R1 trains on), or the path of a .jsonl, .json or
-            .parquet file or of a folder of such.
+        data: a hub id like "PeterJinGo/nq_hotpotqa_train" (what Search-R1 trains on), or the path of a .jsonl, .json,
+            .parquet, .csv or .tsv file or of a folder of such.
         config: configuration of a hub set that has several.
         file: path of one file within a hub set; null: all of it, by config and split.
         split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
@@ -216,8 +216,7 @@ class WebQATask(WebQA):
 
     def _problem(self, row: Row, number: int) -> Problem:
         question = text(field(row, self.question_field), self.question_field)
-        meta = {name: value for name, value in (row.get("meta") or {}).items() if value is not None}
-        return Problem(id=self._id(row, number), question=question, answers=self._answers(row), meta=meta)
+        return Problem(id=self._id(row, number), question=question, answers=self._answers(row), meta=meta_of(row))
 
     def _id(self, row: Row, number: int) -> str:
         if self.id_field is not None:

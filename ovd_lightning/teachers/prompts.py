@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ovd_lightning.methods.functional import temper
+from ovd_lightning.teachers.score_text import read_score
 
 ScoreReading = Literal["sample", "mean", "argmax"]
 """One score from the teacher's distribution: drawn from it (section 3.3), its mean, or its likeliest."""
@@ -53,23 +53,12 @@ class Scale:
         return float(rng.choices(self.values, temper(distribution, temperature))[0])
 
     def parse(self, text: str) -> int | None:
-        """The score in a teacher's answer, None if there is none.
+        """The score in a teacher's answer; None, which is counted, if there is none or no single one.
 
-        What stands before ``</think>`` is not part of the answer; a thought that never ended leaves none. An answer
-        that begins with a number means it; otherwise the last whole number counts, without the 10 of "7/10" or
-        "7 out of 10". A number outside the scale is no score.
+        A labelled score comes before any other number, numbers that describe the scale never count, and a range, two
+        different scores or a number outside the scale is none. The rules are those of `read_score`.
         """
-        answer = text.rsplit("</think>", 1)[-1].strip(" \t\r\n*`\"'")
-        if "<think>" in answer:
-            return None
-        answer = re.sub(r"(/|\bout of)\s*\d+", "", answer)
-        numbers = re.findall(r"(?<![\d.\-−])\d+(?!\d|\.\d)", answer)
-        if re.match(r"\d", answer):
-            numbers = re.findall(r"^\d+(?!\d|\.\d)", answer)
-        if not numbers:
-            return None
-        value = int(numbers[-1])
-        return value if self.low <= value <= self.high else None
+        return read_score(text, self.low, self.high)
 
     def rubric(self) -> str:
         a = self.low

@@ -6,10 +6,12 @@ import json
 import re
 from typing import Any
 
+from ovd_lightning.thoughts import spoken
+
 TOOL = "code_interpreter"
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-_CALL = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
-_FENCED = re.compile(r"\A\s*```(?:python|py)?[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*[\w.+-]*[ \t]*(?:\n|\Z)", re.MULTILINE)
+_END = re.compile(rf"\s*(?:```+|~~~+)?\s*{CLOSE}")
 
 SCHEMA: dict[str, Any] = {
     "type": "function",
@@ -30,31 +32,93 @@ class NoCall(ValueError):
     """A turn wants to call a tool and does it wrongly; says how."""
 
 
-def call_of(turn: str) -> str | None:
-    """The program that a turn asks to run; None when it asks for nothing. The first complete call counts. A program in
-    a Markdown fence is taken out of it.
+class WrongCall(NoCall):
+    """The call can be read, but there is no such tool, or nothing that it could run."""
 
-    Raises: NoCall.
+
+def call_of(turn: str, thinking: bool = False) -> str | None:
+    """The program that a turn asks to run; None when it asks for nothing.
+
+    The first call that can be read counts. One in a thought is none, nor is one that is only spoken of. What models
+    write for a call is read as long as it can mean one thing only: raw line breaks in JSON's texts, ``parameters`` for
+    ``arguments``, arguments as a JSON text (OpenAI's form), a Markdown fence around the JSON or around the program.
+
+    Args:
+        thinking: the turn begins inside a thought.
+    Raises: NoCall; WrongCall where what is wrong is the call and not how it is written.
     """
-    found = _CALL.search(turn)
-    if found is None:
-        if OPEN in turn:
-            raise NoCall(f"{OPEN} without {CLOSE}")
-        return None
+    said, _ = spoken(turn, thinking)
+    problem: NoCall | None = None
+    start = 0
+    while (at := said.find(OPEN, start)) >= 0:
+        start = at + len(OPEN)
+        try:
+            call, start = _read(said, start)
+        except NoCall as error:
+            problem = problem or error
+        else:
+            return _program(call)
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _read(text: str, start: int) -> tuple[dict[str, Any], int]:
+    """The call whose opening tag ends at ``start``, and where it ends. Raises: NoCall."""
+    if text.find(CLOSE, start) < 0:
+        raise NoCall(f"{OPEN} without {CLOSE}")
+    rest = text[start:]
+    begins = len(rest) - len(rest.lstrip())
+    if fence := _FENCE.match(rest, begins):
+        begins = fence.end()
+        begins += len(rest[begins:]) - len(rest[begins:].lstrip())
     try:
-        call = json.loads(found[1])
+        call, end = json.JSONDecoder(strict=False).raw_decode(rest, begins)
     except (ValueError, RecursionError) as error:
         raise NoCall(f"no JSON: {error}"[:200]) from error
+    closing = _END.match(rest, end)
+    if closing is None:
+        raise NoCall(f"no JSON: more than one value before {CLOSE}")
+    if isinstance(call, list) and call:
+        call = call[0]
+    if isinstance(call, dict) and isinstance(call.get("function"), dict):
+        call = call["function"]
     if not isinstance(call, dict):
         raise NoCall("no JSON object")
-    if call.get("name") != TOOL:
-        raise NoCall(f"no tool is named {str(call.get('name'))[:50]!r}")
-    arguments = call.get("arguments")
+    if not isinstance(call.get("name"), str):
+        raise NoCall('no "name" of a tool')
+    if not {"arguments", "parameters"} & call.keys():
+        raise NoCall('no "arguments"')
+    return call, start + closing.end()
+
+
+def _program(call: dict[str, Any]) -> str:
+    """What a call runs. Raises: WrongCall."""
+    if call["name"] != TOOL:
+        raise WrongCall(f"no tool is named {call['name'][:50]!r}")
+    arguments = call.get("arguments", call.get("parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments, strict=False)
+        except (ValueError, RecursionError):
+            arguments = None
     code = arguments.get("code") if isinstance(arguments, dict) else None
     if not isinstance(code, str):
-        raise NoCall('"arguments" has no text "code"')
-    fenced = _FENCED.match(code)
-    return fenced[1] if fenced else code
+        raise WrongCall('"arguments" has no text "code"')
+    return unfenced(code.removeprefix("\ufeff"))
+
+
+def unfenced(code: str) -> str:
+    """A program without the Markdown fence around it, and without what stands around that.
+
+    A line of backticks is Python only inside a text of several lines, so behind the quotes of one nothing is a fence.
+    """
+    fence = _FENCE.search(code)
+    if fence is None or '"""' in code[: fence.start()] or "'''" in code[: fence.start()]:
+        return code
+    body = code[fence.end() :]
+    closing = re.search(rf"^[ \t]*{fence[1]}[`~]*[ \t]*$|{fence[1]}\s*\Z", body, re.MULTILINE)
+    return body[: closing.start()].removesuffix("\n") if closing else body
 
 
 def hermes_call(code: str) -> str:

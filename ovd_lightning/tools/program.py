@@ -41,6 +41,7 @@ def run_main(code: str, names: dict[str, Any], print_value: bool) -> None:
     import ast
     import linecache
 
+    code = code.removeprefix("\ufeff")  # a file may begin with a byte order mark, a text for compile() may not
     linecache.cache["main.py"] = (len(code), None, code.splitlines(keepends=True), "main.py")
     tree: Any = compile(code, "main.py", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     last = tree.body.pop() if print_value and tree.body and isinstance(tree.body[-1], ast.Expr) else None

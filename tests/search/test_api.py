@@ -78,6 +78,21 @@ def test_markup_and_entities_are_taken_out() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("if a < b and c > d", "if a < b and c > d"),
+        ("if a <b and c> d", "if a <b and c> d"),
+        ("1<2>1", "1<2>1"),
+        ("x &lt; y <br/> z", "x < y z"),
+        ('a <a href="https://example.org">link</a>', "a link"),
+        ("<b>x</b><!-- note -->y", "xy"),
+    ],
+)
+def test_an_inequality_is_no_markup(text: str, left: str) -> None:
+    assert read_results(found(page(1, title="t", description=text)), 3)[0].text == left
+
+
 @pytest.mark.parametrize("answer", [{"type": "search"}, {"web": None}, found()])
 def test_a_web_without_results_is_no_failure(serve: Serve, answer: dict[str, Any]) -> None:
     assert ask(client(serve(says(answer))), "q") == [SearchResult()]

@@ -57,6 +57,8 @@ def test_the_protocol(serve: Serve) -> None:
     ("row", "documents"),
     [
         ([{"document": {"contents": '"A"\nb'}, "score": 1}], [Document(title="A", text="b", score=1.0)]),
+        ([{"document": {"contents": '"A"\nb'}, "score": "0.5"}], [Document(title="A", text="b", score=0.5)]),
+        ([{"document": {"text": "b"}, "score": "nan"}], [Document(text="b")]),
         ([{"document": {"title": "A", "text": "b", "contents": '"A"\nb'}}], [Document(title="A", text="b")]),
         ([{"id": "1", "contents": '"A"\nb\nc'}], [Document(id="1", title="A", text="b\nc")]),
         ([{"contents": "only text"}], [Document(text="only text")]),

@@ -15,7 +15,8 @@ from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import Document, SearchResult
-from ovd_lightning.search.simulated import SimulatedSearch, read_documents
+from ovd_lightning.search.simulated import SimulatedSearch
+from ovd_lightning.search.written import read_documents
 from ovd_lightning.tasks.search import SearchEnvironment
 from tests.helpers import ScriptedEngine, save_tiny_model
 from tests.limits import patient
@@ -158,6 +159,73 @@ def test_documents_are_kept_where_a_cache_is_named(tmp_path: Path) -> None:
 )
 def test_documents_in_what_a_model_wrote(text: str, documents: list[str]) -> None:
     assert [document.text for document in read_documents(text)] == documents
+
+
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        ("1. One.\n2. Two.\n3. Three.", ["One.", "Two.", "Three."]),
+        ("1) One.\n2) Two.", ["One.", "Two."]),
+        ("(1) One.\n(2) Two.", ["One.", "Two."]),
+        ("[1] One.\n[2] Two.", ["One.", "Two."]),
+        ("[1]One.\n[2]Two.", ["One.", "Two."]),
+        ("**1.** One.\n**2.** Two.", ["One.", "Two."]),
+        ("**1. One.**\n\n**2. Two.**", ["One.", "Two."]),
+        ("1: One.\n2: Two.", ["One.", "Two."]),
+        ("1 - One.\n2 - Two.", ["One.", "Two."]),
+        ("1、一。\n2、二。", ["一。", "二。"]),
+        ("1．一。\n2．二。", ["一。", "二。"]),
+        ("1. One.", ["One."]),
+        ("1. One. 2. Two. 3. Three.", ["One.", "Two.", "Three."]),
+        ("Here are 2 documents:\n\n1. One in\n1913. It is.\n2. Two.", ["One in 1913. It is.", "Two."]),
+        ("1. One.\n\n2. Two.\n  - a\n  - b", ["One.", "Two. - a - b"]),
+        ("文档1：一。\n文档2：二。", ["一。", "二。"]),
+        ("文档 1: 一。\n文档 2: 二。", ["一。", "二。"]),
+        ("**文档1：** 一。\n**文档2：** 二。", ["一。", "二。"]),
+        ("【文档1】一。\n【文档2】二。", ["一。", "二。"]),
+        ("文档一：一。\n文档二：二。", ["一。", "二。"]),
+        ("第1篇文档：一。\n第2篇文档：二。", ["一。", "二。"]),
+        ("搜索结果1：一。\n搜索结果2：二。", ["一。", "二。"]),
+        ("結果１：一。\n結果２：二。", ["一。", "二。"]),
+        ("文書1: 一。\n文書2: 二。", ["一。", "二。"]),
+        ("문서 1: 하나.\n문서 2: 둘.", ["하나.", "둘."]),
+        ("Документ 1: Один.\nДокумент 2: Два.", ["Один.", "Два."]),
+        ("Result 1: One.\nResult 2: Two.", ["One.", "Two."]),
+        ("Search Result 1:\nOne.\n\nSearch Result 2:\nTwo.", ["One.", "Two."]),
+        ("### Passage 1\nOne.\n### Passage 2\nTwo.", ["One.", "Two."]),
+        ("Source [1]: One.", ["One."]),
+        ("Document 1 : Un.\nDocument 2 : Deux.", ["Un.", "Deux."]),
+        ("Dokument 1: Eins.\nDokument 2: Zwei.", ["Eins.", "Zwei."]),
+        ("Documento 1: Uno.\nDocumento 2: Dos.", ["Uno.", "Dos."]),
+        ("Doc 1：One.\nDoc 2：Two.", ["One.", "Two."]),
+        ("- One.\n- Two.", ["One.", "Two."]),
+        ("* One.\n* Two.", ["One.", "Two."]),
+        ("- One.", []),
+        ("<doc>One.</doc>\n<doc>Two.</doc>", ["One.", "Two."]),
+        ('<document id="1"><title>T</title>One.</document>', ["One."]),
+        ("<doc1>One.</doc1><doc2>Two.</doc2>", ["One.", "Two."]),
+        ('[{"title": "T", "text": "One."}, {"title": "U", "text": "Two."}]', ["One.", "Two."]),
+        ('```json\n{"documents": [{"content": "One."}, "Two."]}\n```', ["One.", "Two."]),
+        ('{"doc1": "One.", "doc2": "Two."}', ["One.", "Two."]),
+        ("Page 3 of the report says so.", []),
+        ("It was built in 1913.", []),
+        ("I cannot do that.", []),
+        ("", []),
+        ("<think>1. no</think>1. One.\n2. Two.", ["One.", "Two."]),
+        ("<think>1. no\n2. no", []),
+        ("Doc 1: One:\n1. a\n2. b\nDoc 2: Two.", ["One: 1. a 2. b", "Two."]),
+    ],
+)
+def test_other_labels_lists_and_languages(text: str, documents: list[str]) -> None:
+    assert [document.text for document in read_documents(text)] == documents
+
+
+def test_ids_and_titles_of_other_forms() -> None:
+    assert [d.id for d in read_documents("文档一：x\n文档二：y")] == ["1", "2"]
+    assert [d.id for d in read_documents("- x\n- y")] == ["1", "2"]
+    (named,) = read_documents('<document id="7"><title>T</title>One.</document>')
+    assert (named.id, named.title, named.text) == ("7", "T", "One.")
+    assert [d.title for d in read_documents('[{"title": "T", "snippet": "One."}]')] == ["T"]
 
 
 def test_titles_in_what_a_model_wrote() -> None:

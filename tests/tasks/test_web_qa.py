@@ -71,7 +71,20 @@ def bytes_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     [
         ("<think> easy </think> <answer> Karel Brunn </answer>", "Karel Brunn"),
         ("<answer>Telsa</answer> no: <answer>\nKarel\nBrunn\n</answer> done", "Karel\nBrunn"),  # the last one
-        ("<answer> Karel <answer> Brunn </answer>", "Karel <answer> Brunn"),  # as the reference has it
+        ("<answer> Karel <answer> Brunn </answer>", "Brunn"),  # opened twice
+        ("<answer><answer>Telsa</answer>", "Telsa"),
+        ("<answer><answer>Telsa</answer></answer>", "Telsa"),
+        ("<answer>Telsa</answer> <answer><answer> Moine</answer>", "Moine"),
+        ("<Answer>Telsa</Answer>", "Telsa"),
+        ("<ANSWER>Telsa</answer>", "Telsa"),
+        ("<Answer><answer>Telsa</ANSWER>", "Telsa"),
+        ("<answer>$\\boxed{Telsa}$</answer>", "$\\boxed{Telsa}$"),
+        ("<think><answer>draft</answer></think><answer>Telsa</answer>", "Telsa"),
+        ("<answer>Telsa</answer><think><answer>draft</answer></think>", "Telsa"),
+        ("<think><answer>draft</answer></think> Telsa", None),
+        ("<think> so <answer>Telsa</answer>", "Telsa"),  # never closed
+        ("<answer>Telsa<answer>", None),
+        ("<answers>Telsa</answers>", None),
         ("<answer> Karel Brunn", None),
         ("Karel Brunn </answer>", None),
         ("<answer></answer>", None),

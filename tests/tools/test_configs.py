@@ -40,7 +40,7 @@ def test_there_is_one_for_each_sandbox_and_one_for_chat_models() -> None:
 def test_a_config_makes_an_environment(path: Path) -> None:
     built = environment(path)
     assert isinstance(built.sandbox, Sandbox)
-    assert (built.max_turns, built.result_characters) == (16, 256)
+    assert (built.max_turns, built.result_characters) == (15, 256)
 
 
 @pytest.mark.parametrize("path", SANDBOXES, ids=lambda path: path.stem)
@@ -84,7 +84,7 @@ def test_mathematics_with_the_interpreter_is_sod_at_its_papers_size(monkeypatch:
         0.28,
         3,
     )
-    assert (tools.max_turns, tools.result_characters, tools.on_undecodable) == (16, 256, "end")
+    assert (tools.max_turns, tools.result_characters, tools.on_undecodable) == (15, 256, "end")
     assert (tools.sandbox.init_args.time_s, tools.sandbox.init_args.memory_mb) == (60, 2048)
     assert (config.benchmark.samples, config.benchmark.temperature, config.benchmark.top_p) == (32, 1.0, 0.6)
     assert config.benchmark.greedy is False

@@ -42,6 +42,7 @@ def sandbox() -> Iterator[LocalSandbox]:
         ("None", ""),
         ("", ""),
         ("# nothing", ""),
+        ("\ufeffprint(1)", "1\n"),  # a byte order mark, as a file may begin with
         ("if True: 7", ""),
         ("from __future__ import annotations\ndef f(x: undefined): return x\nf(8)", "8\n"),
         ("'𝟙é' + 'ü'", "𝟙éü\n"),
