@@ -19,7 +19,7 @@ from latex2sympy2_extended import NormalizationConfig, is_expr_of_only_symbols, 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import is_relation, sympy_expr_eq
 
-from ovd_lightning.grading import quantity, strict
+from ovd_lightning.grading import lists, named, quantity, strict
 from ovd_lightning.grading.text import tidy
 
 _NORMAL = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
@@ -98,8 +98,15 @@ def equivalent(prediction: str, reference: str, tolerance: Fraction | None = Non
     if verdict is not None:
         return verdict
     one, other = tidy(prediction), tidy(reference)
-    if depth and strict.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1)):
-        return True
+    if bare := named.unassigned(one, other):
+        one, other = bare
+    if depth:
+        named_ = named.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1))
+        if named_ is not None:
+            return named_
+        one, other = lists.spread(one), lists.spread(other)
+        if lists.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1)):
+            return True
     (one, first), (other, second) = quantity.split_unit(one), quantity.split_unit(other)
     if quantity.conflict(first, second):
         return False
