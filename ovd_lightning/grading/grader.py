@@ -167,6 +167,8 @@ class Grader:
         if lettered is None and named is not None and len(named) == 1 and ord(named) - ord("A") < len(choices):
             lettered = ord(named) - ord("A")
         spelled = extract.option(box, choices)
+        if lettered is None and spelled is None:
+            lettered = extract.letter(box, choices)
         for index, how in ((lettered, "boxed"), (spelled, "option"))[:: 1 if by_letter else -1]:
             if index is not None:
                 return _Plan(Found(_name(index, choices, by_letter), how), correct=index == wanted)

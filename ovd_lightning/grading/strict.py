@@ -25,7 +25,7 @@ _SYMBOLIC = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"\$|\\[(\[]|(?<![A-Za-z])[A-Za-z]{2,}\s")
 _OPERATOR = r"(?:\*|/|\\(?:cdot|times|div)(?![A-Za-z]))"
 _CUT_OFF = re.compile(
-    rf"[\s\u2009({{\[]*+{_OPERATOR}|.*?(?:(?<![\^_{{])[-+]|[*/^_=<>&(\[]|\\(?:cdot|times|div|pm|mp|le|ge|frac|sqrt)(?![A-Za-z]))"
+    rf"[\s\u2009({{\[]*+{_OPERATOR}|.*?(?:(?<![\^_{{])[-+]|[*/^_=<>&]|\\(?:cdot|times|div|pm|mp|le|ge|frac|sqrt)(?![A-Za-z]))"
     rf"[\s\u2009)}}\]]*+$",
     re.DOTALL,
 )
@@ -52,7 +52,7 @@ def decide(prediction: str, reference: str, tolerance: Fraction | None = None, d
         return False
     if squeeze(one) == squeeze(other):
         return True
-    if cut_off(one):
+    if cut_off(one) and not cut_off(other):
         return False
     bare = named.unassigned(one, other)
     if bare is None:
