@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ovd_lightning.grading.text import MAX_LENGTH, squeeze, tidy, words
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*+(\{?)")
+_FOUR = "####"
+_PROSE_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
+_MACRO = re.compile(r"\\[A-Za-z]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf|bf|rm)\s*")
 _BARE = re.compile(r"[*_`\s{}]+")
@@ -54,6 +57,21 @@ def _balanced(text: str, start: int) -> str | None:
         if depth == 0:
             return text[start : match.start()]
     return None
+
+
+def reference(text: str) -> str:
+    """The answer in a reference: behind the last ``####`` of a worked solution as in GSM8K, else in its last box, else
+    all of it."""
+    if _FOUR in text and (behind := text.rsplit(_FOUR, 1)[1].strip()):
+        return behind.splitlines()[0].strip()
+    return (last_box(text) if "boxed" in text else None) or text
+
+
+def worked(text: str) -> bool:
+    """A reference that is no answer but a text about one: several lines of words, or very many."""
+    answer = reference(text)
+    words_ = _PROSE_WORD.findall(_MACRO.sub(" ", answer))
+    return len(words_) >= 40 or (len(words_) >= 5 and "\n" in answer.strip())
 
 
 def letters(text: str) -> str | None:
