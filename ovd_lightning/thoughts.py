@@ -29,12 +29,10 @@ def behind(response: str) -> str:
 
     A thought may lack its opening mark (the chat template wrote it, behind the prompt), never its closing one.
     """
-    last = None
-    for last in _MARK.finditer(response):
-        pass
-    if last is None:
+    marks = list(_MARK.finditer(response))
+    if not marks:
         return response
-    return "" if last["open"] else response[last.end() :]
+    return "" if marks[-1]["open"] else response[marks[-1].end() :]
 
 
 def opened(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

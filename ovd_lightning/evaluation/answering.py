@@ -99,8 +99,9 @@ class Answering:
 
     A line holds: benchmark, id, question, decoding ("greedy" or "sample"), sample (its index), response, answer (the
     extracted one), how, reference, reward, correct, timed_out, metrics, truncated, tokens, step, weights, grading,
-    key; of tasks with an environment also written and turns (written also where the prompt opened a thought); under testing rejection also steps, shares and counts of
-    `VerifiedCompletion`. Problems without a reference have no verdict: reward and correct are null.
+    key; of tasks with an environment also written and turns (written also where the prompt opened a thought); under
+    testing rejection also steps, shares and counts of `VerifiedCompletion`. Problems without a reference have no
+    verdict: reward and correct are null.
     """
 
     engine: Engine

@@ -102,7 +102,7 @@ def solutions(text: str) -> list[Solution] | None:
         return _tuples(whole[1], whole[2])
     found: list[Solution] = [{}]
     listed = lists.parts(text) or ("", [text], "")
-    for item in (piece for item in listed[1] for piece in _NEXT.split(item)):
+    for item in (piece for whole in listed[1] for piece in _NEXT.split(whole)):
         read = _assigned(item)
         if read is None:
             return None

@@ -17,7 +17,7 @@ _GREEK = {
 }
 _CAPITALS = {
     "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi",
-    "Ψ": "Psi", "Ω": "Omega", "∆": "Delta", "Ω": "Omega", "ϕ": "phi", "ϑ": "theta", "ϵ": "epsilon", "µ": "mu",
+    "Ψ": "Psi", "Ω": "Omega", "∆": "Delta", "ϕ": "phi", "ϑ": "theta", "ϵ": "epsilon", "µ": "mu",
 }  # fmt: skip
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-", "⁃": "-", "∕": "/", "⧸": "/", "⁄": "/",

@@ -95,7 +95,7 @@ class _Graded(Task):
             if problem.answers and (problem.id not in found or all(map(worked, problem.answers))):
                 raise ConfigError(
                     f"{type(self).__name__} ({self.name})",
-                    f"cannot grade problem {problem.id!r}: no response meets its reference {problem.answers[0]!r:.200}.",
+                    f"problem {problem.id!r}: no response meets its reference {problem.answers[0]!r:.200}.",
                     "Name the field that holds the answer alone, behind #### or in a box where it is a worked solution "
                     "(MathTask.answers_field), or leave the problem out (MathTask.exclude).",
                 )
