@@ -121,7 +121,7 @@ def _piece(text: str, read: Read, letter: str | None = None) -> sympy.Set | None
     symbols = sorted(parsed.free_symbols, key=str)
     if len(symbols) != 1 or (letter is not None and symbols[0].name != letter):
         return None
-    real = sympy.Symbol("x", real=True)
+    real = sympy.Dummy("x", real=True)  # of its own: the parser's relations are cached, and remember their order
     parsed = parsed.xreplace({symbols[0]: real})
     if isinstance(parsed, sympy.Eq):
         return sympy.solveset(parsed, real, sympy.S.Reals)
