@@ -236,10 +236,13 @@ def check_run(
                 "Lower it or data.mini_batches, or raise data.problems_per_round.",
             )
         check_problems("data.task (train)", data.train_problems())
+        data.task.check(data.train_problems())
     split = "test" if stage in ("test", "predict") else "validation"
     evaluated = data.eval_problems(split)  # type: ignore[arg-type]
     for name, problems in evaluated.items():
         check_problems(f"data.benchmarks.{name} ({split})", problems, graded=stage != "predict")
+        if stage != "predict":
+            data.benchmarks(split)[name].check(problems)  # type: ignore[arg-type]
     if training:
         say_generation_problem(student)
         check_sleep(engine, method)

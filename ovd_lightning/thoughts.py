@@ -1,17 +1,33 @@
-"""Which part of a text is thought and which is said, for the tags that reasoning models put around their thoughts."""
+"""Thoughts of reasoning models: which part of a text is thought, and which is said. Standard library only."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-_NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|scratchpad)"
-_OPEN = rf"(?:<\s*{_NAMES}\s*>|\[THINK\]|◁\s*think\s*▷|<\|channel\|>\s*analysis\b|(?-i:\Aanalysis(?=[A-Z])))"
-_CLOSE = (
-    rf"(?:<\s*/\s*{_NAMES}\s*>|\[/THINK\]|◁\s*/\s*think\s*▷"
-    r"|<\|channel\|>\s*final\s*<\|message\|>|(?-i:assistantfinal))"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TAGS = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|scratchpad)"
+_OPEN = (
+    rf"(?:<\s*{_TAGS}\s*>|\[THINK\]|◁\s*think\s*▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
+    r"|<\|channel\|>\s*(?:analysis|commentary)\b)"
 )
-"""The last forms are gpt-oss's channels, with special tokens and without."""
-_TAG = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
+_CLOSE = (
+    rf"(?:<\s*/\s*{_TAGS}\s*>|\[/THINK\]|◁\s*/\s*think\s*▷|<\|end_of_thought\|>|<\|END_THINKING\|>"
+    r"|<\|channel\|>\s*final\s*(?:<\|message\|>)?)"
+)
+_MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
+"""Of DeepSeek-R1, Qwen3, Nemotron and many others (tags), Seed-OSS, Magistral, Kimi, Sky-T1, Command A, gpt-oss."""
+_BARE = re.compile(
+    rf"(?P<open>{_OPEN}|(?-i:\Aanalysis(?=[A-Z])))|(?P<close>{_CLOSE}|(?-i:assistantfinal))", re.IGNORECASE
+)
+"""The same, and gpt-oss's channels where their special tokens were left out."""
+_PART = re.compile(r"<\|(?:channel|message)\|>", re.IGNORECASE)
+_TAIL = 16
+"""Tokens at the end of a prompt that are looked at."""
 
 
 def spoken(text: str, thinking: bool = False) -> tuple[str, bool]:
@@ -25,7 +41,7 @@ def spoken(text: str, thinking: bool = False) -> tuple[str, bool]:
     """
     said: list[str] = []
     start = 0
-    for tag in _TAG.finditer(text):
+    for tag in _BARE.finditer(text):
         if tag["open"] is not None:
             if not thinking:
                 said.append(text[start : tag.start()])
@@ -36,3 +52,61 @@ def spoken(text: str, thinking: bool = False) -> tuple[str, bool]:
     if not thinking:
         said.append(text[start:])
     return "".join(said), thinking
+
+
+def behind(response: str) -> str:
+    """What stands behind the last thought of a response; nothing where that has not ended, all where there is none.
+
+    A thought may lack its opening mark (the chat template wrote it, behind the prompt), never its closing one.
+    """
+    marks = list(_MARK.finditer(response))
+    if not marks:
+        return response
+    return "" if marks[-1]["open"] else response[marks[-1].end() :]
+
+
+def opened(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The mark with which a prompt (or an observation) ends inside a thought, as the chat templates of many reasoning
+    models have it; empty where it does not."""
+    text = str(tokenizer.decode(list(token_ids[-_TAIL:]), skip_special_tokens=False)).rstrip()
+    marks = [mark for mark in _MARK.finditer(text) if mark.end() == len(text)]
+    return marks[0][0] if marks and marks[0]["open"] else ""
+
+
+def special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Marks that are special tokens, which decoding leaves out: id -> text."""
+    tokens = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {id: text for id, text in tokens.items() if _MARK.fullmatch(text) or _PART.fullmatch(text)}
+
+
+def with_marks(
+    tokenizer: PreTrainedTokenizerBase,
+    special: dict[int, str],
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    mask: Sequence[bool],
+    written: str,
+) -> str:
+    """What a model wrote, as a grader has to see it: with the marks of thoughts that the prompt (or an observation)
+    opened, and with those that are special tokens.
+
+    Args:
+        special: :func:`special_marks` of the tokenizer.
+        mask: [T], False on observations.
+        written: the text without observations and special tokens: the result where no such mark is there.
+    """
+    pieces: list[str] = []
+    before, found = prompt_ids, False
+    for own, run in groupby(zip(token_ids, mask, strict=True), key=lambda pair: pair[1]):
+        ids = [token for token, _ in run]
+        if not own:
+            before = ids
+            continue
+        mark = opened(tokenizer, before)
+        found = found or bool(mark) or any(token in special for token in ids)
+        pieces.append(mark)
+        for marked, part in groupby(ids, key=lambda token: token in special):
+            tokens = list(part)
+            text = "".join(special[token] for token in tokens) if marked else None
+            pieces.append(str(tokenizer.decode(tokens, skip_special_tokens=True)) if text is None else text)
+    return "".join(pieces) if found else written

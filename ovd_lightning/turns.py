@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ovd_lightning import progress as watched
+from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.render import as_text, special_tokens
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
@@ -58,7 +59,8 @@ class Episode:
     said: str = ""
     """The completion so far as text, observations included."""
     written: str = ""
-    """The same without observations: what is graded, so that no document can answer for the student."""
+    """The same without observations, in the end with every mark of a thought: what is graded, so that neither a
+    document nor a thought can answer for the student."""
     turns: int = 0
     """Generations so far."""
     invalid: int = 0
@@ -170,7 +172,15 @@ def respond(
 
     with phase("environment"):
         play(episodes, task.environment, tokenizer, timed, sampling.max_tokens, progress, engine.max_context)
+    mark_thoughts(episodes, tokenizer)
     return episodes
+
+
+def mark_thoughts(episodes: Sequence[Episode], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let what is graded show every thought: also one that the prompt opened."""
+    special = thoughts.special_marks(tokenizer)
+    for e in episodes:
+        e.written = thoughts.with_marks(tokenizer, special, e.prompt_ids, e.ids, e.mask, e.written)
 
 
 def play(

@@ -80,7 +80,7 @@ class Trajectory:
     text: str
     """``completion_ids`` decoded, special tokens left out."""
     written: str | None = None
-    """The text without observations, which is what is graded; None: there are none."""
+    """The text without observations and with every mark of a thought, which is what is graded; None: the text is."""
     turns: int = 1
     """Generations that it took."""
     source: Source = "student"

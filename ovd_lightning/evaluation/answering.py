@@ -86,7 +86,7 @@ class Response:
     text: str
     """Observations of an environment included."""
     written: str
-    """Without them: what is graded."""
+    """Without them, with every mark of a thought: what is graded."""
     truncated: bool
     tokens: int
     """Generated ones."""
@@ -101,8 +101,9 @@ class Answering:
 
     A line holds: benchmark, id, question, decoding ("greedy" or "sample"), sample (its index), response, answer (the
     extracted one), how, reference, reward, correct, timed_out, metrics, truncated, tokens, step, weights, grading,
-    key; of tasks with an environment also written and turns; under testing rejection also steps, shares and counts of
-    `VerifiedCompletion`. Problems without a reference have no verdict: reward and correct are null.
+    key; of tasks with an environment also written and turns (written also where the prompt opened a thought); under
+    testing rejection also steps, shares and counts of `VerifiedCompletion`. Problems without a reference have no
+    verdict: reward and correct are null.
     """
 
     engine: Engine
@@ -244,7 +245,8 @@ class Answering:
             "step": self.step,
             "weights": self.weights,
             "key": want.key,
-            **({} if task.environment is None else {"written": response.written, "turns": response.turns}),
+            **({} if task.environment is None and response.written == response.text else {"written": response.written}),
+            **({} if task.environment is None else {"turns": response.turns}),
             **response.verification,
         }
 

@@ -17,7 +17,7 @@ from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.teachers.verbal import Judgement, UnparsedScores, VerbalTeacher, seed_of
 from ovd_lightning.tokens import decode, same_vocabulary
-from ovd_lightning.turns import Episode, Utterance, play
+from ovd_lightning.turns import Episode, Utterance, mark_thoughts, play
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -186,6 +186,7 @@ class Verification:
         self.records = {id(e): Record() for e in episodes}
         limit, context = self.sampling.max_tokens, self.engine.max_context
         play(episodes, self.task.environment, self.tokenizer, self.speak, limit, max_context=context)
+        mark_thoughts(episodes, self.tokenizer)
 
     def speak(self, episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
         """See `ovd_lightning.turns.Speak`."""

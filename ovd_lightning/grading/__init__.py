@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ovd_lightning import thoughts
 from ovd_lightning.grading import extract, qwen
 from ovd_lightning.grading.grader import Grader, Mode
 from ovd_lightning.workers.pool import WorkerError
@@ -22,11 +23,12 @@ def extract_answer(response: str, mode: Mode = "strict", choices: bool = False) 
     """The answer of a response (never of its prompt), None when there is none.
 
     Args:
-        response: the completion.
+        response: the completion; what stands behind its thought counts.
         mode: ``strict``: the content of the last box; ``qwen``: boxed, else behind "answer is", else the last number,
             cleaned as the reference harness does.
         choices: the answer is the letter of an option; ``strict`` gives several letters sorted, as ``ACD``.
     """
+    response = thoughts.behind(response)
     found = qwen.extract(response, choices) if mode == "qwen" else extract.strict(response, choices)
     return found.answer
 

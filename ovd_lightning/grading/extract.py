@@ -9,11 +9,15 @@ from typing import NamedTuple
 from ovd_lightning.grading.text import MAX_LENGTH, squeeze, tidy, words
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)(?![A-Za-z])\s*+(\{?)")
+_FOUR = "####"
+_PROSE_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
+_MACRO = re.compile(r"\\[A-Za-z]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf|bf|rm)\s*")
 _BARE = re.compile(r"[*_`\s{}]+")
 _LABELLED = re.compile(r"(?:\(([A-K])\)|([A-K])\s*+[.:)]|([A-K])\s*+,\s++(?=[^\sA-Z]|[A-Z][a-z]))\s*+\S", re.DOTALL)
-_LABEL = re.compile(r"\s*+\(?([A-K])\s*+[).:,]?\s*+(.*)", re.DOTALL)
+_LABEL = re.compile(r"[\s(\[<]*+([A-Ka-k])\s*+[)\]>]?\s*+[.:,=-]?\s*+(?![a-z])(.*)", re.DOTALL)
+_ONE_LETTER = re.compile(r"[(\[<{\"']?\s*([A-Ka-k])\s*[)\]>}\"']?\s*[.:)]?")
 _NAMED = re.compile(
     r"(?:the |correct )*+(?:option|choice|answer)(?: is|:)?\s++|选项|选择|答案是?:?|故选:?|选", re.IGNORECASE
 )
@@ -55,6 +59,21 @@ def _balanced(text: str, start: int) -> str | None:
     return None
 
 
+def reference(text: str) -> str:
+    """The answer in a reference: behind the last ``####`` of a worked solution as in GSM8K, else in its last box, else
+    all of it."""
+    if _FOUR in text and (behind := text.rsplit(_FOUR, 1)[1].strip()):
+        return behind.splitlines()[0].strip()
+    return (last_box(text) if "boxed" in text else None) or text
+
+
+def worked(text: str) -> bool:
+    """A reference that is no answer but a text about one: several lines of words, or very many."""
+    answer = reference(text)
+    words_ = _PROSE_WORD.findall(_MACRO.sub(" ", answer))
+    return len(words_) >= 40 or (len(words_) >= 5 and "\n" in answer.strip())
+
+
 def letters(text: str) -> str | None:
     """The option letters that an answer names, sorted: ``(B)``, ``\\text{B}``, ``B. text``, ``A, C, D``, ``选 C``.
 
@@ -86,8 +105,19 @@ def labelled(text: str, options: Sequence[str]) -> int | None:
     label = _LABEL.match(tidy(_COMMAND.sub("", text).strip().removeprefix("{").removesuffix("}")))
     if label is None:
         return None
-    index = ord(label[1]) - ord("A")
+    index = ord(label[1].upper()) - ord("A")
     return index if index < len(options) and option(label[2], options[index : index + 1]) == 0 else None
+
+
+def letter(text: str, options: Sequence[str]) -> int | None:
+    """Index of the option whose letter ``text`` is, in either case and any brackets: ``c``, ``(c)``, ``[C]``,
+    ``option c``. None where it is no letter of an option."""
+    plain = _BARE.sub(" ", _COMMAND.sub("", tidy(text[:400]))).strip()
+    if named := _NAMED.match(plain):
+        plain = plain[named.end() :].strip()
+    found = _ONE_LETTER.fullmatch(plain)
+    index = ord(found[1].upper()) - ord("A") if found else len(options)
+    return index if index < len(options) else None
 
 
 def mentioned(response: str, options: Sequence[str]) -> int | None:

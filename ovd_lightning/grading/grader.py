@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ovd_lightning import thoughts
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import extract, quantity, qwen, strict
 from ovd_lightning.grading.extract import Found
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 Mode = Literal["strict", "qwen"]
 
 TIMEOUT_S = 3.0
-"""The reference harness's limit for one comparison."""
+"""The reference harness's limit for one comparison; here of processor time."""
+PATIENCE = 20.0
+"""A comparison that has taken so many times its limit by the clock is given up as well: a worker that does not work."""
 MEMORY_MB = 2048
 """Address space of a worker."""
 
@@ -51,7 +54,7 @@ class Grader:
     Args:
         mode: ``strict`` for rewards: the last box of the response under mathematical equivalence. ``qwen`` for
             comparing with published numbers: the rules of the reference harness. docs/grading.md has both.
-        timeout_s: seconds for one answer.
+        timeout_s: seconds of a worker's processor time for one answer, so that a busy machine makes no answer wrong.
         workers: processes; null: a process for every core that this rank may use, at most 8.
 
     Raises:
@@ -67,7 +70,7 @@ class Grader:
             raise ConfigError("workers", f"{workers} processes cannot grade.", "Choose 1 to 256, or null.")
         self.mode, self.timeout_s = mode, timeout_s
         command = [sys.executable, "-P", "-m", "ovd_lightning.grading.worker", str(timeout_s), str(MEMORY_MB)]
-        self.pool = Pool(command, workers or default_workers(), timeout_s)
+        self.pool = Pool(command, workers or default_workers(), timeout_s=10 + PATIENCE * timeout_s)
 
     def grade(self, response: str, problem: Problem) -> Grade:
         """The grade of one response."""
@@ -80,6 +83,7 @@ class Grader:
             ValueError: not as many responses as problems.
             WorkerError: the workers cannot be started.
         """
+        responses = [thoughts.behind(response) for response in responses]
         plans = [self._plan(response, problem) for response, problem in zip(responses, problems, strict=True)]
         open_ = [plan for plan in plans if plan.request is not None]
         replies = dict(
@@ -89,6 +93,7 @@ class Grader:
 
     def is_equivalent(self, prediction: str, reference: str) -> bool:
         """Whether two answers are equal. The prediction may also be a text with the answer in it, boxed or not."""
+        prediction = thoughts.behind(prediction)
         request = self._qwen_pair(prediction, reference) if self.mode == "qwen" else self._pair(prediction, reference)
         if isinstance(request, bool):
             return request
@@ -134,6 +139,7 @@ class Grader:
         self.close()
 
     def _plan(self, response: str, problem: Problem) -> _Plan:
+        problem = replace(problem, answers=tuple(map(extract.reference, problem.answers)))
         choices = [str(choice) for choice in problem.meta.get("choices") or ()]
         by_letter = bool(choices) and _answers_are_letters(problem.answers, choices)
         if self.mode == "qwen":
@@ -167,6 +173,8 @@ class Grader:
         if lettered is None and named is not None and len(named) == 1 and ord(named) - ord("A") < len(choices):
             lettered = ord(named) - ord("A")
         spelled = extract.option(box, choices)
+        if lettered is None and spelled is None:
+            lettered = extract.letter(box, choices)
         for index, how in ((lettered, "boxed"), (spelled, "option"))[:: 1 if by_letter else -1]:
             if index is not None:
                 return _Plan(Found(_name(index, choices, by_letter), how), correct=index == wanted)

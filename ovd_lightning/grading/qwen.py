@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from math import isclose
+from math import isclose, isfinite
 
 from ovd_lightning.grading.extract import Found
 from ovd_lightning.grading.text import MAX_LENGTH
@@ -217,7 +217,13 @@ def equal(prediction: str, reference: str, symbolic: Symbolic | None = None, dep
     if _LETTER.fullmatch(reference) and _last_letter(prediction) == reference:
         return True
     p, r = digits(prediction), digits(reference)
-    if p is not None and r is not None and any(isclose(x, p, rel_tol=1e-4) for x in (r / 100, r, r * 100)):
+    if (
+        p is not None
+        and r is not None
+        and isfinite(p)
+        and isfinite(r)
+        and any(isclose(x, p, rel_tol=1e-4) for x in (r / 100, r, r * 100))
+    ):
         return True
     if not prediction or depth == 0:
         return False

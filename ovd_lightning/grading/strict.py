@@ -6,27 +6,16 @@ Everything here runs in the training process: linear in the (capped) length, not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
-from ovd_lightning.grading import quantity
+from ovd_lightning.grading import lists, named, quantity
 from ovd_lightning.grading.extract import letters
 from ovd_lightning.grading.text import MAX_LENGTH, squeeze, tidy, words
 
-Equal = Callable[[str, str], bool | None]
-
-MAX_PARTS = 64
-"""Elements of a list, tuple or set; longer ones are compared as they stand."""
 DEPTH = 3
 """Lists within lists that are compared element by element."""
 
 _OR = re.compile(r"\s*\\(?:text|mathrm|mbox)\s*\{\s*OR\s*\}\s*|\s+OR\s+")
-_AND = re.compile(
-    r",?\s*+(?:\\(?:text|mathrm|mbox)\s*+\{\s*+(?:and|or|和|或)\s*+\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[和或])\s*+,?"
-)
-_VARIABLE = re.compile(
-    r"\s*+((?:[A-Za-z]|\\[a-z]{2,7})(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,3}\}))?(?:\([a-z]\))?)\s*+(?:=|\\in(?![a-z]))\s*+"
-)
 _CLOCK = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))?(?::([0-9]{2}))?\s?([ap]m)?")
 _BASE = re.compile(r"([0-9][0-9A-F]*)\s*_\s*(?:\{\s*(?:\\text\s*\{\s*)?([0-9]{1,2})\s*\}?\s*\}|([0-9]))")
 _LETTERS = re.compile(r"[A-K]{1,8}")
@@ -34,7 +23,13 @@ _STATEMENTS = re.compile(r"\((?:[0-9]|1[0-9])\)(?:\s*+,?\s*+\((?:[0-9]|1[0-9])\)
 _WORDS = re.compile(r"[a-z]{2,}[a-z0-9 '.,&/-]*+")
 _SYMBOLIC = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"\$|\\[(\[]|(?<![A-Za-z])[A-Za-z]{2,}\s")
-_OPEN, _CLOSE = "([{", ")]}"
+_OPERATOR = r"(?:\*|/|\\(?:cdot|times|div)(?![A-Za-z]))"
+_CUT_OFF = re.compile(
+    rf"[\s\u2009({{\[]*+{_OPERATOR}|.*?(?:(?<![\^_{{])[-+]|[*/^_=<>&]|\\(?:cdot|times|div|pm|mp|le|ge|frac|sqrt)(?![A-Za-z]))"
+    rf"[\s\u2009)}}\]]*+$",
+    re.DOTALL,
+)
+_NUMBER_WITH_INDEX = re.compile(r"(?<![A-Za-z0-9_.}\\])[0-9.]+\s*_\s*(?:[A-Za-z]|\{\s*[A-Za-z])")
 
 
 def is_prose(text: str) -> bool:
@@ -57,7 +52,12 @@ def decide(prediction: str, reference: str, tolerance: Fraction | None = None, d
         return False
     if squeeze(one) == squeeze(other):
         return True
-    one, other = _unassigned(one, other)
+    if cut_off(one) and not cut_off(other):
+        return False
+    bare = named.unassigned(one, other)
+    if bare is None:
+        return False
+    one, other = bare
     for rule in (_quantities, _bases, _options, _statements, _clocks, _ratios, _texts):
         verdict = rule(one, other, tolerance)
         if verdict is not None:
@@ -65,17 +65,21 @@ def decide(prediction: str, reference: str, tolerance: Fraction | None = None, d
     return match(one, other, lambda a, b: decide(a, b, tolerance, depth - 1)) if depth else None
 
 
-def _unassigned(one: str, other: str) -> tuple[str, str]:
-    """Both without their ``x =``, if it is the same variable or only one of them has it."""
-    first, second = (_VARIABLE.match(text) if text.count("=") <= 1 else None for text in (one, other))
-    if (first and first.end() == len(one)) or (second and second.end() == len(other)):
-        return one, other
-    if first and second and first[1] != second[1]:
-        return one, other
-    # a lone "f(x) =" against an equation in other variables is a matter of algebra
-    if (first and not second and "=" in other) or (second and not first and "=" in one):
-        return one, other
-    return (one[first.end() :] if first else one), (other[second.end() :] if second else other)
+def cut_off(text: str) -> bool:
+    """An expression that begins or ends in the middle of an operation (``5-``, ``5*``), or a number with a letter for
+    an index (``5_x``)."""
+    if len(text) > MAX_LENGTH:
+        return False
+    return _CUT_OFF.match(text) is not None or _NUMBER_WITH_INDEX.search(text) is not None
+
+
+def match(one: str, other: str, equal: lists.Equal) -> bool | None:
+    """Named values by their names, lists element by element, with both values of a plus-minus sign.
+
+    None where neither text is such a thing, or where an element takes a parser.
+    """
+    verdict = named.match(one, other, equal)
+    return lists.match(lists.spread(one), lists.spread(other), equal) if verdict is None else verdict
 
 
 def _quantities(one: str, other: str, tolerance: Fraction | None) -> bool | None:
@@ -166,68 +170,3 @@ def _texts(one: str, other: str, tolerance: Fraction | None) -> bool | None:
     if words(one) == wanted:
         return True
     return False if re.search(r"[a-z]{4}", wanted) and not re.search(r"infin|sqrt|frac", wanted) else None
-
-
-def parts(text: str) -> tuple[str, list[str], str] | None:
-    """Opening bracket, elements, closing bracket of a list, tuple, interval or set; brackets are empty around none.
-
-    None where the text is no such thing, e.g. a union of intervals, or one element alone without brackets.
-    """
-    text = _AND.sub(",", text).strip()
-    opening = closing = ""
-    if text[:2] == r"\{" and text[-2:] == r"\}":
-        inner, opening, closing = text[2:-2], "{", "}"
-    elif text[:1] in _OPEN and text[-1:] in _CLOSE and text[-2:-1] != "\\":
-        inner, opening, closing = text[1:-1], text[0], text[-1]
-        opening, closing = ("", "") if opening == "{" else (opening, closing)
-    else:
-        inner = text
-    items = _split(inner)
-    if opening + closing and items is None:  # "(0,1),(2,3)" and "(0,1) \cup (2,3)" are not one pair of brackets
-        opening, closing, items = "", "", _split(text)
-    if items is None or len(items) > MAX_PARTS or not all(items):
-        return None
-    return (opening, items, closing) if len(items) > 1 or opening == "{" else None
-
-
-def _split(text: str) -> list[str] | None:
-    """Elements between commas and semicolons outside of brackets; None where brackets do not balance."""
-    depth, start, items = 0, 0, []
-    for index, sign in enumerate(text):
-        if sign in _OPEN:
-            depth += 1
-        elif sign in _CLOSE:
-            depth -= 1
-            if depth < 0:
-                return None
-        elif sign in ",;" and depth == 0 and text[index - 1 : index] != "\\":
-            items.append(text[start:index].strip())
-            start = index + 1
-    items.append(text[start:].strip())
-    return items if depth == 0 else None
-
-
-def match(one: str, other: str, equal: Equal) -> bool | None:
-    """Lists and sets without regard to order and repetition, tuples and intervals element by element.
-
-    Never more than a hint towards False: None unless every element is settled and the brackets are the same.
-    """
-    first, second = parts(one), parts(other)
-    if first is None or second is None:
-        return None
-    ordered = second[0] in ("(", "[")
-    if ordered:
-        if (first[0], first[2]) != (second[0], second[2]):
-            return None
-        if len(first[1]) != len(second[1]):
-            return False
-        return _every([equal(a, b) for a, b in zip(first[1], second[1], strict=True)])
-    if first[0] == "[" or first[2] == "]":
-        return None
-    table = [[equal(a, b) for b in second[1]] for a in first[1]]
-    lines = [*table, *zip(*table, strict=True)]
-    return _every([True if True in line else None if None in line else False for line in lines])
-
-
-def _every(verdicts: list[bool | None]) -> bool | None:
-    return False if False in verdicts else None if None in verdicts else True

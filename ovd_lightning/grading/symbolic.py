@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import math_verify.parser
 import sympy
 import sympy.parsing.sympy_parser
-from latex2sympy2_extended import NormalizationConfig, is_expr_of_only_symbols, latex2sympy, normalize_latex
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from math_verify.grader import is_relation, sympy_expr_eq
+from math_verify.grader import sympy_expr_eq
+from sympy.core.function import AppliedUndef
 
-from ovd_lightning.grading import quantity, strict
+from ovd_lightning.grading import lists, named, quantity, regions, strict
 from ovd_lightning.grading.text import tidy
 
 _NORMAL = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
@@ -29,12 +30,11 @@ _E_NOTATION = re.compile(r"(?<![A-Za-z\\])([0-9.]+)[eE]([-+]?[0-9]+)(?![0-9A-Za-
 _FUNCTION = re.compile(r"(?<![A-Za-z\\])(?:arc(?:sin|cos|tan)|sin|cos|tan|exp|ln|log|pi)(?![A-Za-z])")
 _ENERGY = re.compile(r"(?<![A-Za-z\\])E(?=\s*_)")  # the grammar takes E for Euler's number, with an index too
 _SUBSCRIPT = re.compile(r"_\s*\{\s*\\(max|min)\s*(?=[^A-Za-z])")
-_BUILDER = re.compile(r"\s*\\\{\s*[A-Za-z]\s*(?:\||\\mid|:)(.*)\\\}\s*")
-_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|leq|geq|ne|neq|leqslant|geqslant)(?![A-Za-z])")
 _GREATER = re.compile(r"(>=|>|\\g(?:e|eq|eqslant)(?![A-Za-z]))")
 _LESS = re.compile(r"[<=]|\\l(?:e|eq|eqslant)(?![A-Za-z])|\\n(?:e|eq)(?![A-Za-z])")
 _FLIPPED = {">": " < ", ">=": r" \le ", r"\ge": r" \le ", r"\geq": r" \le ", r"\geqslant": r" \le "}
-_EITHER = re.compile(r"\s*\\(?:text|mbox|mathrm)\s*\{\s*or\s*\}\s*|\s+or\s+|或")
+_DEGREES = re.compile(r"(?<![0-9.])([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
+_ANGULAR = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])|(?<![A-Za-z\\])(?:sin|cos|tan)(?![A-Za-z])")
 _COMBINATIONS = re.compile(r"(?<![A-Za-z\\])C_\s*\{?\s*([1-9][0-9]+)\s*\}?\s*\^\s*\{?\s*([0-9]{1,4})\s*\}?")
 # The grammar takes an integer and what follows it for a mixed number, so that 8(2) and 4\binom{4}{2} are 10. A product
 # behind a number, a fraction, a binomial coefficient or a bracket gets its sign; 2\frac{1}{2} stays what it is.
@@ -45,11 +45,17 @@ _PRODUCT = re.compile(
 _ARITHMETIC = re.compile(r"[0-9.\s+\-*×/÷^()]*")
 _NUMERAL = re.compile(r"[0-9]+|[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+\.?(?:[eE][-+]?[0-9]+)?")
 _DIGITS = 30
+_NOTHING = sympy.Float("1e-120")
+"""A sum that is zero, such as log(8, 2) - 3, is evaluated to less, since its digits never come."""
 
 
 _POINT = [
     sympy.Rational(*pair) for pair in ((7, 5), (11, 13), (17, 7), (19, 23), (29, 11), (31, 37), (41, 17), (43, 47))
 ]
+
+
+_POINTS = 3
+"""Points at which two expressions must agree."""
 
 
 class EvaluationError(RuntimeError):
@@ -98,47 +104,47 @@ def equivalent(prediction: str, reference: str, tolerance: Fraction | None = Non
     if verdict is not None:
         return verdict
     one, other = tidy(prediction), tidy(reference)
-    if depth and strict.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1)):
-        return True
+    if bare := named.unassigned(one, other):
+        one, other = bare
+    if depth:
+        named_ = named.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1))
+        if named_ is not None:
+            return named_
+        one, other = lists.spread(one), lists.spread(other)
+        if lists.match(one, other, lambda a, b: equivalent(a, b, tolerance, depth - 1)):
+            return True
+    one, other = _radians(one, other)
     (one, first), (other, second) = quantity.split_unit(one), quantity.split_unit(other)
     if quantity.conflict(first, second):
         return False
-    regions = _region(one), _region(other)
-    if None not in regions:
-        return bool(regions[0] == regions[1] or regions[0].symmetric_difference(regions[1]).is_empty)
-    return equal(_latex(one), _latex(other), tolerance)
+    same = regions.equal(one, other, read)
+    return equal(_latex(one), _latex(other), tolerance) if same is None else same
+
+
+def _radians(one: str, other: str) -> tuple[str, str]:
+    """Degrees as radians: in the argument of a function, and where one answer is in degrees and the other names pi."""
+    if _DEGREES.search(one + " " + other) and (_ANGULAR.search(one + other) or r"\pi" in one + other):
+        return tuple(_DEGREES.sub(r"\\frac{\1\\pi}{180}", text) for text in (one, other))  # type: ignore[return-value]
+    return one, other
+
+
+def read(text: str) -> Any:
+    """What a text means to sympy; None where the grammar cannot read it."""
+    parsed = _parse(f"${_latex(text)}$", _ANSWER)
+    return parsed[0] if parsed and isinstance(parsed[0], sympy.Basic) else None
 
 
 def _latex(text: str) -> str:
-    """What the grammar cannot read: e-notation, functions without a backslash, E with an index, sets by condition."""
+    """What the grammar cannot read: e-notation, functions without a backslash, E with an index."""
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text.replace("\u2009", " ").replace("np.", ""))
     text = _SUBSCRIPT.sub(r"_{\1", _ENERGY.sub(r"\\Xi ", text).replace(r"\odot", "o"))
     text = _FUNCTION.sub(lambda found: f"\\{found[0]} ", text)
     text = _COMBINATIONS.sub(lambda found: f"\\binom{{{found[1]}}}{{{found[2]}}}", text)
     text = _PRODUCT.sub(r"\g<0>\\cdot ", text)
-    condition = _BUILDER.fullmatch(text)
-    if condition and _INEQUALITY.search(condition[1]):
-        text = condition[1]
     chain = _GREATER.split(text)
     if len(chain) > 3 and not _LESS.search(text):  # b > a > c, as c < a < b
         text = "".join(_FLIPPED.get(part.strip(), part) for part in reversed(chain))
     return text
-
-
-def _region(text: str) -> Any:
-    """The set of numbers that inequalities joined by "or", an interval or a union of intervals describe, else None."""
-    pieces = []
-    for piece in _EITHER.split(text):
-        parsed = _parse(f"${_latex(piece)}$", _ANSWER)
-        if not parsed or not (isinstance(parsed[0], sympy.Set) or is_relation(parsed[0])):
-            return None
-        pieces.append(parsed[0])
-    if len(pieces) == 1 and not isinstance(pieces[0], sympy.Union):
-        return None
-    try:
-        return sympy.Union(*(piece if isinstance(piece, sympy.Set) else piece.as_set() for piece in pieces))
-    except (NotImplementedError, ValueError, TypeError, AttributeError):  # not inequalities in one variable
-        return None
 
 
 def equal(prediction: str, reference: str, tolerance: Fraction | None = None) -> bool:
@@ -152,6 +158,8 @@ def equal(prediction: str, reference: str, tolerance: Fraction | None = None) ->
         return verdict
     if _differ(found[0], gold[0]):
         return False
+    if _agree(found[0], gold[0]):
+        return True
     same = verify(gold, found, allow_set_relation_comp=True, timeout_seconds=None)
     return bool(same) and not _vacuous(found[0], gold[0])
 
@@ -177,7 +185,7 @@ def _numbers(found: Any, gold: Any, tolerance: Fraction | None) -> bool | None:
     margin = largest * sympy.Float("1e-20")
     if not exact:
         margin = max(margin, min(sympy.Rational(1, 10**6), largest / 10**4))
-    return bool(difference <= margin)
+    return bool(difference <= margin or largest < _NOTHING)
 
 
 def _same_symbols(found: Any, gold: Any) -> tuple[Any, Any]:
@@ -206,19 +214,58 @@ def _value(expression: sympy.Expr) -> Any:
 def _differ(found: Any, gold: Any) -> bool:
     """Two expressions have different values where their variables have some positive ones, so they are not equal.
 
-    Spares the search for a simplification that does not exist, which is where most time would go. A word may be a
-    product of its letters here, so those are left alone.
+    Spares the search for a simplification that does not exist, which is where most time would go.
     """
+    symbols = _variables(found, gold)
+    values = _values(found, gold, dict(zip(symbols, _POINT, strict=False))) if symbols else None
+    return values is not None and not _close(values, "1e-5")
+
+
+def _agree(found: Any, gold: Any) -> bool:
+    """Equality of two exact expressions by their values: wherever letters are positive, and, where they are not,
+    wherever both are real. A root or a logarithm of a letter says that letters are quantities, i.e. positive: then
+    sqrt(a^2 b) is a sqrt(b), unless there is an absolute value, which says the contrary."""
+    symbols = _variables(found, gold)
+    if not symbols or any(one.has(sympy.Float) or one.atoms(AppliedUndef) for one in (found, gold)):
+        return False
+    for shift in range(_POINTS):
+        values = _values(found, gold, dict(zip(symbols, _POINT[shift:] + _POINT[:shift], strict=False)))
+        if values is None or not _close(values, "1e-20"):
+            return False
+    differ = positive = False
+    for negative in [*([symbol] for symbol in symbols), symbols]:
+        at = {symbol: -x if symbol in negative else x for symbol, x in zip(symbols, _POINT, strict=False)}
+        values = _values(found, gold, at)
+        real = values is not None and all(value.is_real for value in values)
+        positive = positive or not real
+        differ = differ or (real and values is not None and not _close(values, "1e-20"))
+    if not differ:
+        return True
+    return positive and len(symbols) > 1 and not (found.has(sympy.Abs) or gold.has(sympy.Abs))
+
+
+def _variables(found: Any, gold: Any) -> list[Any]:
+    """Of two expressions, in order; none where both are words, which are products of their letters to the grammar."""
     if not isinstance(found, sympy.Expr) or not isinstance(gold, sympy.Expr):
-        return False
+        return []
     symbols = sorted(found.free_symbols | gold.free_symbols, key=str)
-    if not 0 < len(symbols) <= len(_POINT) or any(is_expr_of_only_symbols(one) for one in (found, gold)):
-        return False
-    point = dict(zip(symbols, _POINT, strict=False))
+    words = all(_word(one) for one in (found, gold))
+    return [] if words or len(symbols) > len(_POINT) else symbols
+
+
+def _word(expression: sympy.Expr) -> bool:
+    """A product of letters alone."""
+    factors = expression.args if expression.is_Mul else (expression,)
+    return all(one.is_Symbol or (one.is_Pow and one.base.is_Symbol and one.exp.is_Integer) for one in factors)
+
+
+def _values(found: Any, gold: Any, point: dict[Any, Any]) -> list[Any] | None:
     values = [sympy.N(one.subs(point), _DIGITS) for one in (found, gold)]
-    if not all(value.is_number and value.is_finite for value in values):
-        return False
-    return bool(abs(values[0] - values[1]) > sympy.Float("1e-5") * max(abs(values[0]), abs(values[1])))
+    return values if all(value.is_number and value.is_finite for value in values) else None
+
+
+def _close(values: list[Any], relative: str) -> bool:
+    return bool(abs(values[0] - values[1]) <= sympy.Float(relative) * max(abs(values[0]), abs(values[1])))
 
 
 def _vacuous(found: Any, gold: Any) -> bool:
@@ -270,8 +317,11 @@ def _equations(one: Any, other: Any) -> bool:
 
 
 def _near(one: Any, other: Any) -> bool:
-    first, second = float(sympy.N(one)), float(sympy.N(other))
-    return abs(first - second) <= 1e-4 * max(abs(first), abs(second))
+    """To a ten-thousandth. Infinity is near nothing, and neither is what has no value."""
+    first, second = sympy.N(one), sympy.N(other)
+    if not (first.is_real and second.is_real and first.is_finite and second.is_finite):
+        return False
+    return bool(abs(first - second) <= sympy.Float("1e-4") * max(abs(first), abs(second)))
 
 
 def _rounded(one: Any, other: Any) -> bool:

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
+
+from ovd_lightning.grading.unicode import fold
 
 MAX_LENGTH = 4000
 """Characters of an answer that are looked at; a longer one is compared as it stands and never parsed."""
-
-_SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "＋": "+",
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm ",
-    "∞": r"\infty ", "π": r"\pi ", "°": r"^\circ ", "℃": r"^\circ \text{C}", "′": "'",
-    "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
-    "、": ",", "。": ".", "【": "[", "】": "]", "〔": "(", "〕": ")", "“": '"', "”": '"', "‘": "'", "’": "'",
-    "\u3000": " ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "",
-}  # fmt: skip
-_FOLD = str.maketrans(
-    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms of ASCII
-    | {chr(0x2460 + n): f"({n + 1})" for n in range(20)}  # numbers in circles
-    | _SYMBOLS
-)
-_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SUPERSCRIPTS = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
-_ROOT = re.compile(r"√\s*(\d+|[A-Za-z]|\([^()]*\)|\{[^{}]*\})")
 
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _DELIMITER = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]]")
@@ -32,6 +16,10 @@ _SIZE = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _STYLE = re.compile(r"\\(?:displaystyle|textstyle|limits|rm|bf|it)(?![A-Za-z])")
 _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|,\\!|\\thinspace)\s*(?=\d{3}(?!\d))")
+_SPACED = re.compile(
+    r"(?<![\w.,^_}])(?<!frac )(?<!sqrt )([1-9]\d{0,2}(?:(?:\\[,;:> ]|~|'|[ \u2009])\d{3})++)(?![\d'])(?!\s*/)"
+)
+"""Digits in groups of three with a space or an apostrophe between them; 1 100/3 is a mixed number."""
 _THIN = re.compile(r"(?<!\\)\\[,;:!> ]|~|\\q?quad(?![A-Za-z])|\\thinspace(?![A-Za-z])")
 _SPACES = re.compile(r"\s+")
 _LOOSE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
@@ -40,15 +28,25 @@ _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
 _ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
 _MERIDIEM = re.compile(r"\b([ap])\s?\.\s?m\b\.?")
 _BOLD = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf)\s*\{([^{}]*)\}|\\(?:text|mathrm|mbox)\s*\{([^A-Za-z{}]*)\}")
+_CONSTANT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|normal)?|mathrm|mathbf|mathit|mathsf|operatorname|boldsymbol|bm)\s*"
+    r"\{\s*([ei]|\\pi|\\theta)\s*\}(?!\s*\{)"
+)
+"""Euler's number, the imaginary unit and Greek letters in another type face."""
+_CASES = re.compile(r"\\begin\{(cases|aligned|gathered)\}(.*?)\\end\{\1\}", re.DOTALL)
+_BOLD_WORDS = re.compile(r"(?<![\w*)}\]])\*\*(?=[^\s*])([^*]*[^\s*])\*\*(?![\w*({\\])")
+_MARKED = re.compile(r"(\*{1,3}|__|`{1,3})\s*+(?=[^*_`])([^*`]*[^\s*`])\s*+\1")
+_EXPONENT = re.compile(
+    r"\s*([-+]?\s*(?:\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++|\((?:[^()]|\([^()]*+\))*+\)|\{[^{}]*+\})(?:\^\{[^{}]*+\})?)"
+)
+_POWERS = 32
+"""Python's powers in an answer that are looked at."""
+_REPEATING = re.compile(
+    r"(?<![\w.])(\d*)\.(\d*)(?:\\(?:overline|bar)\s*(?:\{\s*(\d+)\s*\}|(\d))"
+    r"|\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?|\((\d+)\))(?![\d.])"
+)
+_GOES_ON = re.compile(r"(?<![\w.])(\d*)\.(\d{2,40})\s*(?:\.\.\.|\\[lcd]?dots(?![A-Za-z]))\s*(?=$|[^\w\s.+-])")
 _ALONE = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*\}")
-
-
-def fold(text: str) -> str:
-    """ASCII or LaTeX for full-width forms, Chinese punctuation and mathematical signs."""
-    if text.isascii():
-        return text
-    text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
-    return _ROOT.sub(lambda m: r"\sqrt{" + m[1].strip("(){}") + "}", text.translate(_FOLD))
 
 
 def tidy(text: str) -> str:
@@ -59,11 +57,78 @@ def tidy(text: str) -> str:
     text = fold(text)
     if "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
-    text = _DELIMITER.sub(" ", text).replace(r"\$", "")
+    text = _CASES.sub(_system, text)
+    text = _marks(_DELIMITER.sub(" ", text).replace(r"\$", "").strip())
     text = text.replace(r"\varnothing", r"\emptyset")
     text = _STYLE.sub("", _FRACTION.sub(r"\\frac", _SIZE.sub("", text)))
-    text = _ALONE.sub("", _THIN.sub("\u2009", _GROUPED.sub("", text)))
-    return _BOLD.sub(r"\1\2", text).strip().lstrip("=").rstrip(".,;:").strip()
+    text = _SPACED.sub(lambda number: re.sub(r"\D", "", number[0]), _GROUPED.sub("", text))
+    text = _CONSTANT.sub(r"\1", _ALONE.sub("", _THIN.sub("\u2009", text)))
+    text = _repeating(_BOLD.sub(r"\1\2", text))
+    return text.strip().lstrip("=").rstrip(".,;:").strip()
+
+
+def _system(found: re.Match[str]) -> str:
+    """Equations below each other as a list; the cases of a function stay what they are."""
+    if re.search(r"[<>]|\\(?:le|ge|ne|in|text|mbox|mathrm)", found[2]):
+        return found[0]
+    return found[2].replace("&", "").replace("\\\\", ",").strip().strip(",")
+
+
+def _marks(text: str) -> str:
+    """Without Markdown around it, and with LaTeX's power for Python's."""
+    if not ("*" in text or "`" in text or "__" in text):
+        return text
+    if marked := _MARKED.fullmatch(text):
+        text = marked[2].strip().rstrip(".,;:")
+        text = _DELIMITER.sub(" ", text).strip()
+    text = _BOLD_WORDS.sub(r"\1", text)
+    end = len(text)
+    for _ in range(_POWERS):
+        end = text.rfind("**", 0, end)  # from the last: 2**3**2 is 2**(3**2)
+        if end < 0:
+            break
+        if exponent := _EXPONENT.match(text, end + 2):
+            text = f"{text[:end].rstrip()}^{{{_unwrapped(exponent[1])}}}{text[exponent.end() :]}"
+    return text
+
+
+def _unwrapped(text: str) -> str:
+    return text[1:-1] if text[0] + text[-1] in ("()", "{}") else text
+
+
+def _repeating(text: str) -> str:
+    """Repeating decimals as the fractions that they are."""
+    if "." not in text or len(text) > MAX_LENGTH:
+        return text
+    text = _REPEATING.sub(_as_fraction, text)
+    return _GOES_ON.sub(_as_shown, text)
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    dotted = "".join(digits for digits in (found[5], found[6], found[7]) if digits)
+    block = found[3] or found[4] or found[8] or dotted
+    return _fraction(found[1], found[2], block)
+
+
+def _as_shown(found: re.Match[str]) -> str:
+    """0.1666... repeats what stands at its end twice or more; else it is left."""
+    whole, digits = found[1], found[2]
+    for length in range(1, len(digits) // 2 + 1):
+        block = digits[-length:]
+        start = len(digits)
+        while start >= length and digits[start - length : start] == block:
+            start -= length
+        if len(digits) - start >= 2 * length:
+            return _fraction(whole, digits[:start], block)
+    return found[0]
+
+
+def _fraction(whole: str, fixed: str, block: str) -> str:
+    if len(whole) + len(fixed) + len(block) > 100:
+        return f"{whole}.{fixed}\\overline{{{block}}}"
+    scale = 10 ** len(fixed)
+    value = Fraction(int(whole + fixed or "0"), scale) + Fraction(int(block), scale * (10 ** len(block) - 1))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def squeeze(text: str) -> str:

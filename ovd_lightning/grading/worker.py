@@ -46,7 +46,11 @@ def confine(memory_mb: int) -> None:
 
 
 def limit_cpu(timeout_s: float) -> None:
-    """The kernel ends this process a little after ``timeout_s`` more seconds of work, also when no pool is left to."""
+    """The kernel ends this process after ``timeout_s`` more seconds of its processor time, however long they take on a
+    busy machine, and also when no pool is left to kill it. 0: no limit until the next request."""
+    signal.setitimer(signal.ITIMER_PROF, timeout_s)  # SIGPROF, whose default is the end, also within one long call
+    if not timeout_s:
+        return
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + timeout_s) + 1, resource.RLIM_INFINITY))
 
@@ -79,6 +83,7 @@ def main() -> None:
     for pair in ((r"\frac{x^2-1}{x-1}", "x+1"), (r"\{1,\sqrt{2}\}", r"\{\sqrt2,1\}")):
         symbolic.equivalent(*pair)  # whatever is imported late is imported before the process is confined
     confine(memory_mb)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     pipe.send(sink, {"ready": True})
     for request in pipe.requests(source, lambda: os.getppid() != parent):
         limit_cpu(timeout_s)
@@ -89,6 +94,7 @@ def main() -> None:
             return
         except Exception as error:  # a comparison that fails is no equality, whatever failed in it
             reply = {"equal": False, "option": None, "error": type(error).__name__}
+        limit_cpu(0)
         pipe.send(sink, reply)
 
 

@@ -16,8 +16,10 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ovd_lightning import thoughts
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks.base import Split, Task
+from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.types import Grade, Problem
 
 LIMIT = 99
@@ -56,6 +58,8 @@ class ArithmeticTask(Task):
         test_size: number of test problems.
         operations: fewest and most operations of a problem, both equally likely; the shipped checkpoints
             know two and three.
+        reward: module.function of the response and the problem that says the reward; null: 1 for the right integer in
+            the last box, else 0.
 
     Raises:
         ConfigError: a size is not in 1 .. 200,000, or ``operations`` is not an ordered pair within 2 .. 4.
@@ -70,7 +74,9 @@ class ArithmeticTask(Task):
         validation_size: int = 256,
         test_size: int = 512,
         operations: tuple[int, int] = (2, 3),
-    ):
+        reward: str | RewardFunction | None = None,
+    ) -> None:
+        super().__init__(reward)
         self.sizes: dict[Split, int] = {"train": train_size, "validation": validation_size, "test": test_size}
         for split, size in self.sizes.items():
             if not 1 <= size <= 200_000:
@@ -121,8 +127,8 @@ class ArithmeticTask(Task):
         return f"{problem.question}\n"
 
     def grade(self, response: str, problem: Problem) -> Grade:
-        """1 if the integer in the last ``\\boxed{...}`` is the answer, 0 otherwise."""
-        boxes = _BOXED.findall(response)
+        """1 if the integer in the last ``\\boxed{...}`` behind any thought is the answer, 0 otherwise."""
+        boxes = _BOXED.findall(thoughts.behind(response))
         answer = boxes[-1].strip() if boxes else None
         correct = (
             answer is not None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
+from ovd_lightning.tasks import rewards
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Grade, Problem
 
@@ -22,6 +25,13 @@ class Task(ABC):
     """What a method needs to know of a problem family.
 
     Adding a task is one file that implements the abstract methods; configs name it by ``class_path``.
+
+    Args:
+        reward: module.function of the response and the problem that says the reward instead of the task's own, see
+            `ovd_lightning.tasks.rewards`; null: the task's own.
+
+    Raises:
+        ConfigError: there is no such function, or it takes something else.
     """
 
     name: str
@@ -35,6 +45,22 @@ class Task(ABC):
     environment: Environment | None = None
     """Replies to the turns of a trajectory; None: a trajectory is one generation."""
 
+    reward_function: rewards.RewardFunction | None = None
+    """Says the reward instead of the task's own; what is correct is the checker's word all the same."""
+
+    def __init__(self, reward: str | rewards.RewardFunction | None = None) -> None:
+        if reward is not None:
+            self.reward_function = rewards.find(reward, f"{type(self).__name__}.reward")
+            self.grade_many = self._rewarded  # type: ignore[method-assign]
+            self.grade = self._rewarded_one  # type: ignore[method-assign]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A task that overrides ``grade`` is graded by it, also where a parent has a ``grade_many`` of its own."""
+        super().__init_subclass__(**kwargs)
+        order = [next(i for i, one in enumerate(cls.__mro__) if name in vars(one)) for name in ("grade", "grade_many")]
+        if order[0] < order[1]:
+            cls.grade_many = Task.grade_many  # type: ignore[method-assign]
+
     @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of a split, always in the same order. Splits share no question."""
@@ -44,13 +70,35 @@ class Task(ABC):
         """Outcome reward of a response (what was written, never the prompt nor an observation), eq. 2."""
 
     def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
-        """Grades of many responses, in order; a task whose checker works in parallel overrides it."""
+        """Grades of many responses, in order; a task whose checker works in parallel overrides it. Where a subclass
+        of such a task overrides ``grade`` alone, that counts."""
         expect(len(responses))
         grades = []
         for response, problem in zip(responses, problems, strict=True):
             grades.append(self.grade(response, problem))
             finished()
         return grades
+
+    def _rewarded(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
+        """The checker's grades with the rewards of ``reward_function``. Raises: RewardError."""
+        assert self.reward_function is not None
+        checker = copy.copy(self)
+        del checker.grade, checker.grade_many, checker.reward_function
+        grades = checker.grade_many(responses, problems)
+        return [rewards.apply(self.reward_function, *one) for one in zip(grades, responses, problems, strict=True)]
+
+    def _rewarded_one(self, response: str, problem: Problem) -> Grade:
+        return self._rewarded([response], [problem])[0]
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """What can be known of the grading of some problems before a model is loaded. Raises: ConfigError."""
+        if self.reward_function is not None and problems:
+            try:
+                self.grade("", problems[0])
+            except rewards.RewardError as error:
+                raise ConfigError(
+                    f"{type(self).__name__}.reward", f"{error}.", "It must return a number for every response."
+                ) from error
 
     @abstractmethod
     def prompt(self, problem: Problem) -> str:

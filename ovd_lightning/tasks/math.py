@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
+from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
+from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, meta_of, text, texts
 from ovd_lightning.types import Grade, Problem
 
@@ -41,8 +43,14 @@ class _Graded(Task):
     """What training and evaluation share: steps and the checker."""
 
     def __init__(
-        self, grading: Mode, timeout_s: float, step_separator: str, environment: Environment | None = None
+        self,
+        grading: Mode,
+        timeout_s: float,
+        step_separator: str,
+        environment: Environment | None = None,
+        reward: str | RewardFunction | None = None,
     ) -> None:
+        super().__init__(reward)
         _grader(grading, timeout_s)  # refuses wrong ones
         if not step_separator:
             raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
@@ -64,12 +72,33 @@ class _Graded(Task):
         return text
 
     def grade(self, response: str, problem: Problem) -> Grade:
-        return self.grade_many([response], [problem])[0]
+        return self._checked([response], [problem])[0]
 
     def grade_many(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
         """In order, in parallel, each for at most ``timeout_s`` seconds; all tasks of a process share its checkers."""
+        return self._checked(responses, problems)
+
+    def _checked(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
         responses = [self.response(response) for response in responses]
         return _grader(self.grading, self.timeout_s).grade_many(responses, problems)
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Every reference must be found by the checker where it is boxed: a response could not be right either."""
+        super().check(problems)
+        if self.reward_function is not None or type(self).grade is not _Graded.grade:
+            return  # who answers in what form is then not known
+        boxed = [[f"\\boxed{{{answer}}}" for answer in map(reference, p.answers)] for p in problems]
+        asked = [(response, p) for p, responses in zip(problems, boxed, strict=True) for response in responses]
+        grades = _grader(self.grading, self.timeout_s).grade_many([r for r, _ in asked], [p for _, p in asked])
+        found = {p.id for (_, p), grade in zip(asked, grades, strict=True) if grade.correct}
+        for problem in problems:
+            if problem.answers and (problem.id not in found or all(map(worked, problem.answers))):
+                raise ConfigError(
+                    f"{type(self).__name__} ({self.name})",
+                    f"problem {problem.id!r}: no response meets its reference {problem.answers[0]!r:.200}.",
+                    "Name the field that holds the answer alone, behind #### or in a box where it is a worked solution "
+                    "(MathTask.answers_field), or leave the problem out (MathTask.exclude).",
+                )
 
 
 @cache
@@ -97,7 +126,8 @@ class MathTask(_Graded):
         ids: train on these problems only, in this order; null: on all. One or two make the runs of appendix A.2.
         exclude: ids of problems to leave out of training.
         question_field: field of the question; dots lead into nested fields.
-        answers_field: field of the reference answer, or of a list of alternatives.
+        answers_field: field of the reference answer, or of a list of alternatives. Of a worked solution as in GSM8K
+            what stands behind #### is the answer, else what stands in its last box.
         solution_field: field of a worked solution, for the methods that use one (OPSD, GKD with outputs "dataset");
             null: "solution" of the row's "meta", if there is one.
         id_field: field of the problem's id; null: "id" if the rows have it, else the row's number.
@@ -105,10 +135,12 @@ class MathTask(_Graded):
             append to their questions is not repeated.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
-        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
         environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
             trajectory is one generation.
+        reward: module.function of the response and the problem that says the reward; null: 1 for an equivalent answer,
+            else 0.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
@@ -136,8 +168,9 @@ class MathTask(_Graded):
         timeout_s: float = TIMEOUT_S,
         step_separator: str = "\n\n",
         environment: Environment | None = None,
+        reward: str | RewardFunction | None = None,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment)
+        super().__init__(grading, timeout_s, step_separator, environment, reward)
         if not data:
             raise ConfigError("MathTask.data", "is empty.", "Give a hub id, a file or a folder.")
         if prompt.count(_PLACE) != 1:
@@ -213,7 +246,7 @@ class MathTask(_Graded):
     def _problem(self, row: Row, number: int) -> Problem:
         question = text(field(row, self.question_field), self.question_field)
         question = question.removesuffix(self._instruction).rstrip() if self._instruction else question
-        answers = texts(field(row, self.answers_field), self.answers_field)
+        answers = tuple(map(reference, texts(field(row, self.answers_field), self.answers_field)))
         meta = meta_of(row)
         if self.solution_field is not None:
             meta["solution"] = text(field(row, self.solution_field), self.solution_field)
@@ -242,10 +275,11 @@ class MathBenchmark(_Graded):
         grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" or "plain".
-        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
         environment: replies to the turns of an answer, e.g. a ToolEnvironment; null: an answer is one generation.
         system: system message of style "chat"; null: the instruction of the reference evaluation.
+        reward: module.function of the response and the problem that says the reward; null: 1 for a right answer.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is not
@@ -263,8 +297,9 @@ class MathBenchmark(_Graded):
         step_separator: str = "\n\n",
         environment: Environment | None = None,
         system: str | None = None,
+        reward: str | RewardFunction | None = None,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment)
+        super().__init__(grading, timeout_s, step_separator, environment, reward)
         self.entry = _entry(benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         available = len(self.entry.demonstrations)
@@ -308,7 +343,7 @@ class MathSuite(Suite):
         grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" where rollout.chat is true, "plain" where it is false.
-        timeout_s: seconds after which comparing an answer is given up and counts as wrong.
+        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
         step_separator: a step ends with this text.
         environment: see MathBenchmark; all sets share it.
         system: see MathBenchmark.

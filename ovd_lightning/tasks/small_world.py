@@ -29,6 +29,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import write_text
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
+from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.web_qa import WebQA
 from ovd_lightning.types import Problem
 
@@ -212,7 +213,7 @@ class SmallWorldTask(WebQA):
         test_size: number of test problems.
         environment: the search; see `ovd_lightning.tasks.search.SearchEnvironment`.
         template: the prompt, with ``{question}``; the shipped checkpoints know this one only.
-        reward: "f1", so that half a name counts, or "em".
+        reward: "f1", so that half a name counts, or "em", or module.function of the response and the problem.
         correct_when: a response is correct when its "em" or "sub_em" is 1, or when its "f1" is.
 
     Raises:
@@ -229,7 +230,7 @@ class SmallWorldTask(WebQA):
         test_size: int = 256,
         environment: Environment | None = None,
         template: str = "Question: {question}\n",
-        reward: Literal["f1", "em"] = "f1",
+        reward: str | RewardFunction = "f1",
         correct_when: Literal["em", "sub_em", "f1"] = "em",
     ) -> None:
         super().__init__(environment=environment, template=template, reward=reward, correct_when=correct_when)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, Operation, apply, parse
 from ovd_lightning.tasks.environment import Environment, turn_spans
+from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ToolArithmeticTask(ArithmeticTask):
             negative values are drawn again; the shipped checkpoints know two and three.
         digits: fewest and most digits of a number in a question, equally likely; the shipped checkpoints know two and
             three.
+        reward: module.function of the response and the problem that says the reward; null: as in `ArithmeticTask`.
 
     Raises:
         ConfigError: a size is not in 1 .. 200,000, ``operations`` is not an ordered pair within 2 .. 4 or ``digits``
@@ -68,8 +70,9 @@ class ToolArithmeticTask(ArithmeticTask):
         test_size: int = 512,
         operations: tuple[int, int] = (2, 3),
         digits: tuple[int, int] = (2, 3),
+        reward: str | RewardFunction | None = None,
     ) -> None:
-        super().__init__(seed, train_size, validation_size, test_size, operations)
+        super().__init__(seed, train_size, validation_size, test_size, operations, reward)
         if len(digits) != 2 or not 1 <= digits[0] <= digits[1] <= 4:
             raise ConfigError(
                 "digits", f"{list(digits)} is not a range of digits.", "Give [fewest, most] within 1 to 4."

@@ -14,6 +14,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
+from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
@@ -44,7 +45,7 @@ class WebQA(Task):
         template: "search" (the protocol of Search-R1), or one of Table 3's baselines: "direct" and "cot", which take
             no environment, and "rag", whose environment is searched once, with the question, for documents that stand
             in the prompt. Or a text with {question}, and with {documents} for such documents.
-        reward: "f1" (eq. 2) or "em".
+        reward: "f1" (eq. 2) or "em", or module.function of the response and the problem that says it.
         correct_when: what "incorrect" means in Algorithm 1, which the paper leaves open where the reward is soft:
             a response is correct when its "em" or "sub_em" is 1, or when its "f1" is at least f1_minimum. It is also
             what evaluations call accuracy.
@@ -61,7 +62,7 @@ class WebQA(Task):
         self,
         environment: Environment | None = None,
         template: str = "search",
-        reward: Reward = "f1",
+        reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
         f1_minimum: float = 1.0,
         system: str | None = None,
@@ -81,7 +82,10 @@ class WebQA(Task):
                 f"{template!r} does not search.",
                 f'Set {kind}.environment to null, or use "search".',
             )
-        for setting, value, choices in (("reward", reward, Reward), ("correct_when", correct_when, CorrectWhen)):
+        own = callable(reward) or "." in reward  # else a misspelt name
+        super().__init__(reward if own else None)
+        self.reward: Reward = "f1" if own else reward  # type: ignore[assignment]
+        for setting, value, choices in (("reward", self.reward, Reward), ("correct_when", correct_when, CorrectWhen)):
             if value not in get_args(choices):
                 raise ConfigError(f"{kind}.{setting}", f"is {value!r}.", f"Use one of {', '.join(get_args(choices))}.")
         if not 0 < f1_minimum <= 1:
@@ -92,7 +96,7 @@ class WebQA(Task):
         self._retrieval = Retrieval(environment) if documents and environment is not None else None
         if self._retrieval is not None:
             self.environment = self._retrieval
-        self.reward, self.correct_when, self.f1_minimum = reward, correct_when, f1_minimum
+        self.correct_when, self.f1_minimum = correct_when, f1_minimum
         self.system = system
         self.tells_answer = bool(getattr(environment, "tells_answer", False))
         """The environment is told the answers: what is measured with it is no measurement of the student alone."""
@@ -151,7 +155,7 @@ class WebQATask(WebQA):
             row's number.
         environment: replies to searches, e.g. a SearchEnvironment.
         template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em".
+        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
         correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
         f1_minimum: see correct_when.
         system: system message where rollout.chat is true; null: the chat template's own.
@@ -173,7 +177,7 @@ class WebQATask(WebQA):
         id_field: str | None = None,
         environment: Environment | None = None,
         template: str = "search",
-        reward: Reward = "f1",
+        reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
         f1_minimum: float = 1.0,
         system: str | None = None,
@@ -244,7 +248,7 @@ class WebQABenchmark(WebQA):
         limit: the set's first problems, the papers' 500; null: the whole split.
         environment: replies to searches, e.g. a SearchEnvironment.
         template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em".
+        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
         correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
         f1_minimum: see correct_when.
         system: system message where rollout.chat is true; null: the chat template's own.
@@ -260,7 +264,7 @@ class WebQABenchmark(WebQA):
         limit: int | None = SAMPLE,
         environment: Environment | None = None,
         template: str = "search",
-        reward: Reward = "f1",
+        reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
         f1_minimum: float = 1.0,
         system: str | None = None,
@@ -296,7 +300,7 @@ class WebQASuite(Suite):
         limit: the first problems of each set, the papers' 500; null: whole splits.
         environment: replies to searches, e.g. a SearchEnvironment.
         template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em".
+        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
         correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
         f1_minimum: see correct_when.
         system: system message where rollout.chat is true; null: the chat template's own.
@@ -312,7 +316,7 @@ class WebQASuite(Suite):
         limit: int | None = SAMPLE,
         environment: Environment | None = None,
         template: str = "search",
-        reward: Reward = "f1",
+        reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
         f1_minimum: float = 1.0,
         system: str | None = None,

@@ -70,14 +70,40 @@ def test_a_hostile_answer_costs_at_most_the_time_limit(impatient: Grader, name: 
     while not impatient.is_equivalent(r"\sqrt{12}", r"2\sqrt3"):  # the worker is up, and works
         pass
     before = impatient.pool.pids
-    start = time.monotonic()
     verdict = impatient.grade(response, ROOT)
-    taken = time.monotonic() - start
+    spent = sum(psutil.Process(pid).cpu_times().user for pid in impatient.pool.pids if pid in before)
     assert (verdict.correct, verdict.reward) == (False, 0.0)
-    assert taken < patient(0.5 + 0.5)
+    assert spent < 0.5 * 8 + 5  # processor time of a worker that lives, all answers before this one included
     assert verdict.timed_out == (impatient.pool.pids != before)
     assert not verdict.timed_out or not psutil.pid_exists(before[0])
     assert not trace.exists()
+
+
+def test_the_limit_is_processor_time_and_not_the_clock() -> None:
+    """A worker that does not get a processor for longer than its limit is not late."""
+    with Grader(workers=1, timeout_s=1.0) as grader:
+        assert grader.grade(RIGHT, ROOT).correct
+        (pid,) = grader.pool.pids
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(3.0, os.kill, (pid, signal.SIGCONT)).start()
+        verdict = grader.grade(RIGHT, ROOT)
+        assert (verdict.correct, verdict.timed_out) == (True, False)
+        assert grader.pool.pids == [pid]
+        for _ in range(3):  # each answer has the limit for itself
+            assert grader.grade(RIGHT, ROOT).correct
+        hung = grader.grade(HANGS, ROOT)
+        assert (hung.correct, hung.timed_out) == (False, True)
+
+
+def test_a_worker_that_never_works_is_given_up_by_the_clock() -> None:
+    with Grader(workers=1, timeout_s=1.0) as grader:
+        assert grader.grade(RIGHT, ROOT).correct
+        grader.pool.timeout_s = 1.0
+        os.kill(grader.pool.pids[0], signal.SIGSTOP)
+        verdict = grader.grade(RIGHT, ROOT)
+        assert (verdict.correct, verdict.timed_out) == (False, True)
+        grader.pool.timeout_s = 60.0
+        assert grader.grade(RIGHT, ROOT).correct
 
 
 def test_thirty_grades_in_order_while_one_hangs(grader: Grader) -> None:

@@ -239,6 +239,71 @@ def test_many_answers_are_graded_in_order(pool: str) -> None:
     assert [g.reward for g in task.grade_many(responses, problems)] == [float(i % 3 > 0) for i in range(30)]
 
 
+GSM8K = [
+    {"question": "How many apples?", "answer": "He has 3*4=<<3*4=12>>12 apples.\n#### 12"},
+    {"question": "How much?", "answer": "It is $1,000 and $250.\n#### 1,250"},
+    {"question": "How far?", "answer": "Down.\n#### -3"},
+]
+
+
+@pytest.mark.parametrize("grading", ["strict", "qwen"])
+def test_rows_of_gsm8k_are_understood(tmp_path: Path, grading: Any) -> None:
+    data = write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)
+    task = MathTask(data, answers_field="answer", solution_field="answer", grading=grading)
+    problems = task.problems("train")
+    assert [p.answers for p in problems] == [("12",), ("1,250",), ("-3",)]
+    assert problems[0].meta["solution"] == GSM8K[0]["answer"]
+    task.check(problems)
+    right = [f"So \\boxed{{{answer}}}" for answer in ("12", "1250", "-3")]
+    assert [g.reward for g in task.grade_many(right, problems)] == [1.0, 1.0, 1.0]
+    assert [g.reward for g in task.grade_many([*right[1:], right[0]], problems)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("a\n#### 12", "12"),
+        ("a\n####12\n", "12"),
+        ("#### 1\nb\n#### 12", "12"),
+        ("We add: $5+7=12$, so $\\boxed{12}$.", "12"),
+        ("\\boxed{1}, no, \\boxed{12}", "12"),
+        ("12", "12"),
+        ("####", "####"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["strict", "qwen"])
+def test_the_answer_of_a_worked_reference(reference: str, answer: str, mode: Any) -> None:
+    problem = Problem(id="p", question="?", answers=(reference,))
+    assert grade(f"\\boxed{{{answer}}}", problem, mode).correct
+    assert not grade("\\boxed{13}", problem, mode).correct
+
+
+@pytest.mark.parametrize("grading", ["strict", "qwen"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "First we add the two numbers.\nThen we see that twelve is what is left over.",
+        " ".join(["so that it is"] * 12) + " 12",
+    ],
+)
+def test_a_reference_that_no_answer_meets_stops_the_run(tmp_path: Path, grading: Any, answer: str) -> None:
+    rows = [COMMON[0], {**COMMON[1], "answers": [answer]}]
+    task = MathTask(write_jsonl(tmp_path / "a.jsonl", rows), grading=grading)
+    with pytest.raises(ConfigError, match=r"'pool-1'.*####.*exclude"):
+        task.check(task.problems("train"))
+    task.check(task.problems("train")[:1])
+
+
+def test_a_reference_that_its_own_grader_cannot_read_stops_the_run(tmp_path: Path) -> None:
+    """As in DSR-sub, whose row 1187 lacks a closing brace."""
+    rows = [COMMON[0], {**COMMON[1], "answers": [r"\frac{2 k n}{n+k-1}-2 \frac{k!n!}{(k+n-1)!"]}]
+    data = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ConfigError, match="'pool-1'"):
+        MathTask(data).check(MathTask(data).problems("train"))
+    kept = MathTask(data, exclude=["pool-1"])
+    kept.check(kept.problems("train"))
+
+
 def test_the_checker_can_be_had_from_here() -> None:
     problem = Problem(id="p", question="?", answers=("\\frac{1}{2}",))
     assert extract_answer("a \\boxed{0.5}") == "0.5"

@@ -32,6 +32,18 @@ trainer: {{accelerator: cpu, devices: 1, enable_model_summary: false, default_ro
 
 
 @pytest.mark.slow
+def test_a_reference_that_cannot_be_graded_stops_the_run_before_the_model_is_loaded(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "student", tied=True, context=1024)
+    rows = [{"id": "lock", "question": "What is 1 + 1?", "answers": [r"\frac{1}{2"]}]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path))
+    done = cli.run("fit", f"--config={tmp_path}/config.yaml", "--data.benchmarks=null")
+    assert done.returncode != 0
+    assert "'lock'" in done.stderr + done.stdout
+    assert "no response meets its reference" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
 def test_one_example_trains_and_every_problem_of_the_sets_is_answered(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "student", tied=True, context=1024)
     pool = [("other", "What is 0 + 1?", "1"), ("lock", "What is 1 + 1?", "2")]

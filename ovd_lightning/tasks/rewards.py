@@ -1,0 +1,103 @@
+"""A reward that is a plain function, ``reward: my_module.my_function`` of any task::
+
+    def my_function(response: str, problem: Problem) -> float | bool | Grade
+
+``response`` is what was written: the completion with its thought, without the prompt and without observations. A
+number becomes the reward, while the task's checker goes on to say what is correct; True and False say both; a `Grade`
+says everything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.types import Grade, Problem
+
+RewardFunction = Callable[[str, Problem], float | Grade]
+
+_USE = "Give module.function of a function of the response (a text) and the problem that returns a number."
+
+
+class RewardError(RuntimeError):
+    """A reward function raised, or returned something that is no reward: the run stops, nothing is counted as 0."""
+
+
+def find(reward: str | RewardFunction, setting: str) -> RewardFunction:
+    """The function itself, or the one of this import path.
+
+    Raises: ConfigError naming ``setting``.
+    """
+    function = _imported(reward, setting) if isinstance(reward, str) else reward
+    if not callable(function):
+        raise ConfigError(setting, f"{reward!r} is no function.", _USE)
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError as error:
+        raise ConfigError(
+            setting, f"{name_of(function)} cannot be called with a response and a problem ({error}).", _USE
+        ) from error
+    except ValueError:  # of a builtin, whose signature is not known
+        return function
+    return function
+
+
+def _imported(path: str, setting: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if not module or not name:
+        raise ConfigError(setting, f"is {path!r}, which is no import path.", _USE)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # of any kind: the module is the user's
+        raise ConfigError(
+            setting,
+            f"{path}: the module {module} cannot be imported ({type(error).__name__}: {error}).",
+            "Python looks for it in the folder that the command was started in and on PYTHONPATH.",
+        ) from error
+    if not hasattr(found, name):
+        own = [n for n, value in vars(found).items() if inspect.isfunction(value) and not n.startswith("_")]
+        raise ConfigError(
+            setting, f"{path}: the module has no {name}.", f"Its functions are {', '.join(own[:10]) or 'none'}."
+        )
+    return getattr(found, name)
+
+
+def name_of(function: RewardFunction) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def apply(function: RewardFunction, grade: Grade, response: str, problem: Problem) -> Grade:
+    """The grade with the function's reward in it.
+
+    Raises: RewardError naming the function and the problem.
+    """
+    where = f"the reward {name_of(function)} of problem {problem.id!r}"
+    try:
+        value = function(response, problem)
+    except Exception as error:
+        raise RewardError(
+            f"{where} raised {type(error).__name__}: {error}. The response: {response[-200:]!r}"
+        ) from error
+    if isinstance(value, Grade):
+        found, given = value, value.reward
+    elif type(value).__name__ in ("bool", "bool_"):  # NumPy's too
+        found, given = replace(grade, reward=float(value), correct=bool(value)), float(value)
+    else:
+        given = _number(value)
+        found = replace(grade, reward=given)
+    if not math.isfinite(given):
+        raise RewardError(f"{where} is {value!r}, which is no finite number. The response: {response[-200:]!r}")
+    return found
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number; a text is none, whatever it says."""
+    try:
+        return math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
