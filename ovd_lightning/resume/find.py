@@ -94,6 +94,10 @@ def _hpc(folder: Path) -> Path:
 def _check_is_checkpoint(path: Path) -> None:
     if path.is_file() or is_sharded(path):
         return
+    if (path / "config.json").is_file():
+        raise ConfigError(
+            "ckpt_path", f"{path} is a student, not a checkpoint of a run.", "To begin from it: --model.student."
+        )
     if path.is_dir():
         inside = [p for folder in (path, path.parent) for p in checkpoints(folder)]
         inside += [p for p in path.glob("*.ckpt") if p.is_file()]

@@ -263,8 +263,8 @@ def writes(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
 
 
 def endpoint(server: Server, **settings: Any) -> OpenAIEngine:
-    quick: dict[str, Any] = {"api": "chat", "timeout_s": 5, "max_retries": 1, "backoff_s": 0.01, "max_failures": 3}
-    return OpenAIEngine(f"{server.url}/v1", "m", vllm_extensions=False, **{**quick, **settings})
+    quick: dict[str, Any] = {"api": "chat", "timeout_s": 5, "max_retries": 1, "backoff_s": 0.01, "patience_s": 0.0}
+    return OpenAIEngine(f"{server.url}/v1", "m", vllm_extensions=False, **{**quick, "max_failures": 3, **settings})
 
 
 def test_an_endpoint_simulates(serve: Serve, byte_tokenizer: Any) -> None:

@@ -222,15 +222,15 @@ def test_a_base_that_cannot_be(
 def test_a_students_folder_or_hub_id_takes_the_students_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     before = OVDCLI.before_instantiate_classes
-    for verb in ("validate", "test", "predict", "fit"):
+    for verb in ("validate", "test", "predict"):
         for given in (str(tmp_path), "Qwen/Qwen2.5-Math-1.5B"):
             config = parse(monkeypatch, "--config=configs/quickstart.yaml", f"--ckpt_path={given}", verb=verb)
             assert OVDCLI.before_instantiate_classes is before
-            if verb == "fit":
-                assert (config.model.student, config.ckpt_path) == ("ovd_lightning/assets/student", given)
-            else:
-                assert (config.model.student, config.ckpt_path) == (given, None)
-                assert config.engine.init_args.model == given
+            assert (config.model.student, config.ckpt_path) == (given, None)
+            assert config.engine.init_args.model == given
+    for given, said in ((str(tmp_path), "is a student"), ("Qwen/Qwen2.5-Math-1.5B", "is not there")):
+        with pytest.raises(ConfigError, match=said):  # training continues from a checkpoint of a run alone
+            parse(monkeypatch, "--config=configs/quickstart.yaml", f"--ckpt_path={given}", verb="fit")
 
 
 def test_what_else_an_evaluation_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
