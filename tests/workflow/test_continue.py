@@ -69,7 +69,9 @@ def test_a_killed_run_continues_in_its_folder(whole: Path, continued: tuple[str,
     """One metrics.csv without gaps or doubles; every number, transcript and weight is that of the run that went on."""
     text, folder = continued
     assert "after 1 of 3 rounds" in text
-    rows, expected = cli.metrics(folder), cli.metrics(whole)
+    # every start compares the engine with the student once
+    rows, expected = ([r for r in cli.metrics(f) if "mismatch/first_sync_abs_max" not in r] for f in (folder, whole))
+    assert len(cli.metrics(folder)) - len(rows) == 2
     assert [cli.timeless(row) for row in rows] == [cli.timeless(row) for row in expected]
     assert points(rows) == points(expected)
     assert set(points(rows).values()) == {1}
@@ -89,7 +91,7 @@ def test_its_table_and_page_cover_the_whole_run(whole: Path, continued: tuple[st
     line = next(line for line in text.splitlines() if "reward of the student" in line)
     assert [float(cell) for cell in line.split("│")[2:4]] == pytest.approx([first, final], abs=1e-3)
     assert "The time of 3 rounds" in text
-    before = cli.metrics(whole)[0]["eval/arithmetic/accuracy"]
+    before = next(row["eval/arithmetic/accuracy"] for row in cli.metrics(whole) if "eval/arithmetic/accuracy" in row)
     line = next(line for line in text.splitlines() if line.startswith("│ arithmetic, validation, greedy accuracy"))
     assert float(line.split("│")[2].strip(" %")) == pytest.approx(100 * before, abs=0.1)
 
