@@ -28,7 +28,7 @@ class FolderLock:
 
     def __init__(self, folder: Path, setting: str) -> None:
         self._lock = FileLock(folder / ".lock", timeout=0)
-        holder = folder / ".lock-holder.json"
+        holder = folder / ".lock-holder"
         try:
             self._lock.acquire()
         except Timeout:
