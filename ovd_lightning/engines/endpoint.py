@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,8 @@ class Usage(Traffic):
 
 class Endpoint(Service):
     """Sends batches of calls and counts. ``key`` is never shown. Not for use from several threads at once.
+
+    After ``max_failures`` failures without a success between them ``send`` raises EndpointDown.
 
     A call that fails is sent again ``max_retries`` times while others succeed: then it is the call that is at fault.
     While nothing at all succeeds, the endpoint is: it may be restarting, and is waited for ``patience_s``.
@@ -105,16 +107,6 @@ class Endpoint(Service):
             return read_answer(data, wanted)
 
         return send
-
-    def send(
-        self,
-        calls: Sequence[Call],
-        max_retries: int | None = None,
-        items: Sequence[int] | None = None,
-        ready: Callable[[int, Any], None] = lambda index, answer: None,
-    ) -> list[Any]:
-        """As of any service. Raises: EndpointDown after ``max_failures`` failures without a success between them."""
-        return super().send(calls, max_retries, items, ready)
 
     def answered(self, answer: Any) -> None:
         super().answered(answer)

@@ -63,15 +63,15 @@ def test_the_answer_stands_behind_the_thought(mode: str, response: str, request:
 
 
 def test_without_a_thought_nothing_is_taken_away() -> None:
-    for text in ("", "a", "I think, therefore", "</thinker> a", "[THINKING] a", "1 < think > 2"):
-        assert behind(text) in (text, " 2", "")
-    assert behind("no tag") == "no tag"
+    for text in ("", "a", "no tag", "I think, therefore", "</thinker> a", "[THINKING] a", "1 < 2 > think"):
+        assert behind(text) == text
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.cpu_limit(20)
 @pytest.mark.parametrize("unit", ["<think>", "</think>", "<", "< ", "<|channel|>", "<|channel|> ", "[THINK"])
 def test_long_responses_take_linear_time(unit: str) -> None:
-    behind(unit * (200_000 // len(unit)))
+    response = unit * (200_000 // len(unit))
+    assert behind(response) == ("" if "think>" in unit else response)
 
 
 @pytest.fixture(scope="module")
