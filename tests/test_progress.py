@@ -107,10 +107,13 @@ def test_a_phase_that_fails_is_left(run: RunProgress) -> None:
     assert run.evaluating is None
 
 
-def test_nobody_watches_and_nothing_happens() -> None:
+def test_nobody_watches_and_nothing_happens(run: RunProgress) -> None:
+    watch(None)
     with phase("score"), evaluation("test"):
         expect(3)
         finished()
+        assert run.stages == ()
+        assert run.evaluating is None
 
 
 def test_a_service_counts_from_its_own_thread(run: RunProgress) -> None:
