@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import errno
 import io
+import itertools
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,6 +87,26 @@ class _Written(io.FileIO):
         except OSError as error:
             self.error = error
             raise
+
+
+def first_free(name: Callable[[int], Path], start: int = 1) -> Path:
+    """The first of name(start), name(start + 1), ... that is not there."""
+    return next(path for n in itertools.count(start) if not os.path.lexists(path := name(n)))
+
+
+def new_folder(parent: Path) -> Path:
+    """<parent>/<time>, or <time>-2, <time>-3, ... where it is taken; made here, so no other process has it.
+
+    Raises: OSError.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for n in itertools.count(1):
+        folder = parent / (name if n == 1 else f"{name}-{n}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError
 
 
 def write_text(path: Path | str, text: str) -> None:

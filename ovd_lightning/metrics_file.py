@@ -12,6 +12,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from ovd_lightning.files import replacing
+
 NAME = "metrics.csv"
 
 
@@ -67,14 +69,10 @@ def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def write_rows(file: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
     """Replace a file as a whole: at no moment are there fewer rows in it."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(file, newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(columns))
         writer.writeheader()
         writer.writerows(rows)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
 
 
 def _step(row: dict[str, str]) -> float:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.interrupted import continuation
+from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.metrics_file import NAME, MetricsLogger
 from ovd_lightning.sweep_file import SEED, label, parameters_of_run
 
@@ -110,19 +110,12 @@ def run_folder(run: RunConfig) -> Path:
                 "Set it (or torchrun's --rdzv-id).",
             )
         return job
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, n = base / name, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            break
-        except OSError as error:
-            if not (isinstance(error, FileExistsError) and base.is_dir()):
-                raise ConfigError(
-                    "run.root", f"{base} cannot be written to ({error.strerror}).", "Choose another folder."
-                ) from error
-            n += 1
-            folder = base / f"{name}-{n}"
+    try:
+        folder = new_folder(base)
+    except OSError as error:
+        raise ConfigError(
+            "run.root", f"{base} cannot be written to ({error.strerror}).", "Choose another folder."
+        ) from error
     os.environ["OVD_RUN_DIR"] = str(folder)
     return folder
 
@@ -147,12 +140,8 @@ def continue_command(folder: Path, argv: Sequence[str] | None = None) -> str | N
 
 def set_aside(path: Path) -> None:
     """Rename a file that a logger would overwrite: metrics.csv -> metrics-1.csv, the first free number."""
-    n = 1
-    while path.exists():
-        aside = path.with_stem(f"{path.stem}-{n}")
-        if not aside.exists():
-            path.rename(aside)
-        n += 1
+    if path.exists():
+        path.rename(first_free(lambda n: path.with_stem(f"{path.stem}-{n}")))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -166,9 +155,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Replace run.json as a whole."""
-    partial = folder / f"{STATE}.partial"
-    partial.write_text(json.dumps(state, indent=1), encoding="utf-8")
-    os.replace(partial, folder / STATE)
+    write_text(folder / STATE, json.dumps(state, indent=1))
 
 
 def new_wandb_id() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -22,13 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.report.read import read_metrics
 from ovd_lightning.sweep_file import FOLDER, RECORD, SEED, Values, command_line, expand, folder_names, read_sweep
 from ovd_lightning.sweep_table import print_tables, write_results
@@ -113,7 +112,7 @@ class Runner:
         self._judge(job, code)
         record |= {"status": job.status, "reason": job.reason, "returncode": code, "seconds": round(job.seconds, 1)}
         with self._guard:
-            write_whole(job.folder / RECORD, json.dumps(record, indent=1))
+            write_text(job.folder / RECORD, json.dumps(record, indent=1))
             print(f"  {job.folder.name}: {job.status} after {job.seconds:.0f} s", flush=True)
             if job.status == "failed":
                 print(f"    {job.reason}\n    all its output: {job.folder / 'output.log'}", flush=True)
@@ -166,13 +165,6 @@ def kill_tree(pid: int) -> None:
                 each.kill()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file is either the old or the new one, whenever the program ends."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
 def last_line(file: Path) -> str:
     """The last line with anything on it, which is where a failed run says why."""
     lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -181,12 +173,8 @@ def last_line(file: Path) -> str:
 
 def set_aside(folder: Path) -> None:
     """Move what an unfinished attempt left to <folder>.attempt-1, the first free number."""
-    for number in itertools.count(1):
-        aside = folder.with_name(f"{folder.name}.attempt-{number}")
-        if not folder.exists():
-            return
-        if not aside.exists():
-            folder.rename(aside)
+    if folder.exists():
+        folder.rename(first_free(lambda n: folder.with_name(f"{folder.name}.attempt-{n}")))
 
 
 def finished(folder: Path) -> Iterator[tuple[Values, Path, float]]:
@@ -244,17 +232,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def new_folder(root: Path, name: str) -> Path:
-    """<root>/<name>/<time>, with a number added if it is taken."""
-    time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in itertools.count(1):
-        folder = root / name / (time if number == 1 else f"{time}-{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            break
-    return folder
-
-
 @contextmanager
 def endings_as_interrupts() -> Iterator[None]:
     """SIGTERM and a closed terminal end a sweep as Ctrl-C does: its runs with it, its tables printed."""
@@ -279,7 +256,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if arguments.resume and not arguments.resume.is_dir():
         raise ConfigError("--resume", f"{arguments.resume} is not a folder.", "Give runs/sweeps/<name>/<time>.")
     command_line(sweep, {**runs[0], FOLDER: ""})  # an error comes before there is a folder
-    folder = (arguments.resume or new_folder(arguments.root, sweep.name)).resolve()
+    folder = (arguments.resume or new_folder(arguments.root / sweep.name)).resolve()
     with locked(folder) as lock:
         before = {path.name: (values, seconds) for values, path, seconds in finished(folder)}
         jobs = []

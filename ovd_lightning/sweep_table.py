@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.evaluation.names import accuracies
+from ovd_lightning.files import replacing
 from ovd_lightning.report.read import read_metrics
 from ovd_lightning.sweep_file import SEED, Sweep, short_names
 
@@ -87,8 +88,7 @@ def write_results(jobs: Sequence[Job], folder: Path) -> None:
     results = [last_values(job) for job in jobs]
     columns = list(dict.fromkeys(name for result in results for name in sorted(result)))
     parameters = list(short_names([job.values for job in jobs]))
-    beside = folder / f".{RESULTS}.partial"
-    with beside.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(folder / RESULTS, newline="") as stream:
         writer = csv.DictWriter(stream, [*parameters, "status", "reason", "seconds", "folder", *columns], restval="")
         writer.writeheader()
         for job, result in zip(jobs, results, strict=True):
@@ -96,7 +96,6 @@ def write_results(jobs: Sequence[Job], folder: Path) -> None:
                 "status": job.status, "reason": job.reason, "seconds": round(job.seconds, 1), "folder": job.folder.name,
             }  # fmt: skip
             writer.writerow({**job.values, **own, **result})
-    beside.replace(folder / RESULTS)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ovd_lightning.evaluation.estimators import average
 from ovd_lightning.evaluation.names import AVERAGE
-from ovd_lightning.files import replacing, write_text
+from ovd_lightning.files import first_free, replacing, write_text
 
 
 class Score(NamedTuple):
@@ -131,12 +131,10 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.stem}.json"
         if path.exists() and _settings_in(path) != json.loads(json.dumps(self.settings)):
-            n = 1
-            while path.with_stem(f"{self.stem}-{n}").exists():
-                n += 1
+            aside = first_free(lambda n: path.with_stem(f"{self.stem}-{n}"))
             for file in (path, path.with_suffix(".csv")):
                 if file.exists():
-                    file.rename(file.with_stem(f"{self.stem}-{n}"))
+                    file.rename(file.with_stem(aside.stem))
         write_text(path, json.dumps(self.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
         with replacing(path.with_suffix(".csv"), newline="") as stream:
             rows = self._csv_rows()

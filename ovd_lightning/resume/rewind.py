@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ovd_lightning.files import first_free
 from ovd_lightning.metrics_file import NAME, split
 from ovd_lightning.resume.whole import read
 
@@ -23,7 +24,7 @@ def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) ->
     Returns: where it was moved to; None if nothing was.
     """
     later = [*_transcripts(folder, rounds), *_evaluations(folder, updates), *_checkpoints(folder, updates, keep)]
-    aside = _free(folder)
+    aside = first_free(lambda n: folder / f"superseded-{n}")
     for path in later:
         target = aside / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +32,6 @@ def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) ->
     for path in [*folder.glob("metrics-*.csv"), folder / NAME]:
         split(path, updates, aside / path.name)
     return aside if aside.exists() else None
-
-
-def _free(folder: Path) -> Path:
-    n = 1
-    while (folder / f"superseded-{n}").exists():
-        n += 1
-    return folder / f"superseded-{n}"
 
 
 def _numbered(folder: Path, pattern: str, above: int) -> Iterator[Path]:

@@ -106,7 +106,7 @@ LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
         ("\n\n  \n" + "\n\n".join(LINES) + "\n \n", "a.jsonl"),
         (codecs.BOM_UTF8 + "\n".join(LINES).encode(), "a.jsonl"),
         ("\n".join(LINES).encode("utf-16"), "a.jsonl"),
-        (gzip.compress("\n".join(LINES).encode()), "a.jsonl.gz"),
+        (gzip.compress("\n".join(LINES).encode(), mtime=0), "a.jsonl.gz"),
         (json.dumps(ROWS), "a.json"),
         (json.dumps(ROWS, indent=2), "a.json"),
         ("\n".join(json.dumps(row, indent=2) for row in ROWS), "a.json"),
@@ -161,7 +161,7 @@ def test_what_is_no_gzip(tmp_path: Path) -> None:
         ('id,question,answers\r\n1,"What, is it?","1,000"\r\n\r\n2,"a\nb ""c""",007', "a.csv"),
         ('\ufeffid;question;answers\n1;"What, is it?";1,000\n2;"a\nb ""c""";007\n', "a.csv"),
         ('id\tquestion\tanswers\n1\tWhat, is it?\t1,000\n2\t"a\nb ""c"""\t007\n', "a.tsv"),
-        (gzip.compress(b'id,question,answers\n1,"What, is it?","1,000"\n2,"a\nb ""c""",007\n'), "a.csv.gz"),
+        (gzip.compress(b'id,question,answers\n1,"What, is it?","1,000"\n2,"a\nb ""c""",007\n', mtime=0), "a.csv.gz"),
     ],
 )
 def test_values_of_csv_stay_texts(tmp_path: Path, content: str | bytes, name: str) -> None:
