@@ -65,18 +65,43 @@ def behind(response: str) -> str:
     return "" if marks[-1]["open"] else response[marks[-1].end() :]
 
 
+def unfinished(response: str) -> bool | None:
+    """Whether a response ends inside a thought; None where it holds no mark of one."""
+    marks = list(_MARK.finditer(response))
+    return bool(marks[-1]["open"]) if marks else None
+
+
+def is_mark(token: str) -> bool:
+    """Whether a token is a mark of a thought, or a part of one."""
+    return bool(_MARK.fullmatch(token) or _PART.fullmatch(token))
+
+
+def open_at_end(text: str) -> str:
+    """The mark with which a text ends inside a thought; empty where it does not."""
+    text = text.rstrip()
+    marks = [mark for mark in _MARK.finditer(text) if mark.end() == len(text)]
+    return marks[0][0] if marks and marks[0]["open"] else ""
+
+
+def closing(mark: str) -> str:
+    """What ends the thought that a mark opens; empty for one that no single mark ends (gpt-oss's channels)."""
+    if not mark or _PART.match(mark):
+        return ""
+    if mark.startswith("<|"):
+        return mark.replace("begin_of", "end_of").replace("START_", "END_")
+    return f"{mark[0]}/{mark[1:].lstrip()}"
+
+
 def opened(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The mark with which a prompt (or an observation) ends inside a thought, as the chat templates of many reasoning
     models have it; empty where it does not."""
-    text = str(tokenizer.decode(list(token_ids[-_TAIL:]), skip_special_tokens=False)).rstrip()
-    marks = [mark for mark in _MARK.finditer(text) if mark.end() == len(text)]
-    return marks[0][0] if marks and marks[0]["open"] else ""
+    return open_at_end(str(tokenizer.decode(list(token_ids[-_TAIL:]), skip_special_tokens=False)))
 
 
 def special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Marks that are special tokens, which decoding leaves out: id -> text."""
     tokens = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {id: text for id, text in tokens.items() if _MARK.fullmatch(text) or _PART.fullmatch(text)}
+    return {id: text for id, text in tokens.items() if is_mark(text)}
 
 
 def with_marks(

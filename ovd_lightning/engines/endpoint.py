@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ovd_lightning.engines.base import Troubles
 from ovd_lightning.engines.protocol import LARGEST_ANSWER, Answer, BadAnswer, Wanted, read_answer
@@ -197,6 +199,28 @@ class Endpoint(Service):
         body = error.body if isinstance(error.body, dict) else {}
         message = body.get("message") or str(error)
         return " ".join(self.hidden(f"status {error.status_code}: {message}").split())[:500]
+
+
+def check_no_key(base_url: str, api_key_env: str) -> None:
+    """Settings are logged and saved, so neither may hold a key. Raises: ConfigError, which does not repeat it."""
+    try:
+        parts = urlsplit(base_url)
+        holds_key = bool(parts.username or parts.password or parts.query or parts.fragment)
+    except ValueError:
+        holds_key = False
+    if holds_key:
+        raise ConfigError(
+            "base_url",
+            "holds a user name, password or query, which would be logged and saved with the settings.",
+            "Export the key as an environment variable and name it in api_key_env; further fields go to extra_body.",
+        )
+    looks_random = len(api_key_env) >= 20 and re.search(r"\d", api_key_env) and re.search(r"[a-z]", api_key_env)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env) or (looks_random and api_key_env not in os.environ):
+        raise ConfigError(
+            "api_key_env",
+            "is not the name of an environment variable, and looks like a key.",
+            "Export the key, e.g. export OPENAI_API_KEY=..., and give the variable's name.",
+        )
 
 
 async def _body(response: Any) -> bytes:

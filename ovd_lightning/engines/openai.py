@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling, TokensUsed, Troubles
-from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage
+from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage, check_no_key
 from ovd_lightning.engines.protocol import Answer, Api, BadAnswer, Choice, Wanted, prompt_logprob
 from ovd_lightning.engines.render import defused, encode
 from ovd_lightning.errors import ConfigError, RunError
@@ -97,7 +96,7 @@ class OpenAIEngine(Engine):
         extra_body: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_no_key(base_url, api_key_env)
+        check_no_key(base_url, api_key_env)
         self.model = model
         self.api = api
         self.vllm_extensions = self.keeps_stop = vllm_extensions
@@ -457,25 +456,3 @@ class OpenAIEngine(Engine):
                     raise RunError(f"{self.name} could not score pair {index}: {error}") from error
             scores.append(torch.tensor(values, dtype=torch.float32))
         return scores
-
-
-def _check_no_key(base_url: str, api_key_env: str) -> None:
-    """Settings are logged and saved, so neither may hold a key. Raises: ConfigError, which does not repeat it."""
-    try:
-        parts = urlsplit(base_url)
-        holds_key = bool(parts.username or parts.password or parts.query or parts.fragment)
-    except ValueError:
-        holds_key = False
-    if holds_key:
-        raise ConfigError(
-            "base_url",
-            "holds a user name, password or query, which would be logged and saved with the settings.",
-            "Export the key as an environment variable and name it in api_key_env; further fields go to extra_body.",
-        )
-    looks_random = len(api_key_env) >= 20 and re.search(r"\d", api_key_env) and re.search(r"[a-z]", api_key_env)
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env) or (looks_random and api_key_env not in os.environ):
-        raise ConfigError(
-            "api_key_env",
-            "is not the name of an environment variable, and looks like a key.",
-            "Export the key, e.g. export OPENAI_API_KEY=..., and give the variable's name.",
-        )

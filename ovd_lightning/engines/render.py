@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 MARKERS = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]"
 )
@@ -58,8 +58,8 @@ def _answer_opened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
         text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
     except jinja2.TemplateError as error:
         raise TemplateError(f"the chat template refuses the messages: {error}") from error
-    if begun and text.rstrip().endswith(OPEN_THOUGHT):
-        text = f"{text.rstrip()}\n\n{CLOSE_THOUGHT}\n\n"
+    if begun and (end := thoughts.closing(thoughts.open_at_end(text))):
+        text = f"{text.rstrip()}\n\n{end}\n\n"
     return text + begun
 
 

@@ -7,39 +7,39 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Completion, Prompt
-from ovd_lightning.engines.render import CLOSE_THOUGHT, OPEN_THOUGHT, as_text, encode
+from ovd_lightning.engines.render import as_text, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPEN, CLOSE = OPEN_THOUGHT, CLOSE_THOUGHT
-"""What reasoning models put around their thoughts."""
-
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> bool:
     """Whether a prompt ends inside a thought, as many reasoning models' chat templates have it: the completion then
-    holds no opening tag."""
-    return str(tokenizer.decode(encode(tokenizer, prompt))).rstrip().endswith(OPEN)
+    holds no opening mark."""
+    return bool(thoughts.opened(tokenizer, encode(tokenizer, prompt)))
 
 
 def strip_thought(completion: Completion, opened: bool | None) -> Completion:
-    """What follows the last ``</think>``, as text alone; failed where the thought never ended or nothing follows.
+    """What follows the last thought, as text alone; failed where that never ended or nothing follows.
 
     Args:
-        opened: the prompt ends inside a thought; None: not known (a hidden chat template). A text without any tag
+        opened: the prompt ends inside a thought; None: not known (a hidden chat template). A text without any mark
             was then no thought if it ended by itself, and is taken for an unfinished one if it was cut off.
     """
     if completion.error is not None:
         return completion
-    if CLOSE in completion.text:
-        answer = completion.text.rsplit(CLOSE, 1)[1].lstrip()
-        if answer:
-            return replace(completion, text=answer, token_ids=None, logprobs=None)
-        return failed(completion, "nothing follows the thought")
-    if OPEN in completion.text or opened or (opened is None and (completion.truncated or not completion.text)):
+    unfinished = thoughts.unfinished(completion.text)
+    if unfinished is None:
+        inside = opened or (opened is None and (completion.truncated or not completion.text))
+        return failed(completion, "the thought did not end") if inside else completion
+    if unfinished:
         return failed(completion, "the thought did not end")
-    return completion
+    answer = thoughts.behind(completion.text).lstrip()
+    if not answer:
+        return failed(completion, "nothing follows the thought")
+    return replace(completion, text=answer, token_ids=None, logprobs=None)
 
 
 def failed(completion: Completion, reason: str) -> Completion:

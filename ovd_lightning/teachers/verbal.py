@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.render import TemplateError, encode
@@ -121,11 +122,11 @@ class VerbalTeacher(Teacher):
         self._check_chat("chat", self.engine, self.chat)
         self._check_chat("demonstrator_chat", self.demonstrator, self.demonstrator_chat)
         if self.demonstration_thinking == "strip" and self.demonstrator.tokenizer is not None:
-            hidden = getattr(self.demonstrator.tokenizer, "all_special_tokens", [])
-            if D.CLOSE in hidden:
+            special = getattr(self.demonstrator.tokenizer, "all_special_tokens", [])
+            if hidden := [token for token in special if thoughts.is_mark(token)]:
                 raise ConfigError(
                     "method.init_args.teacher.init_args.demonstration_thinking",
-                    f"is strip, but {D.CLOSE} is a special token of {self.demonstrator.name}, which no text shows.",
+                    f"is strip, but {hidden[-1]} is a special token of {self.demonstrator.name}, which no text shows.",
                     "Use keep, or a tokenizer in which it is an ordinary token.",
                 )
         if self.read == "distribution" and self.engine.tokenizer is not None:

@@ -7,7 +7,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from ovd_lightning.grading import Grader, extract_answer
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
-from ovd_lightning.thoughts import behind, special_marks, with_marks
+from ovd_lightning.thoughts import behind, closing, open_at_end, special_marks, unfinished, with_marks
 from ovd_lightning.turns import Episode, mark_thoughts
 from ovd_lightning.types import Problem
 
@@ -65,6 +65,22 @@ def test_the_answer_stands_behind_the_thought(mode: str, response: str, request:
 def test_without_a_thought_nothing_is_taken_away() -> None:
     for text in ("", "a", "no tag", "I think, therefore", "</thinker> a", "[THINKING] a", "1 < 2 > think"):
         assert behind(text) == text
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<think>", "<seed:think>", "< thinking >", "[THINK]", "◁think▷", "<|begin_of_thought|>", "<|START_THINKING|>"],
+)
+def test_a_mark_is_ended_by_its_own(mark: str) -> None:
+    assert open_at_end(f"assistant\n{mark}\n") == mark
+    assert unfinished(f"{mark} a") is True
+    assert unfinished(f"{mark} a {closing(mark)}") is False
+    assert behind(f"{mark} a {closing(mark)} b") == " b"
+
+
+def test_what_opens_nothing_is_not_ended() -> None:
+    assert open_at_end("assistant\n") == closing("") == closing("<|channel|>analysis") == ""
+    assert unfinished("no mark") is None
 
 
 @pytest.mark.cpu_limit(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,18 +187,20 @@ def test_sg_opd_keeps_its_demonstrations_on_disk(tokenizer: Any, teacher: TokenT
 
 
 def test_the_vocabularies_are_compared_before_anything_is_loaded(
-    tokenizer: Any, teacher: TokenTeacher, tmp_path: Path
+    tokenizer: Any, teacher: TokenTeacher, tiny_untied_model: str, tmp_path: Path
 ) -> None:
     from transformers import Qwen2Tokenizer
 
     OPD(teacher).check(ScriptedEngine(tokenizer=tokenizer), Sampling())
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{tiny_untied_model}/{name}", tmp_path)
     Qwen2Tokenizer(vocab={"<unk>": 0, "a": 1}, merges=[], unk_token="<unk>").save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{}")  # no weights: loading would fail
     other = TokenTeacher(model=str(tmp_path))
     other.check()
     for method in (OPD(other), SOD(other), SGOPD(other, imitation=0)):
         with pytest.raises(ConfigError, match=r"teacher\.init_args\.model: .* another vocabulary"):
             method.check(ScriptedEngine(tokenizer=tokenizer), Sampling())
+    assert other._model is None
 
 
 def test_settings_that_cannot_work_are_refused(teacher: TokenTeacher) -> None:

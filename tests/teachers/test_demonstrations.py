@@ -30,6 +30,8 @@ UNFINISHED, EMPTY = "the thought did not end", "nothing follows the thought"
         ("a</think>\n\nb", False, True, "b", None),  # the template wrote the opening tag
         ("a</think>\n\nb", False, None, "b", None),
         ("<think>a</think>b</think>c", False, False, "c", None),
+        ("<think>a</think>b<think>c", False, False, "", UNFINISHED),
+        ("[THINK]a[/THINK]b", False, False, "b", None),
         ("a</think> b \n", True, True, "b \n", None),  # an answer that was cut off stays one
         ("<think>a", False, False, "", UNFINISHED),
         ("<think>a", True, None, "", UNFINISHED),
@@ -49,7 +51,7 @@ def test_stripping_a_thought(text: str, truncated: bool, opened: bool | None, an
     assert (stripped.text, stripped.error) == (answer, error)
     assert stripped.truncated == (truncated and error is None)
     assert (stripped.prompt_tokens, stripped.completion_tokens) == (7, 5), "the thought has its price"
-    unchanged = error is None and "</think>" not in text
+    unchanged = error is None and "</think>" not in text and "[/THINK]" not in text
     assert stripped.token_ids == ([3, 4] if unchanged else None), "the answer's tokens are made of its text"
 
 
