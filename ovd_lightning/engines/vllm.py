@@ -26,7 +26,6 @@ from ovd_lightning.progress import expect, finished
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from vllm import LLM, SamplingParams
 
 MINIMUM, BELOW = "0.32", "0.33"
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -144,7 +143,7 @@ class VLLMEngine(LocalEngine):
         self.block_size = block_size
         self.sleep = sleep
         self.options = dict(options or {})
-        self._llm: LLM | None = None
+        self._llm: Any = None  # vllm.LLM, whose import takes seconds: jsonargparse runs TYPE_CHECKING blocks, too
         self._in_process = True
         self._closed = False
         self._asleep = False
@@ -284,7 +283,7 @@ class VLLMEngine(LocalEngine):
         return str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     @property
-    def llm(self) -> LLM:
+    def llm(self) -> Any:
         if self._closed:
             raise RuntimeError(f"{self.name} is closed")
         if self._llm is None:
@@ -369,7 +368,7 @@ class VLLMEngine(LocalEngine):
 
     # -- work
 
-    def _run(self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]) -> list[Any]:
+    def _run(self, prompts: Sequence[list[int]], parameters: Sequence[Any]) -> list[Any]:
         if not prompts:
             return []
         with self.awake(), untouched():

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--data.rounds=3", "--data.problems_per_round=4", "--data.validation_limit=8", "--data.test_limit=8",
@@ -17,6 +19,9 @@ SMALL = [
 ]  # fmt: skip
 HF = ["--engine=configs/engine/hf.yaml"]
 GRPO = ["--method=configs/method/grpo.yaml"]
+
+
+Process = subprocess.Popen[str] | warm.Process
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -28,12 +33,24 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "ovd_lightning", *args]
 
 
-def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """``python -m ovd_lightning ARGS`` in the repository's root; nothing is asserted. Its time is the test's."""
-    return subprocess.run(
-        command(*args), cwd=ROOT, env=environment(**env), capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, check=False,
+def start(*args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **env: str) -> Process:
+    """``python -m ovd_lightning ARGS`` in the repository's root and in a session of its own.
+
+    By a fork of a process that has the libraries (tests/warm.py) where the environment allows it, for time's sake.
+    """
+    if warm.possible() and warm.server().serves(environment(**env)):
+        return warm.Process("ovd_lightning", args, ROOT, environment(**env), stdout=stdout, stderr=stderr)
+    return subprocess.Popen(
+        command(*args), cwd=ROOT, env=environment(**env), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """As :func:`start`, to its end; nothing is asserted. Its time is the test's."""
+    process = start(*args, **env)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def fit(

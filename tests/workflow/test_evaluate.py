@@ -133,12 +133,9 @@ def test_testing_rejection_reports_the_teachers_share(tmp_path: Path) -> None:
 # --- interrupted ------------------------------------------------------------------------------------------------
 
 
-def interrupt(folder: Path, args: list[str], stop: Callable[[subprocess.Popen[str]], None], lines: int) -> str:
+def interrupt(folder: Path, args: list[str], stop: Callable[[cli.Process], None], lines: int) -> str:
     """Run until ``lines`` answers are on the disk, then stop; what was printed to stderr."""
-    process = subprocess.Popen(
-        cli.command(*args), cwd=cli.ROOT, env=cli.environment(), start_new_session=True, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = cli.start(*args, stdout=subprocess.DEVNULL)
     try:
         while len(answers_so_far(folder)) < lines:
             assert process.poll() is None, "the evaluation ended by itself"

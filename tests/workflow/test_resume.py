@@ -72,10 +72,7 @@ def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path
         "--benchmark.before_training=false",
     ]
     args = ["fit", "--config=configs/quickstart.yaml", *cli.SMALL, *args, f"--trainer.default_root_dir={folder}"]
-    process = subprocess.Popen(
-        cli.command(*args), cwd=cli.ROOT, env=cli.environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = cli.start(*args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (folder / "transcripts/round-000005.jsonl").exists():
             assert process.poll() is None, "the run ended by itself"

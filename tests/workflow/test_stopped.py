@@ -41,11 +41,8 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def running(args: list[str], **env: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        cli.command(*args), cwd=cli.ROOT, env=cli.environment(**env), start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def running(args: list[str], **env: str) -> Iterator[cli.Process]:
+    process = cli.start(*args, stderr=subprocess.STDOUT, **env)
     try:
         yield process
     finally:
@@ -54,7 +51,7 @@ def running(args: list[str], **env: str) -> Iterator[subprocess.Popen[str]]:
             process.communicate()
 
 
-def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
+def wait(process: cli.Process, until: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 180
     while not until():
         if process.poll() is not None:
@@ -63,7 +60,7 @@ def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[str, float]:
+def end(process: cli.Process, number: int = signal.SIGTERM) -> tuple[str, float]:
     """What it printed and how long it took. None of its processes is left."""
     others = psutil.Process(process.pid).children(recursive=True)
     start = time.monotonic()
