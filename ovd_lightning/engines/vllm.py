@@ -374,7 +374,7 @@ class VLLMEngine(LocalEngine):
         with self.awake(), untouched():
             inputs = [{"prompt_token_ids": ids} for ids in prompts]
             expect(len(inputs))
-            return self.llm.generate(inputs, list(parameters), use_tqdm=_Counted.bar)  # type: ignore[arg-type]
+            return self.llm.generate(inputs, list(parameters), use_tqdm=_Counted.bar)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Log-probabilities of a greedy completion are at temperature 1."""
