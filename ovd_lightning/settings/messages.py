@@ -28,6 +28,7 @@ NO_CLASS = re.compile(
     r"has no attribute|No module named|dot import path|import path format|does not correspond to|"
     r"Not a valid subclass|is abstract|Expected an instantiatable class"
 )
+REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 EXPECTED = re.compile(r"^Expected (?:an? )?(?P<type>.+?)(?:\. Got value: (?P<value>.*))?$")
 GIVEN = re.compile(r"^Given value: (.*)$")
 NESTED = re.compile(r"^NestedArg\(key='[^']*', val=(['\"]?)(.*)\1\)$")
@@ -88,7 +89,7 @@ def take_apart(message: str) -> Told:
             told.value = told.value or (nested.group(2) if nested else match.group(1))
         elif text.startswith("Expected a path but "):
             told.missing_file = text[len("Expected a path but ") :].partition(" either not")[0]
-        elif UNKNOWN.match(text) or NO_CLASS.search(text) or EXPECTED.match(text) or keys:
+        elif any(match is not None for _, match in kinds(text)) or keys:
             paths = [path for _, _, path in levels if path is not None]
             last = max((n for n, (_, key, _) in enumerate(levels) if key is not None), default=0)
             owners = [path for _, _, path in levels[:last] if path is not None]
@@ -96,10 +97,18 @@ def take_apart(message: str) -> Told:
     return told
 
 
+def kinds(text: str) -> list[tuple[str, re.Match[str] | None]]:
+    """What a reason may be, and whether it is; the one that says most first."""
+    return [
+        ("unknown", UNKNOWN.match(text)), ("required", REQUIRED.match(text)), ("no class", NO_CLASS.search(text)),
+        ("expected", EXPECTED.match(text)),
+    ]  # fmt: skip
+
+
 def rank(reason: Reason) -> tuple[int, int]:
     """The innermost reason is the best, and among equals the one that says most."""
-    kinds = [bool(UNKNOWN.match(reason.text)), bool(NO_CLASS.search(reason.text)), bool(EXPECTED.match(reason.text))]
-    return len(reason.keys), 3 - kinds.index(True) if any(kinds) else 0
+    found = [match is not None for _, match in kinds(reason.text)]
+    return len(reason.keys), len(found) - found.index(True) if any(found) else 0
 
 
 def dotted(keys: tuple[str, ...]) -> str:
@@ -147,6 +156,11 @@ def explain(parser: Any, message: str) -> str:
     setting = dotted(best.keys)
     if (match := UNKNOWN.match(best.text)) is not None:
         return _unknown_name(parser, best, setting, match)
+    if (match := REQUIRED.match(best.text)) is not None and best.class_path is not None:
+        names = [f"{setting}.init_args.{name}" for name in match.group(1).split(", ")]
+        needs = f"{best.class_path.rpartition('.')[2]} needs {'it' if len(names) == 1 else 'them'}"
+        added = " ".join(f"--{name} VALUE" for name in names)
+        return f"{', '.join(names)}: {'is' if len(names) == 1 else 'are'} not set, and {needs}. Add {added}."
     if NO_CLASS.search(best.text):
         return _no_class(parser, best, setting, told)
     if EXPECTED.match(best.text):
@@ -199,19 +213,19 @@ def _no_class(parser: Any, reason: Reason, setting: str, told: Told) -> str:
 
 
 def _wrong_value(setting: str, reasons: list[Reason], told: Told) -> str:
-    kinds, value = [], None
+    wanted, value = [], None
     for reason in reasons:
         match = EXPECTED.match(reason.text)
         if match is None:
             continue
-        kinds.append(in_words(match.group("type")))
+        wanted.append(in_words(match.group("type")))
         value = value or match.group("value")
     value = value or told.value
     if value in ("None", "null"):
         return f"{setting}: is not set. {_start_from(setting)}"
-    choices = [part for kind in kinds if kind.startswith("one of ") for part in kind[len("one of ") :].split(", ")]
+    choices = [part for kind in wanted if kind.startswith("one of ") for part in kind[len("one of ") :].split(", ")]
     expected = [f"one of {', '.join(choices)}"] if choices else []
-    expected += [kind for kind in dict.fromkeys(kinds) if not kind.startswith("one of ")]
+    expected += [kind for kind in dict.fromkeys(wanted) if not kind.startswith("one of ")]
     near = did_you_mean(str(value), choices) if choices else ""
     given = "has a value of the wrong kind" if shown(value) is None else f"is {value}"
     return f"{setting}: {given}. It takes {' or '.join(expected)}. {near}".strip()
