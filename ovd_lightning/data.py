@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import lightning as L
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
+from ovd_lightning.loader import ProblemLoader, RoundLoader
 from ovd_lightning.resume.record import Progress
+from ovd_lightning.round.problems import round_problems
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Batch, Problem

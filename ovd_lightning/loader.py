@@ -5,30 +5,11 @@ They are not DataLoaders: Lightning prefetches an unsized loader by one batch, w
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ovd_lightning.types import Batch, Problem
-
-
-def round_problems(problems: Sequence[Problem], count: int, round: int, seed: int) -> list[Problem]:
-    """The ``count`` problems of a round: a pure function of its arguments.
-
-    Rounds walk through a fresh permutation of the problems each epoch; fewer problems than ``count`` are repeated
-    (A.2 trains on one example: 128 groups of one problem).
-    """
-    chosen: list[Problem] = []
-    order: list[int] = []
-    epoch = -1
-    for position in range(round * count, (round + 1) * count):
-        if position // len(problems) != epoch:
-            epoch = position // len(problems)
-            order = list(range(len(problems)))
-            random.Random(f"{seed}/{epoch}").shuffle(order)
-        chosen.append(problems[order[position % len(problems)]])
-    return chosen
 
 
 class RoundLoader:

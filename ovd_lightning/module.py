@@ -13,7 +13,7 @@ from ovd_lightning.methods.base import Method
 from ovd_lightning.pretrained import loading
 from ovd_lightning.resume.record import KEY, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
-from ovd_lightning.rollout import RoundMetrics
+from ovd_lightning.round.context import RoundMetrics
 from ovd_lightning.types import Batch
 
 

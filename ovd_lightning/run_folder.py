@@ -19,7 +19,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.interrupted import continuation
 from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.metrics_file import NAME, MetricsLogger
-from ovd_lightning.sweep_file import SEED, label, parameters_of_run
+from ovd_lightning.sweep.file import SEED, label, parameters_of_run
 
 STATE = "run.json"
 """In a run's folder: W&B's id of the run, whether it came to its end, and how often it was started."""

@@ -23,8 +23,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.export import export
+from ovd_lightning.functional import generalised_jsd, token_entropy
 from ovd_lightning.head import Head, UnknownHead
-from ovd_lightning.methods.functional import generalised_jsd, token_entropy
 from ovd_lightning.weights import checkpoint_weights, named_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
-from ovd_lightning.rollout import Round
+from ovd_lightning.round.context import Round
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.types import Group, Problem, Trajectory
 

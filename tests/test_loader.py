@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from ovd_lightning.loader import ProblemLoader, RoundLoader, round_problems
+from ovd_lightning.loader import ProblemLoader, RoundLoader
+from ovd_lightning.round.problems import round_problems
 from ovd_lightning.types import Batch, Problem
 from tests.helpers import problem
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovd_lightning.collate import to_batch
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.module import OVDModule
+from ovd_lightning.round.collate import to_batch
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.types import Batch
 from tests.helpers import PAD, trajectory

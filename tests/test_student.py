@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
-from ovd_lightning.collate import collate, to_batch
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Aggregation, Method
 from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.round.collate import collate, to_batch
 from ovd_lightning.student import Student
 from ovd_lightning.types import Batch, Group, Trajectory
 from tests.architectures import COMMON, save_architecture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovd_lightning.methods.functional import generalised_jsd, token_entropy
+from ovd_lightning.functional import generalised_jsd, token_entropy
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 

@@ -18,6 +18,7 @@ from benchmarks.pretrain_calls.trajectories import Turn, fault, judge, mistake_o
 from benchmarks.pretrain_calls.vocabulary import CLOSE_RESULT, OPEN_RESULT
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.engines.hf import HFEngine
+from ovd_lightning.round.turns import Episode, respond
 from ovd_lightning.tasks.arithmetic import parse
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
@@ -26,7 +27,6 @@ from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.tokens import decode, encode_prompt
 from ovd_lightning.tools.local import LocalSandbox
-from ovd_lightning.turns import Episode, respond
 from ovd_lightning.types import Problem
 
 VERDICTS: dict[Verdict, str] = {

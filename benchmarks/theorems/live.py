@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.theorems.world import World, prefixes, trajectories
-from ovd_lightning.collate import collate
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.rollout import Round
+from ovd_lightning.round.collate import collate
+from ovd_lightning.round.context import Round
 from ovd_lightning.tasks.base import Split, Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Grade, Problem

@@ -11,18 +11,18 @@ import lightning as L
 import torch
 
 from ovd_lightning.callbacks.agreement import check_agreement
-from ovd_lightning.collate import collate
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError, located
-from ovd_lightning.loader import round_problems
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.progress import expect, finished, phase
-from ovd_lightning.rollout import Round, RoundMetrics
+from ovd_lightning.round.collate import collate
+from ovd_lightning.round.context import Round, RoundMetrics
+from ovd_lightning.round.problems import round_problems
+from ovd_lightning.round.transcripts import TranscriptWriter
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers.troubles import report_troubles
-from ovd_lightning.teachers.verbal import seed_of
-from ovd_lightning.transcripts import TranscriptWriter
 from ovd_lightning.types import Batch, Group, Problem
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")

@@ -15,9 +15,9 @@ from ovd_lightning.errors import RunError
 from ovd_lightning.evaluation.answers import AnswerFiles, Row, key_of, verdict_key
 from ovd_lightning.evaluation.names import SHARES
 from ovd_lightning.progress import finished, phase
-from ovd_lightning.teachers.verbal import seed_of
+from ovd_lightning.round.turns import respond
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tokens import encode_prompt
-from ovd_lightning.turns import respond
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.verification import Record, Verification, VerifiedCompletion, VerifiedStep
+from ovd_lightning.round.turns import Episode, respond
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.prompts import ScoreReading
-from ovd_lightning.teachers.verbal import VerbalTeacher, seed_of
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode
-from ovd_lightning.turns import Episode, respond
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:

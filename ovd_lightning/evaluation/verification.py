@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.round.turns import Episode, Utterance, mark_thoughts, play
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.teachers.prompts import step_prompt
-from ovd_lightning.teachers.verbal import Judgement, UnparsedScores, VerbalTeacher, seed_of
+from ovd_lightning.teachers.verbal import Judgement, UnparsedScores, VerbalTeacher
 from ovd_lightning.tokens import decode, same_vocabulary
-from ovd_lightning.turns import Episode, Utterance, mark_thoughts, play
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -160,7 +161,7 @@ class _Step:
 
 
 class Verification:
-    """Writes turns for `ovd_lightning.turns.play`: drafts, has them scored, has the bad ones rewritten."""
+    """Writes turns for `ovd_lightning.round.turns.play`: drafts, has them scored, has the bad ones rewritten."""
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class Verification:
         mark_thoughts(episodes, self.tokenizer)
 
     def speak(self, episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
-        """See `ovd_lightning.turns.Speak`."""
+        """See `ovd_lightning.round.turns.Speak`."""
         ends = (*self.sampling.stop, *stop)
         turns = [_Turn(e, self.records[id(e)], room) for e, room in zip(episodes, limits, strict=True)]
         while live := [t for t in turns if not t.over]:

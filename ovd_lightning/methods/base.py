@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.engines.base import Engine, Sampling
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.student import Student
     from ovd_lightning.tasks.base import Task
     from ovd_lightning.teachers.base import Teacher

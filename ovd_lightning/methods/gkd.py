@@ -15,7 +15,7 @@ from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.engines.base import Engine, Sampling
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.tasks.base import Task
 
 Outputs = Literal["teacher", "dataset"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import Method, check_choice
 from ovd_lightning.types import Group, Trajectory
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
 
 Overlong = Literal["count", "mask", "penalty"]
 

@@ -11,7 +11,7 @@ from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
 
 
 class OPD(TokenLevel):

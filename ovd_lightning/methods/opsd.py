@@ -14,7 +14,7 @@ from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.engines.base import Engine, Sampling
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
 
 HINT = "{prompt}\n\nHere is a reference solution:\n{reference}\n\nSolve the problem in your own words.\n"
 

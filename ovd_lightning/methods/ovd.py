@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import Method, check_choice
 from ovd_lightning.teachers.prompts import ScoreReading, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.self_test import self_test
@@ -24,7 +24,7 @@ from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
 from ovd_lightning.types import Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.tasks.base import Task
 
 Scoring = Literal["step", "trajectory"]

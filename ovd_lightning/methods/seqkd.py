@@ -11,7 +11,7 @@ from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.tasks.base import Task
 
 

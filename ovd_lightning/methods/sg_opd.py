@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.token_level import TokenLevel
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.teachers.verbal import VerbalTeacher, seed_of
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch, Group, Problem, Trajectory
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.tasks.base import Task
 
 Reference = Literal["student", "initial"]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
 
 
 class SOD(TokenLevel):

@@ -32,10 +32,10 @@ import yaml
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import write_text
 from ovd_lightning.metrics import sub_exact_match
+from ovd_lightning.round.transcripts import read_transcripts
 from ovd_lightning.search.base import Document
 from ovd_lightning.search.simulated import FIELDS, TOLD, UNTOLD
 from ovd_lightning.tasks.search import SearchEnvironment
-from ovd_lightning.transcripts import read_transcripts
 
 TEXTS = (
     "observation_prefix", "observation_suffix", "document_format", "untitled_format", "failed_message",

@@ -17,7 +17,7 @@ from ovd_lightning.engines.render import encode
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult, placeholders
 from ovd_lightning.search.written import read_documents
-from ovd_lightning.teachers.verbal import seed_of
+from ovd_lightning.seeds import seed_of
 
 TOLD = """\
 You play a web search engine. Someone who wants to answer a question has sent you a query. Write the {count} documents \

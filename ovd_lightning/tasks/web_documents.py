@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
-from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.types import Problem
 
 BLOCK = 64

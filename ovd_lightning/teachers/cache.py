@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sqlite3
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.seeds import digest
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class AnswerCache:
     @staticmethod
     def key(*parts: Any) -> str:
         """A digest of anything JSON can hold."""
-        text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        return digest(*parts)
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The known ones of ``keys``."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ovd_lightning.methods.functional import temper
+from ovd_lightning.functional import temper
 from ovd_lightning.teachers.score_text import read_score
 
 ScoreReading = Literal["sample", "mean", "argmax"]

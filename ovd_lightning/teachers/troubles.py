@@ -12,7 +12,7 @@ from ovd_lightning.engines.base import Troubles
 from ovd_lightning.engines.endpoint import KINDS
 
 if TYPE_CHECKING:
-    from ovd_lightning.rollout import Round
+    from ovd_lightning.round.context import Round
     from ovd_lightning.teachers.base import Teacher
 
 

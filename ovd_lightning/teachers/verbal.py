@@ -16,6 +16,7 @@ from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Samp
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.render import TemplateError, encode
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.asked import Asked
 from ovd_lightning.teachers.base import LONGEST, Teacher
@@ -27,11 +28,6 @@ from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.tasks.base import Task
-
-
-def seed_of(*parts: Any) -> int:
-    """A 31-bit seed that is a function of ``parts`` alone."""
-    return int(AnswerCache.key(*parts)[:8], 16) & 0x7FFFFFFF
 
 
 DIGITS = [str(digit) for digit in range(10)]

@@ -6,9 +6,9 @@ import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from ovd_lightning.grading import Grader, extract_answer
+from ovd_lightning.round.turns import Episode, mark_thoughts
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.thoughts import behind, closing, open_at_end, special_marks, unfinished, with_marks
-from ovd_lightning.turns import Episode, mark_thoughts
 from ovd_lightning.types import Problem
 
 TWELVE = Problem(id="x", question="5+7=?", answers=("12",))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ovd_lightning.collate import collate
 from ovd_lightning.methods.base import LossOutput, Method
+from ovd_lightning.round.collate import collate
 from ovd_lightning.student import Student
 from ovd_lightning.types import Batch, Group, Trajectory
 from tests.helpers import PAD, V, problem, trajectory

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from ovd_lightning.collate import collate
+from ovd_lightning import functional as F
 from ovd_lightning.engines.base import Completion, Request, Sampling
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods import functional as F
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.rollout import Round
+from ovd_lightning.round.collate import collate
+from ovd_lightning.round.context import Round
 from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory

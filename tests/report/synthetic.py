@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from ovd_lightning.transcripts import TranscriptWriter
+from ovd_lightning.round.transcripts import TranscriptWriter
 from ovd_lightning.types import Grade, Group, Problem, Source, Step, Trajectory
 
 HOSTILE = "<script>window.hacked = true</script><img src=x onerror='window.hacked = true'>"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.engines.base import Request, Sampling
+from ovd_lightning.round.turns import Episode, play, student_speaks
 from ovd_lightning.search.base import Query
 from ovd_lightning.tasks.search import SearchEnvironment
-from ovd_lightning.turns import Episode, play, student_speaks
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine
 

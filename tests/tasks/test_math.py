@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.loader import round_problems
+from ovd_lightning.round.problems import round_problems
 from ovd_lightning.tasks.math import TRAINING_PROMPT, MathTask, extract_answer, grade, is_equivalent
 from ovd_lightning.types import Problem
 from tests.tasks.math_rows import write_jsonl, write_parquet

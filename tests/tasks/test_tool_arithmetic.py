@@ -23,14 +23,14 @@ from benchmarks.pretrain_calls.trajectories import Turn, fault, habits, judge, m
 from benchmarks.pretrain_calls.vocabulary import CLOSE, VOCABULARY
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.round.turns import Episode, Utterance
+from ovd_lightning.round.turns import play as take_turns
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, evaluate, parse, render
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.tool_arithmetic import LARGEST, RESPONSE, ToolArithmeticTask, call, solution
 from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.tokens import decode
-from ovd_lightning.turns import Episode, Utterance
-from ovd_lightning.turns import play as take_turns
 from ovd_lightning.types import Problem
 
 ASSETS = Path(str(files("ovd_lightning") / "assets" / "tools"))

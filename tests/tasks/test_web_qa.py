@@ -10,13 +10,13 @@ import pytest
 
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.round.turns import respond
 from ovd_lightning.search.base import SearchEngine, SearchResult
 from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.tasks.search import SearchEnvironment
 from ovd_lightning.tasks.web_prompts import TEMPLATES, fill
 from ovd_lightning.tasks.web_qa import WebQA, WebQATask, extract_answer
-from ovd_lightning.turns import respond
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine
 from tests.search.parts import RIVERS, save_byte_tokenizer, write_corpus

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from ovd_lightning.collate import to_batch
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.round.collate import to_batch
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Trajectory

@@ -11,12 +11,12 @@ import pytest
 
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.round.turns import Episode, play, respond, student_speaks
 from ovd_lightning.tasks.environment import Reply, Turn, defuse, turn_spans
 from ovd_lightning.tasks.math import MathTask
 from ovd_lightning.tasks.tools import TAG, ToolEnvironment
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.local import LocalSandbox
-from ovd_lightning.turns import Episode, play, respond, student_speaks
 from ovd_lightning.types import Problem
 from tests.chat_model import save_chat_model
 from tests.helpers import ScriptedEngine

@@ -19,7 +19,7 @@ from ovd_lightning.engines.base import Completion, Request, Sampling
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.methods.base import LossOutput
 from ovd_lightning.methods.grpo import GRPO
-from ovd_lightning.rollout import Round
+from ovd_lightning.round.context import Round
 from ovd_lightning.student import Student
 from ovd_lightning.types import Batch, Group
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ovd_lightning.methods import functional as F
+from ovd_lightning import functional as F
 
 
 def test_sample_std_divides_by_n_minus_one() -> None:

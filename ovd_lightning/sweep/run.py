@@ -29,8 +29,8 @@ import psutil
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.report.read import read_metrics
-from ovd_lightning.sweep_file import FOLDER, RECORD, SEED, Values, command_line, expand, folder_names, read_sweep
-from ovd_lightning.sweep_table import print_tables, write_results
+from ovd_lightning.sweep.file import FOLDER, RECORD, SEED, Values, command_line, expand, folder_names, read_sweep
+from ovd_lightning.sweep.table import print_tables, write_results
 
 GRACE_S = 60.0
 """How long a run that was told to end may take before it is killed."""
@@ -279,7 +279,3 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             return 130
         print_tables(sweep, jobs, folder)
     return 0 if all(job.status.startswith("finished") for job in jobs) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

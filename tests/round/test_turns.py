@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from ovd_lightning.collate import collate
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.round.collate import collate
+from ovd_lightning.round.turns import Episode, Utterance, play, respond, student_speaks
 from ovd_lightning.student import Student
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.turns import Episode, Utterance, play, respond, student_speaks
 from ovd_lightning.types import Group
 from tests.helpers import PAD, ScriptedEngine, make_round, problem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovd_lightning.rollout import Round
+from ovd_lightning.round.context import Round
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Trajectory
 from tests.helpers import EOS, ScriptedEngine, make_group, make_round, problem

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from ovd_lightning import sweep as sweeps
-from ovd_lightning import sweep_file as files
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.sweep import file as files
 
 ROOT = Path(__file__).parents[1]
 THRESHOLD = ROOT / "configs" / "sweeps" / "threshold.yaml"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ovd_lightning.round.transcripts import TranscriptWriter, read_transcripts, record
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.transcripts import TranscriptWriter, read_transcripts, record
 from ovd_lightning.types import Group
 from tests.helpers import ScriptedEngine, make_group, make_round
 

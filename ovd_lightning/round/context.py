@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import progress
 from ovd_lightning.engines.base import Engine, Sampling
-from ovd_lightning.teachers.verbal import seed_of
+from ovd_lightning.round.turns import Episode, play, respond, teacher_speaks
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tokens import decode, encode_prompt
-from ovd_lightning.turns import Episode, play, respond, teacher_speaks
 from ovd_lightning.types import Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from ovd_lightning import progress as watched
 from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.render import as_text, special_tokens
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.demonstrations import student_tokens
-from ovd_lightning.teachers.verbal import seed_of
 from ovd_lightning.tokens import decode, same_vocabulary
 from ovd_lightning.types import Problem
 

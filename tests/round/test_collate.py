@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from ovd_lightning.collate import collate, split_balanced, split_even, to_batch
 from ovd_lightning.methods.base import Aggregation
+from ovd_lightning.round.collate import collate, split_balanced, split_even, to_batch
 from ovd_lightning.types import Batch, Group, Trajectory
 from tests.helpers import PAD, problem, trajectory
 

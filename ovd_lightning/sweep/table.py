@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.files import replacing
 from ovd_lightning.report.read import read_metrics
-from ovd_lightning.sweep_file import SEED, Sweep, short_names
+from ovd_lightning.sweep.file import SEED, Sweep, short_names
 
 RESULTS = "results.csv"
 
 if TYPE_CHECKING:
-    from ovd_lightning.sweep import Job
+    from ovd_lightning.sweep.run import Job
 
 
 def last_values(job: Job) -> dict[str, float]:

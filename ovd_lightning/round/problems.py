@@ -1,0 +1,26 @@
+"""Which problems a round is made of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from ovd_lightning.types import Problem
+
+
+def round_problems(problems: Sequence[Problem], count: int, round: int, seed: int) -> list[Problem]:
+    """The ``count`` problems of a round: a pure function of its arguments.
+
+    Rounds walk through a fresh permutation of the problems each epoch; fewer problems than ``count`` are repeated
+    (A.2 trains on one example: 128 groups of one problem).
+    """
+    chosen: list[Problem] = []
+    order: list[int] = []
+    epoch = -1
+    for position in range(round * count, (round + 1) * count):
+        if position // len(problems) != epoch:
+            epoch = position // len(problems)
+            order = list(range(len(problems)))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+        chosen.append(problems[order[position % len(problems)]])
+    return chosen
