@@ -22,7 +22,7 @@ from ovd_lightning import sweep as sweeps
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.sweep import file as files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 THRESHOLD = ROOT / "configs" / "sweeps" / "threshold.yaml"
 
 PROGRAM = '''
