@@ -18,9 +18,9 @@ import psutil
 import pytest
 import yaml
 
-from ovd_lightning import sweep as sweeps
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.sweep import file as files
+from ovd_lightning.sweep import run as sweeps
 
 ROOT = Path(__file__).parents[2]
 THRESHOLD = ROOT / "configs" / "sweeps" / "threshold.yaml"
