@@ -20,6 +20,7 @@ from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer
 from ovd_lightning.dry_run.render import as_json
 from ovd_lightning.dry_run.shape import ModelShape, shape_of
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.judges.template import step_prompt
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.opd import OPD
@@ -29,7 +30,6 @@ from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.methods.sg_opd import SGOPD
 from ovd_lightning.methods.sod import SOD
 from ovd_lightning.student import Student
-from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.rules import Capped
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
 from ovd_lightning.tasks.base import Split, Task
@@ -142,7 +143,7 @@ def sample(tokens: int, steps: int, rows: int, replaced: int) -> Sampled:
     """
     tokenizer = AutoTokenizer.from_pretrained(str(TOKENIZER), model_max_length=2**20)
     student, teacher = Writer(WRONG, tokens, steps, tokenizer), judge(tokens, steps)
-    method = OVD(teacher, group_size=rows, max_replacements=replaced)
+    method = OVD(teacher, group_size=rows, replacement=Capped(replaced))
     round = Round(
         index=0,
         run_seed=0,

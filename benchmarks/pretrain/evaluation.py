@@ -13,8 +13,9 @@ from benchmarks.pretrain.chains import Verdict, judge
 from benchmarks.pretrain.data import DIGITS
 from benchmarks.pretrain.training import complete
 from benchmarks.pretrain.vocabulary import encode
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, parse
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.types import Problem
 
 SCALE = SCALES["zero_to_nine"]
@@ -112,7 +113,7 @@ def score_report(teacher: PreTrainedModel, chains: Sequence[Chain], title: str) 
     sound = torch.tensor([c.sound for c in chains])
     correct = torch.tensor([c.correct for c in chains])
     whole, whole_mass = score_distributions(
-        teacher, [trajectory_prompt(c.problem.question, "\n".join(c.steps), SCALE) for c in chains]
+        teacher, [response_prompt(c.problem.question, "\n".join(c.steps), SCALE) for c in chains]
     )
     out = [
         f"### {title}",

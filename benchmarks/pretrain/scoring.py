@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks.pretrain.chains import Verdict
 from benchmarks.pretrain.evaluation import auc, expected_calibration_error, sampled_scores
 from ovd_lightning.engines.hf import HFEngine
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.types import Problem
 
 SCALE = SCALES["zero_to_nine"]
@@ -49,7 +50,7 @@ def scores_report(teacher: HFEngine, played: Sequence[Judged], verdict_names: di
     owner = torch.tensor([i for i, p in enumerate(played) for _ in p.steps])
     steps, mass = score_distributions(teacher, prompts)
     wholes, whole_mass = score_distributions(
-        teacher, [trajectory_prompt(p.problem.question, p.text, SCALE) for p in played]
+        teacher, [response_prompt(p.problem.question, p.text, SCALE) for p in played]
     )
     right = torch.tensor([v == "right" for v in verdicts])
     decided = right | torch.tensor([v in ("value", "expression") for v in verdicts])

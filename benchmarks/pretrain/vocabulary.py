@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 DIGITS = "0123456789"
@@ -65,7 +66,7 @@ PROBLEM, PREVIOUS, CURRENT, SOLUTION = "Problem: ", "\nPrevious Steps: ", "\nCur
 _SCALE = SCALES["zero_to_nine"]
 STEP_TAIL = step_prompt("", [], "", _SCALE).removeprefix(PROBLEM + PREVIOUS + CURRENT)
 """The rubric of the step prompt, from its line break to the colon after which the score comes."""
-TRAJECTORY_TAIL = trajectory_prompt("", "", _SCALE).removeprefix(PROBLEM + SOLUTION)
+TRAJECTORY_TAIL = response_prompt("", "", _SCALE).removeprefix(PROBLEM + SOLUTION)
 
 PHRASES = [BOX, PROBLEM, PREVIOUS, CURRENT, SOLUTION, STEP_TAIL, TRAJECTORY_TAIL]
 ARITHMETIC = Vocabulary("+-*/=()?}\n .", PHRASES)

@@ -18,13 +18,13 @@ from benchmarks.pretrain_calls.trajectories import Turn, fault, judge, mistake_o
 from benchmarks.pretrain_calls.vocabulary import CLOSE_RESULT, OPEN_RESULT
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.engines.hf import HFEngine
+from ovd_lightning.judges.template import step_prompt
 from ovd_lightning.round.turns import Episode, respond
 from ovd_lightning.tasks.arithmetic import parse
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.tool_arithmetic import ToolArithmeticTask
 from ovd_lightning.tasks.tools import ToolEnvironment
-from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.tokens import decode, encode_prompt
 from ovd_lightning.tools.local import LocalSandbox
 from ovd_lightning.types import Problem

@@ -15,12 +15,12 @@ from benchmarks.pretrain_search.searching import TOP_K, Library, Piece, faults, 
 from benchmarks.pretrain_search.vocabulary import CLOSE, EMPTY, FAILED, INVALID, OPEN
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.engines.hf import HFEngine
+from ovd_lightning.judges.template import step_prompt
 from ovd_lightning.round.turns import Episode, respond
 from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.search import SearchEnvironment
 from ovd_lightning.tasks.small_world import SmallWorldTask, World, write_corpus
-from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.tokens import decode, encode_prompt
 from ovd_lightning.types import Grade, Problem
 

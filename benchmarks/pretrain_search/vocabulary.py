@@ -12,6 +12,8 @@ from benchmarks.pretrain.vocabulary import EOS as EOS
 from benchmarks.pretrain.vocabulary import PAD as PAD
 from benchmarks.pretrain.vocabulary import UNK as UNK
 from benchmarks.pretrain.vocabulary import Vocabulary
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.tasks.small_world import (
     ADJECTIVE,
     COUNTRY,
@@ -25,7 +27,6 @@ from ovd_lightning.tasks.small_world import (
     STREAM,
     TOWNS,
 )
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 
 TAGS = ["<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>"]
 OPEN, CLOSE = "\n<information>", "</information>\n"
@@ -37,7 +38,7 @@ QUESTION = "Question:"
 _SCALE = SCALES["zero_to_nine"]
 STEP_TAIL = step_prompt("", [], "", _SCALE).removeprefix(f"{PROBLEM} {PREVIOUS} {CURRENT} ")
 """The rubric of the step prompt, from its line break to the colon after which the score comes."""
-TRAJECTORY_TAIL = trajectory_prompt("", "", _SCALE).removeprefix(f"{PROBLEM} {SOLUTION} ")
+TRAJECTORY_TAIL = response_prompt("", "", _SCALE).removeprefix(f"{PROBLEM} {SOLUTION} ")
 
 JOINED = [" is a", " set in", " born in", " and taught by", " on the river", " with mayor"]
 """What several words of a document are together, as one token."""

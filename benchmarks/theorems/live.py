@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from benchmarks.theorems.world import World, prefixes, trajectories
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.rules import Scoring
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
 from ovd_lightning.tasks.base import Split, Task
@@ -154,12 +155,11 @@ def measure(world: World, exact: Tensor, rounds: int, groups: int = 16, group_si
     """
     tokenizer = AutoTokenizer.from_pretrained(str(ASSETS / "student"))
     teacher = VerbalTeacher(TableEngine(world, world.teacher, tokenizer, "teacher"))
-    settings = {"replace_when": "score", "advantage": "reward", "kl_coefficient": 0.0, **ovd}
+    settings = {"replace_when": "score", "kl_coefficient": 0.0, **ovd}
     method = OVD(
         teacher,
         threshold=world.threshold,
-        scoring="trajectory",
-        score_temperature=1.0,  # the world's a(y) is that of the distribution as it is
+        scoring=Scoring(level="trajectory", temperature=1.0),  # the world's a(y) is that of the distribution as it is
         group_size=group_size,
         aggregation="trajectory_mean",
         **settings,

@@ -104,8 +104,8 @@ def check(worlds: int = 500, rounds: int = 150) -> Unbiased:
     live = {
         "eq. 7": measure(world, right, rounds),
         "score or incorrect": measure(world, outcome_too.surrogate_gradient(), few, replace_when="score_or_incorrect"),
-        "advantage: mixed_group": measure(world, right, few, advantage="mixed_group"),
-        "advantage: student_group": measure(world, right, few, advantage="student_group"),
+        "credit: MixedGroup": measure(world, right, few, credit=MixedGroup()),
+        "credit: StudentGroup": measure(world, right, few, credit=StudentGroup()),
         "mixing: add": measure(world, right, few, mixing="add"),
         "max_replacements: 1": measure(world, right, few, max_replacements=1),
     }
@@ -181,7 +181,7 @@ def findings(result: Unbiased) -> list[Finding]:
 def draw(result: Unbiased, path: Path) -> None:
     """Left: the package's estimator, component by component. Right: how eq. 7 lies to the gradients it is read as."""
     figure, (left, right) = panels(2)
-    for name, colour in (("advantage: mixed_group", RED), ("eq. 7", BLUE)):
+    for name, colour in (("credit: MixedGroup", RED), ("eq. 7", BLUE)):
         m = result.live[name]
         label = {"eq. 7": "OVD, A = R"}.get(name, "OVD, mixed_group")
         left.errorbar(m.exact, m.mean, yerr=2 * m.error, fmt="o", ms=4, lw=1, color=colour, label=label)

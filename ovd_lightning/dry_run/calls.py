@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.shape import HALF, SINGLE
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.ovd import OVD
 from ovd_lightning.methods.sg_opd import SGOPD
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
@@ -79,7 +80,7 @@ def calls_of_round(method: Method, problems: int, max_tokens: int, assumed: Assu
         per = assumed.steps * (words + assumed.prompt_tokens) + response * (assumed.steps + 1) / 2
     else:
         scores = judged
-        words = len(trajectory_prompt("", "", scale)) // CHARACTERS_PER_TOKEN
+        words = len(response_prompt("", "", scale)) // CHARACTERS_PER_TOKEN
         per = words + assumed.prompt_tokens + response
     # On 1-10 a distribution takes two prompts: "10" is two tokens.
     asked = 2 if teacher.read == "distribution" and scale == SCALES["one_to_ten"] else 1

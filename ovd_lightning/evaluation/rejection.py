@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, get_args
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.verification import Record, Verification, VerifiedCompletion, VerifiedStep
+from ovd_lightning.judges.scale import ScoreReading
 from ovd_lightning.round.turns import Episode, respond
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.base import Teacher
-from ovd_lightning.teachers.prompts import ScoreReading
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
@@ -132,12 +132,8 @@ class TestingRejection:
             for problem, prompt, seed in zip(problems, prompts, known, strict=True)
         ]
         verified = Verification(self, engine, teacher, task, tokenizer, sampling)
-        ledger = teacher.take_ledger()
-        try:
-            with engine.awake(), teacher.awake():
-                verified.answer(episodes)
-        finally:
-            teacher.ledger = ledger
+        with engine.awake(), teacher.awake(), teacher.unrecorded():
+            verified.answer(episodes)
         return [VerifiedCompletion.of(episode, verified.records[id(episode)]) for episode in episodes]
 
     @staticmethod

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.judges.base import Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.round.turns import Episode, Utterance, mark_thoughts, play
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.demonstrations import student_tokens
-from ovd_lightning.teachers.prompts import step_prompt
-from ovd_lightning.teachers.verbal import Judgement, UnparsedScores, VerbalTeacher
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode, same_vocabulary
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class _Step:
     tokens: int
     text: str
     """What the student wrote."""
-    prompt: str
-    """The scoring prompt."""
+    request: JudgeRequest
+    """What the judge is asked."""
 
 
 class Verification:
@@ -252,16 +252,16 @@ class Verification:
             text = decode(self.tokenizer, ids[begin:b]).strip()
             if a < stand and not text:
                 continue  # belongs to a step that stands
-            prompt = step_prompt(turn.episode.problem.question, texts[:k], texts[k], self.teacher.scale)
-            steps.append(_Step(b - begin, text, prompt))
+            request = JudgeRequest(problem=turn.episode.problem, previous=tuple(texts[:k]), step=texts[k])
+            steps.append(_Step(b - begin, text, request))
             begin = b
         return steps
 
     def _verify(self, turns: Sequence[_Turn], ends: tuple[str, ...]) -> None:
         """Steps of each draft stand up to the first that scores under theta_test; that one is rewritten."""
         found = [(t, self._steps(t)) for t in turns]
-        prompts = [step.prompt for _, steps in found for step in steps]
-        judgements = iter(self.teacher.score(prompts, seed_of("test"), self.unparsed))
+        requests = [step.request for _, steps in found for step in steps]
+        judgements = iter(self.teacher.score(requests, seed_of("test"), self.unparsed))
         rejected: list[tuple[_Turn, _Step, float]] = []
         for t, steps in found:
             for step, judgement in [(step, next(judgements)) for step in steps]:
@@ -278,7 +278,7 @@ class Verification:
     def _read(self, judgement: Judgement, turn: _Turn) -> float | None:
         rng = random.Random(seed_of(turn.episode.seed, "score", len(turn.ids)))
         how, temperature = self.settings.score_reading, self.settings.score_temperature
-        return self.teacher.scale.read(judgement.distribution, how, temperature, rng)
+        return judgement.read(self.teacher.scale, how, temperature, rng)
 
     @staticmethod
     def _close(turn: _Turn) -> None:

@@ -9,7 +9,6 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Aggregation, Mismatch, check_choice
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.student import Student
-from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group, Problem
 
@@ -108,7 +107,7 @@ class GKD(DistributionMatching):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
-            self_test(self.teacher.demonstrator, task, problems[0], max_tokens, scores=False)
+            self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
 
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         return self.teacher.model_on(batch.input_ids.device)

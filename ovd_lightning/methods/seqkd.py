@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
-from ovd_lightning.teachers.self_test import self_test
-from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.types import Group, Problem
 
 if TYPE_CHECKING:
@@ -20,18 +19,18 @@ class SeqKD(Method):
     -mean log pi_S(y_t), the cross-entropy.
 
     Args:
-        teacher: writes; its judge is not asked, so any `read` will do. Any vocabulary.
+        teacher: writes; a `VerbalTeacher` is one, whose judge is not asked. Any vocabulary.
         verified: only trajectories that the task's checker finds correct are imitated.
         group_size: N, trajectories a problem.
         aggregation: how token losses are averaged, see `Method`.
     """
 
     credits_trajectories = False
-    teacher: VerbalTeacher
+    teacher: Demonstrator
 
     def __init__(
         self,
-        teacher: VerbalTeacher,
+        teacher: Demonstrator,
         verified: bool = False,
         group_size: int = 8,
         aggregation: Aggregation = "token_mean",
@@ -41,7 +40,7 @@ class SeqKD(Method):
         self.verified = verified
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        self_test(self.teacher, task, problems[0], max_tokens, scores=False)
+        self.teacher.self_test(task, problems[0], max_tokens)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         return [Group(problem=p, sampled=[]) for p in problems]

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from ovd_lightning import functional as F
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.seeds import seed_of
-from ovd_lightning.teachers.cache import AnswerCache
-from ovd_lightning.teachers.self_test import self_test
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch, Group, Problem, Trajectory
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class SGOPD(TokenLevel):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
-            self_test(self.teacher.demonstrator, task, problems[0], max_tokens, scores=False)
+            self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
 
     @property
     def needs_reference(self) -> bool:
@@ -117,7 +116,7 @@ class SGOPD(TokenLevel):
         round.log_mean("sg_opd/imitation_weight", [weight])
         round.log_sum("sg_opd/imitated", imitated)
 
-    def verified(self, groups: Sequence[Group], demonstrator: VerbalTeacher, round: Round) -> list[Trajectory]:
+    def verified(self, groups: Sequence[Group], demonstrator: Demonstrator, round: Round) -> list[Trajectory]:
         """The correct ones of each group's demonstrations, asked for where the cache does not have them.
 
         A demonstration is a function of run seed, problem and its number, not of the round that first asks for it.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ovd_lightning.tasks.base import Task
-    from ovd_lightning.teachers.verbal import VerbalTeacher
+    from ovd_lightning.teachers.demonstrator import Demonstrator
 
 
 @dataclass(slots=True)
@@ -174,7 +174,7 @@ class Round:
 
     def demonstrate(
         self,
-        teacher: VerbalTeacher,
+        teacher: Demonstrator,
         replaced: Sequence[Trajectory],
         kept: Sequence[int],
         seeds: Sequence[int] | None = None,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ovd_lightning.tasks.base import Task
-    from ovd_lightning.teachers.verbal import VerbalTeacher
+    from ovd_lightning.teachers.demonstrator import Demonstrator
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def student_speaks(engine: Engine, sampling: Sampling) -> Speak:
     return speak
 
 
-def teacher_speaks(teacher: VerbalTeacher, task: Task, tokenizer: PreTrainedTokenizerBase) -> Speak:
+def teacher_speaks(teacher: Demonstrator, task: Task, tokenizer: PreTrainedTokenizerBase) -> Speak:
     """Turns written by a teacher, which sees text and has a vocabulary of its own; heard in the student's tokens."""
     same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
 

@@ -11,7 +11,7 @@ from ovd_lightning.engines.base import Engine, TokensUsed
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.pretrained import check_checkpoint, load_tokenizer, loading
 from ovd_lightning.teachers.base import Teacher
-from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.tokens import same_vocabulary
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TokenTeacher(Teacher):
         self,
         model: str | None = None,
         engine: Engine | None = None,
-        demonstrator: VerbalTeacher | None = None,
+        demonstrator: Demonstrator | None = None,
         dtype: str = "float32",
         chunk_size: int = 1024,
     ) -> None:

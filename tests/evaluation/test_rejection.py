@@ -12,9 +12,12 @@ import pytest
 from ovd_lightning.engines.base import Completion, Request, Sampling
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.rejection import TestingRejection, VerifiedCompletion
+from ovd_lightning.judges.base import JudgeRequest
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import step_prompt
+from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
-from ovd_lightning.teachers.prompts import SCALES, step_prompt
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode
 from tests.helpers import EOS, Scores, ScriptedEngine, as_text, problem
@@ -84,7 +87,7 @@ class Table:
         self.writer = Writer(write=self.student, tokenizer=self.tokenizer, context=self.context)
         self.scorer = ScriptedEngine(self.judge, tokenizer=self.tokenizer)
         self.author = self.demonstrator(write=self.teacher, tokenizer=self.tokenizer)
-        self.verbal = VerbalTeacher(self.scorer, self.author, **self.settings)
+        self.verbal = VerbalTeacher(self.scorer, demonstrator=self.author, **self.settings)
         problems = [problem(f"p{i}", QUESTION) for i in range(n)]
         prompts = [self.tokenizer.encode(self.task.prompt(p), add_special_tokens=False) for p in problems]
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature, stop=self.stop)
@@ -158,7 +161,9 @@ def test_nothing_the_student_wrote_is_tokenised_again(table: Table, tokenizer: A
 
     table.judge = judge({"b": BAD})
     engine = Odd(write=lines("a", "b", "c"), tokenizer=tokenizer)
-    teacher = VerbalTeacher(ScriptedEngine(table.judge, tokenizer=tokenizer), Writer(write=lines("A", "B", "C")))
+    teacher = VerbalTeacher(
+        ScriptedEngine(table.judge, tokenizer=tokenizer), demonstrator=Writer(write=lines("A", "B", "C"))
+    )
     prompt = table.tokens(f"{QUESTION}\n")
     (y,) = TestingRejection(5).generate(
         engine, teacher, table.task, [problem()], [prompt], Sampling(temperature=0.0), [None]
@@ -211,7 +216,7 @@ def test_a_threshold_that_accepts_everything_is_plain_decoding(table: Table, tem
     assert table.scorer.awakenings == 0
     assert not TestingRejection(0).needs_teacher(table.verbal)
     assert TestingRejection(0.5).needs_teacher(table.verbal)
-    assert not TestingRejection(1).needs_teacher(VerbalTeacher(ScriptedEngine(), scale="one_to_ten"))
+    assert not TestingRejection(1).needs_teacher(VerbalTeacher(ScriptedEngine(), VerbalJudge(scale="one_to_ten")))
 
 
 @pytest.mark.parametrize("separator", ["\n", "\n\n"])
@@ -568,7 +573,7 @@ def test_wrong_settings_are_named(setting: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("scale", "threshold"), [("zero_to_nine", -1), ("zero_to_nine", 11), ("one_to_ten", 0)])
 def test_a_threshold_must_be_on_the_teachers_scale(scale: Any, threshold: float) -> None:
-    teacher = VerbalTeacher(ScriptedEngine(), scale=scale)
+    teacher = VerbalTeacher(ScriptedEngine(), VerbalJudge(scale=scale))
     with pytest.raises(ConfigError, match=r"^benchmark\.rejection\.threshold: is "):
         TestingRejection(threshold).check(teacher)
 
@@ -590,7 +595,7 @@ def test_settings_tell_what_answers_depend_on(table: Table) -> None:
 
 def test_a_rounds_ledger_holds_nothing_of_an_evaluation(table: Table) -> None:
     table.play()
-    table.verbal.score([step_prompt(QUESTION, [], "p", SCALES["zero_to_nine"])])
+    table.verbal.score([JudgeRequest.of_text(QUESTION, step="p")])
     TestingRejection(5).generate(
         table.writer, table.verbal, table.task, [problem("q")], [table.tokens(f"{QUESTION}\n")], Sampling(), [1]
     )

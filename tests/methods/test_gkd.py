@@ -17,8 +17,8 @@ from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.student import Student
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.tools import ToolEnvironment
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tools.local import LocalSandbox
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine, make_group, make_round, problem
@@ -33,8 +33,8 @@ def teacher(tiny_untied_model: str) -> TokenTeacher:
     return TokenTeacher(model=tiny_untied_model, chunk_size=3)
 
 
-def writes(text: str, tokenizer: Any = None) -> VerbalTeacher:
-    return VerbalTeacher(ScriptedEngine(write=lambda prompt, request: text, tokenizer=tokenizer), read="text")
+def writes(text: str, tokenizer: Any = None) -> Demonstrator:
+    return Demonstrator(ScriptedEngine(write=lambda prompt, request: text, tokenizer=tokenizer))
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def test_gkd_needs_distributions_and_a_writer(teacher: TokenTeacher) -> None:
 @pytest.mark.parametrize("verified", [False, True])
 def test_seqkd_imitates_what_the_teacher_wrote(tokenizer: Any, verified: bool) -> None:
     engine = ScriptedEngine(write=lambda p, r: None if "3" in p else WRONG if "5" in p else RIGHT)
-    method = SeqKD(VerbalTeacher(engine, read="text"), verified=verified, group_size=2)
+    method = SeqKD(Demonstrator(engine), verified=verified, group_size=2)
     round = make_round(tokenizer)
     groups = method.sample([problem(), problem("q", "1+5+0=?"), problem("r", "3+0+0=?")], round)
     method.annotate(groups, round)

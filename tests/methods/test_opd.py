@@ -16,8 +16,8 @@ from ovd_lightning.methods.opd import OPD
 from ovd_lightning.methods.sg_opd import SGOPD
 from ovd_lightning.methods.sod import SOD
 from ovd_lightning.student import Student
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.teachers.verbal import VerbalTeacher
 from tests.helpers import ScriptedEngine, make_group, make_round, mean, problem
 from tests.methods.slow import assert_same, batches, exact, moved, rows, several_turns
 
@@ -91,7 +91,7 @@ def test_sg_opd_is_the_formula(
 
 
 def replace_demonstrator(teacher: TokenTeacher) -> TokenTeacher:
-    teacher.demonstrator = VerbalTeacher(ScriptedEngine(write=lambda prompt, request: RIGHT), read="text")
+    teacher.demonstrator = Demonstrator(ScriptedEngine(write=lambda prompt, request: RIGHT))
     return teacher
 
 
@@ -148,7 +148,7 @@ def test_sg_opd_imitates_verified_demonstrations_for_a_while(tokenizer: Any, tea
         asked.append(prompt)
         return WRONG if "5" in prompt else RIGHT
 
-    teacher.demonstrator = VerbalTeacher(ScriptedEngine(write=write, tokenizer=tokenizer), read="text")
+    teacher.demonstrator = Demonstrator(ScriptedEngine(write=write, tokenizer=tokenizer))
     method = SGOPD(teacher, imitation=0.8, hold=0.1, end=0.3)
 
     def play(progress: float) -> tuple[list[list[float | None]], Any]:
@@ -174,7 +174,7 @@ def test_sg_opd_imitates_verified_demonstrations_for_a_while(tokenizer: Any, tea
 def test_sg_opd_keeps_its_demonstrations_on_disk(tokenizer: Any, teacher: TokenTeacher, tmp_path: Path) -> None:
     asked: list[int] = []
     engine = ScriptedEngine(write=lambda p, r: (asked.append(r.seed), RIGHT)[1], tokenizer=tokenizer)
-    teacher.demonstrator = VerbalTeacher(engine, read="text")
+    teacher.demonstrator = Demonstrator(engine)
     texts = []
     for index in (0, 1):
         round = make_round(tokenizer, index=index)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,11 +17,29 @@ import pytest
 from ovd_lightning import functional as F
 from ovd_lightning.engines.base import Completion, Request, Sampling
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.base import Judgement
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
+from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.rules import (
+    Acceptance,
+    Added,
+    Capped,
+    Credit,
+    MixedGroup,
+    Reward,
+    Scoring,
+    Soft,
+    StepScores,
+    StudentGroup,
+    Suffix,
+    Threshold,
+    Whole,
+)
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
-from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 from tests.helpers import EOS, PAD, ScriptedEngine, make_group, make_round, mean, problem
 
@@ -75,6 +94,7 @@ def annotate(tokenizer: Any) -> Callable[..., Annotated]:
         default: Any = 9,
         write: Callable[[str, Request], str | None] = lambda prompt, request: TAUGHT,
         teacher: Mapping[str, Any] | None = None,
+        judge: Mapping[str, Any] | None = None,
         index: int = 0,
         seed: int = 0,
         max_tokens: int = 64,
@@ -82,7 +102,8 @@ def annotate(tokenizer: Any) -> Callable[..., Annotated]:
         **settings: Any,
     ) -> Annotated:
         engine = ScriptedEngine(judge_of(scores or {}, default), write, engine_tokenizer)
-        method = OVD(VerbalTeacher(engine, **(teacher or {})), group_size=max(len(texts[0]), 2), **settings)
+        taught = VerbalTeacher(engine, VerbalJudge(**(judge or {})), **(teacher or {}))
+        method = OVD(taught, group_size=max(len(texts[0]), 2), **settings)
         round = make_round(tokenizer, index, seed, max_tokens)
         groups = [make_group(round, group, group=g) for g, group in enumerate(texts)]
         return Annotated(method, engine, round, groups)
@@ -113,9 +134,9 @@ def test_every_step_is_scored_with_the_prompt_of_the_appendix(annotate: Annotate
 
 
 def test_the_whole_trajectory_is_scored_at_once(annotate: Annotate) -> None:
-    run = annotate([RIGHT, WRONG], scores={WRONG: 4}, scoring="trajectory", replace_when="score")
+    run = annotate([RIGHT, WRONG], scores={WRONG: 4}, scoring=Scoring(level="trajectory"), replace_when="score")
     scale = SCALES["zero_to_nine"]
-    assert run.engine.judged == [trajectory_prompt("1+1+0=?", text, scale) for text in (RIGHT, WRONG)]
+    assert run.engine.judged == [response_prompt("1+1+0=?", text, scale) for text in (RIGHT, WRONG)]
     assert [y.score for y in run.groups[0].sampled] == [9, 4]
     assert run.groups[0].sampled[1].distribution == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
     assert all(s.score is None for y in run.groups[0].sampled for s in y.steps)
@@ -126,12 +147,12 @@ def test_the_whole_trajectory_is_scored_at_once(annotate: Annotate) -> None:
 @pytest.mark.parametrize(("aggregation", "score"), [("min", 2), ("mean", 5), ("last", 5)])
 def test_step_aggregation(annotate: Annotate, aggregation: str, score: float) -> None:
     # 8, 2, 5: the least is 2, the mean (8 + 2 + 5) / 3 = 5, the last 5
-    run = annotate([RIGHT], scores={"1+1=2": 8, "2+0=2": 2, "\\boxed{2}": 5}, step_aggregation=aggregation)
+    run = annotate([RIGHT], scores={"1+1=2": 8, "2+0=2": 2, "\\boxed{2}": 5}, scoring=Scoring(aggregation=aggregation))
     assert run.groups[0].sampled[0].score == score
 
 
 def test_the_last_score_is_the_last_there_is(annotate: Annotate) -> None:
-    run = annotate([RIGHT], scores={"1+1=2": 8, "2+0=2": 3, "\\boxed{2}": NOTHING}, step_aggregation="last")
+    run = annotate([RIGHT], scores={"1+1=2": 8, "2+0=2": 3, "\\boxed{2}": NOTHING}, scoring=Scoring(aggregation="last"))
     assert run.groups[0].sampled[0].score == 3
 
 
@@ -141,11 +162,13 @@ SPREAD = [0.1, 0.0, 0.0, 0.3, 0.0, 0.4, 0.0, 0.0, 0.0, 0.2]
 def read(run: Annotated, samples: int, distribution: list[float] | None = SPREAD) -> list[float | None]:
     y = run.groups[0].sampled[0]
     judgement = Judgement(distribution, 1.0)
-    return [run.method.read(judgement, run.round, replace(y, sample=i), 0) for i in range(samples)]
+    scale = run.method.teacher.scale
+    draws = (run.round.random("score", y.group, i, 0, y.source) for i in range(samples))
+    return [run.method.scoring.read(judgement, scale, random) for random in draws]
 
 
 def test_the_score_is_sampled_at_its_temperature(annotate: Annotate) -> None:
-    run = annotate([RIGHT], score_reading="sample", score_temperature=0.7)
+    run = annotate([RIGHT], scoring=Scoring(reading="sample", temperature=0.7))
     counts = Counter(read(run, 8000))
     for value, p in enumerate(F.temper(SPREAD, 0.7)):
         assert counts[float(value)] / 8000 == pytest.approx(p, abs=0.02)
@@ -156,26 +179,26 @@ def test_the_score_is_sampled_at_its_temperature(annotate: Annotate) -> None:
 
 def test_the_score_is_the_mean_or_the_mode(annotate: Annotate) -> None:
     # 0 + 0.3 * 3 + 0.4 * 5 + 0.2 * 9 = 4.7
-    assert read(annotate([RIGHT], score_reading="mean"), 1) == [pytest.approx(4.7)]
-    assert read(annotate([RIGHT], score_reading="argmax"), 1) == [5.0]
+    assert read(annotate([RIGHT], scoring=Scoring(reading="mean")), 1) == [pytest.approx(4.7)]
+    assert read(annotate([RIGHT], scoring=Scoring(reading="argmax")), 1) == [5.0]
     for reading in ("sample", "mean", "argmax"):
-        assert read(annotate([RIGHT], score_reading=reading), 1, None) == [None]
+        assert read(annotate([RIGHT], scoring=Scoring(reading=reading)), 1, None) == [None]
 
 
 def test_modes_on_the_other_scale(annotate: Annotate) -> None:
     ten = {"scale": "one_to_ten"}
     # the same ten places, one further: 4.7 + 1
-    assert read(annotate([RIGHT], score_reading="mean", teacher=ten), 1) == [pytest.approx(5.7)]
-    assert read(annotate([RIGHT], score_reading="argmax", teacher=ten), 1) == [6.0]
-    assert set(read(annotate([RIGHT], score_reading="sample", teacher=ten), 500)) == {1, 4, 6, 10}
+    assert read(annotate([RIGHT], scoring=Scoring(reading="mean"), judge=ten), 1) == [pytest.approx(5.7)]
+    assert read(annotate([RIGHT], scoring=Scoring(reading="argmax"), judge=ten), 1) == [6.0]
+    assert set(read(annotate([RIGHT], scoring=Scoring(reading="sample"), judge=ten), 500)) == {1, 4, 6, 10}
 
 
 def test_ten_needs_two_tokens(tokenizer: Any) -> None:
     def judge(prompt: str) -> dict[str, float]:
         return {"0": 0.75} if prompt.endswith(":1") else {"1": 0.8, "4": 0.2}
 
-    teacher = VerbalTeacher(ScriptedEngine(judge, tokenizer=tokenizer), scale="one_to_ten")
-    (judgement,) = teacher.score(["Output only a single number from 1 to 10:"])
+    ten = VerbalJudge(ScriptedEngine(judge, tokenizer=tokenizer), scale="one_to_ten")
+    (judgement,) = ten.score(["Output only a single number from 1 to 10:"])
     # P("10") = P("1") P("0" | "1") = 0.8 * 0.75 = 0.6, P("1") keeps 0.2, P("4") = 0.2
     assert judgement.distribution == pytest.approx([0.2, 0, 0, 0.2, 0, 0, 0, 0, 0, 0.6])
 
@@ -198,7 +221,7 @@ def test_ten_needs_two_tokens(tokenizer: Any) -> None:
         ("one_to_ten", 11, [False, False, False, False]),
     ],
 )
-def test_acceptance_at_the_threshold(tokenizer: Any, scale: str, threshold: float, accepted: list[bool]) -> None:
+def test_acceptance_at_the_threshold(tokenizer: Any, scale: Any, threshold: float, accepted: list[bool]) -> None:
     low = SCALES[scale].low
     of_step = judge_of({str(s): s + low for s in (0, 6, 7, 9)}, default=9 + low)
 
@@ -209,7 +232,7 @@ def test_acceptance_at_the_threshold(tokenizer: Any, scale: str, threshold: floa
             return {"0": 1.0} if score == 10 else {"x": 1.0}
         return {"1": 1.0} if score == 10 else score
 
-    teacher = VerbalTeacher(ScriptedEngine(judge, lambda *_: TAUGHT, tokenizer), scale=scale)  # type: ignore[arg-type]
+    teacher = VerbalTeacher(ScriptedEngine(judge, lambda *_: TAUGHT, tokenizer), VerbalJudge(scale=scale))
     round = make_round(tokenizer)
     group = make_group(round, [f"{s}\n\\boxed{{2}}" for s in (0, 6, 7, 9)])
     OVD(teacher, threshold=threshold, replace_when="score").annotate([group], round)
@@ -219,17 +242,16 @@ def test_acceptance_at_the_threshold(tokenizer: Any, scale: str, threshold: floa
 
 
 def test_soft_acceptance_is_a_probability(annotate: Annotate) -> None:
-    run = annotate([RIGHT], acceptance="soft", soft_beta=3.0, soft_bound=20.0)
-    y = run.groups[0].sampled[0]
+    rule, y, random = Soft(3.0, 20.0), annotate([RIGHT]).groups[0].sampled[0], Random(0)
     for score, probability in ((9.0, 1.0), (6.0, 0.369453), (3.0, 0.135914), (0.0, 0.05)):  # exp(S/3) / 20
-        accepted = [run.method.accepts(replace(y, sample=i, score=score), run.round) for i in range(4000)]
+        accepted = [rule.accepts(y, score, 10, random) for _ in range(4000)]
         assert sum(accepted) / 4000 == pytest.approx(probability, abs=0.02)
-    # the threshold plays no part
-    assert run.method.accepts(replace(y, score=9.0), run.round)
+    run = annotate([RIGHT] * 8, acceptance=rule, threshold=10, replace_when="score")
+    assert all(y.accepted for y in run.groups[0].sampled), "the threshold plays no part"
 
 
 def test_a_trajectory_without_a_score_is_accepted_and_counted(annotate: Annotate) -> None:
-    run = annotate([RIGHT, WRONG], default=NOTHING, teacher={"max_parse_failures": 1.0}, replace_when="score")
+    run = annotate([RIGHT, WRONG], default=NOTHING, judge={"max_parse_failures": 1.0}, replace_when="score")
     assert [y.score for y in run.groups[0].sampled] == [None, None]
     assert [y.accepted for y in run.groups[0].sampled] == [True, True]
     assert run.sources == ["student", "student"]
@@ -275,7 +297,7 @@ def test_triggers(annotate: Annotate, trigger: str, replaced: list[bool]) -> Non
     ],
 )
 def test_the_cap_takes_the_worst_first(annotate: Annotate, cap: int, replaced: list[int]) -> None:
-    run = annotate(FOUR, scores=BAD, max_replacements=cap)
+    run = annotate(FOUR, scores=BAD, replacement=None if cap is None else Capped(cap))
     assert [i for i, source in enumerate(run.sources) if source == "teacher"] == replaced
 
 
@@ -283,12 +305,14 @@ def test_the_cap_takes_the_unscored_last_and_ties_in_order(annotate: Annotate) -
     texts = ["0\n\\boxed{0}", "1\n\\boxed{0}", "2\n\\boxed{0}", "3\n\\boxed{0}"]
     scores = {"0": NOTHING, "1": 5, "2": 4, "3": 4, "\\boxed{0}": NOTHING}
     for cap, replaced in ((1, [2]), (2, [2, 3]), (3, [1, 2, 3]), (4, [0, 1, 2, 3])):
-        run = annotate(texts, scores=scores, max_replacements=cap, teacher={"max_parse_failures": 1.0})
+        run = annotate(
+            texts, scores=scores, replacement=None if cap is None else Capped(cap), judge={"max_parse_failures": 1.0}
+        )
         assert [i for i, source in enumerate(run.sources) if source == "teacher"] == replaced
 
 
 def test_the_cap_is_per_group(annotate: Annotate) -> None:
-    run = annotate([WRONG, WRONG], [WRONG, RIGHT], [RIGHT, RIGHT], scores=BAD, max_replacements=1)
+    run = annotate([WRONG, WRONG], [WRONG, RIGHT], [RIGHT, RIGHT], scores=BAD, replacement=Capped(1))
     assert [[y.source for y in g.mixture] for g in run.groups] == [
         ["teacher", "student"], ["teacher", "student"], ["student", "student"],
     ]  # fmt: skip
@@ -318,21 +342,21 @@ def test_substitution_keeps_the_order_and_the_sampled_list(annotate: Annotate) -
 
 
 def test_adding_keeps_the_rejected(annotate: Annotate) -> None:
-    run = annotate(FOUR, scores=BAD, mixing="add")
+    run = annotate(FOUR, scores=BAD, replacement=Added())
     assert len(run.groups[0].sampled) == 4
     assert run.sources == ["student"] * 4 + ["teacher"] * 3
     assert [y.sample for y in run.mixture] == [0, 1, 2, 3, 1, 2, 3]
     assert run.mixture[:4] == run.groups[0].sampled
     assert run.advantages == [1, 0, 1, 0, 1, 1, 1]  # A = R
     # mu = 5/7; squared deviations 5 (2/7)^2 + 2 (5/7)^2 = 70/49; sigma = sqrt(70/49/6) = 0.487950
-    normalised = annotate(FOUR, scores=BAD, mixing="add", advantage="mixed_group").advantages
+    normalised = annotate(FOUR, scores=BAD, replacement=Added(), credit=MixedGroup()).advantages
     assert normalised == pytest.approx([0.585540, -1.463850, 0.585540, -1.463850, *[0.585540] * 3], abs=1e-4)
 
 
 def test_continuation_keeps_the_tokens_before_the_first_rejected_step(annotate: Annotate) -> None:
     # the threshold is 7: the first step has just enough, the second has not
     run = annotate(
-        [LATE, RIGHT], scores={"1+1=2": 7, "2+0=3": 2, "\\boxed{3}": 1}, replacement="continuation",
+        [LATE, RIGHT], scores={"1+1=2": 7, "2+0=3": 2, "\\boxed{3}": 1}, replacement=Suffix(),
         write=lambda prompt, request: "2+0=2\n\\boxed{2}",
     )  # fmt: skip
     old, new = run.groups[0].sampled[0], run.mixture[0]
@@ -358,7 +382,7 @@ def test_continuation_keeps_the_tokens_before_the_first_rejected_step(annotate: 
 
 def test_without_a_rejected_step_or_with_the_first_the_whole_is_replaced(annotate: Annotate) -> None:
     # incorrect, though every step was accepted; and rejected at its first step
-    run = annotate(["4\n\\boxed{4}", WRONG], scores={"1+1=3": 2}, replacement="continuation")
+    run = annotate(["4\n\\boxed{4}", WRONG], scores={"1+1=3": 2}, replacement=Suffix())
     assert run.sources == ["teacher", "teacher"]
     assert [y.text for y in run.mixture] == [TAUGHT, TAUGHT]
     assert [request.prompt for request in run.engine.written] == ["1+1+0=?\n"] * 2
@@ -425,22 +449,22 @@ def test_two_groups_of_one_problem_do_not_mix(annotate: Annotate) -> None:
 
 def capped(annotate: Annotate, *texts: str, **settings: Any) -> Annotated:
     """One replacement a group: mixtures with some right and some wrong."""
-    return annotate(list(texts), max_replacements=1, **settings)
+    return annotate(list(texts), replacement=Capped(1), **settings)
 
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
         # sampled rewards 1, 0, 0, 0; after one replacement 1, 1, 0, 0
-        ("reward", [1, 1, 0, 0]),
+        (Reward(), [1, 1, 0, 0]),
         # mu = 1/2, sigma = sqrt(4 (1/4) / 3) = 0.577350: 0.5 / 0.577350
-        ("mixed_group", [0.866024, 0.866024, -0.866024, -0.866024]),
+        (MixedGroup(), [0.866024, 0.866024, -0.866024, -0.866024]),
         # before: mu = 1/4, sigma = 1/2: (1 - 1/4) / (1/2), (0 - 1/4) / (1/2)
-        ("student_group", [1.5, 1.5, -0.5, -0.5]),
+        (StudentGroup(), [1.5, 1.5, -0.5, -0.5]),
     ],
 )
-def test_advantage_rules(annotate: Annotate, rule: str, expected: list[float]) -> None:
-    run = capped(annotate, RIGHT, WRONG, WRONG, WRONG, advantage=rule)
+def test_advantage_rules(annotate: Annotate, rule: Credit, expected: list[float]) -> None:
+    run = capped(annotate, RIGHT, WRONG, WRONG, WRONG, credit=rule)
     assert run.sources == ["student", "teacher", "student", "student"]
     assert run.advantages == pytest.approx(expected, abs=1e-5)
 
@@ -452,15 +476,15 @@ def near(values: list[float]) -> Any:
 
 def test_the_students_group_has_a_floor_under_sigma(annotate: Annotate) -> None:
     # sampled rewards 0, 0, 0: mu = 0, sigma = 0, floor 1/4: the teacher's 1 gives 4
-    assert capped(annotate, WRONG, WRONG, WRONG, advantage="student_group").advantages == near([4, 0, 0])
-    run = capped(annotate, WRONG, WRONG, WRONG, advantage="student_group", sigma_floor=0.5)
+    assert capped(annotate, WRONG, WRONG, WRONG, credit=StudentGroup()).advantages == near([4, 0, 0])
+    run = capped(annotate, WRONG, WRONG, WRONG, credit=StudentGroup(0.5))
     assert run.advantages == near([2, 0, 0])
 
 
 def test_algorithm_1_as_written_learns_nothing_where_the_teacher_intervened(annotate: Annotate) -> None:
     from ovd_lightning.callbacks.rollout import RolloutCallback
 
-    literal = {"advantage": "mixed_group", "replace_when": "score_or_incorrect", "mixing": "substitute"}
+    literal = {"credit": MixedGroup(), "replace_when": "score_or_incorrect", "replacement": Whole()}
     run = annotate([RIGHT, WRONG], [WRONG, WRONG], scores=BAD, **literal)
     for group in run.groups:
         assert [y.reward for y in group.mixture] == [1, 1]
@@ -489,27 +513,27 @@ def by_step(y: Trajectory) -> list[float]:
 
 def stepwise(annotate: Annotate, **settings: Any) -> Annotated:
     kept: dict[str, Any] = {"threshold": 0, "replace_when": "score"}
-    return annotate([A, B], scores=STEPS, credit="step", **{**kept, **settings})
+    return annotate([A, B], scores=STEPS, **{"credit": StepScores(), **kept, **settings})
 
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        ("reward", [2 / 3, 1, 1 / 3, 0]),
+        (Reward(), [2 / 3, 1, 1 / 3, 0]),
         # mu = 1/2; squares 1/36 + 1/4 + 1/36 + 1/4 = 5/9; sigma = sqrt(5/27) = 0.430331
-        ("mixed_group", [0.387298, 1.161893, -0.387298, -1.161893]),
-        ("student_group", [0.387298, 1.161893, -0.387298, -1.161893]),
+        (MixedGroup(), [0.387298, 1.161893, -0.387298, -1.161893]),
+        (StudentGroup(), [0.387298, 1.161893, -0.387298, -1.161893]),
     ],
 )
-def test_step_credit(annotate: Annotate, rule: str, expected: list[float]) -> None:
-    run = stepwise(annotate, advantage=rule)
+def test_step_credit(annotate: Annotate, rule: Credit, expected: list[float]) -> None:
+    run = stepwise(annotate, credit=StepScores(rule))
     assert [a for y in run.mixture for a in by_step(y)] == pytest.approx(expected, abs=1e-5)
 
 
 def test_step_credit_scores_the_teachers_steps_too(annotate: Annotate) -> None:
     # B is rejected. The teacher's steps "1+1=2" and "\boxed{2}" score 5 and 9: R_k = 5/9 and 1
     scores = {**STEPS, "1+1=2": 5}
-    run = annotate([A, B], scores=scores, credit="step", threshold=4, replace_when="score", advantage="student_group")
+    run = annotate([A, B], scores=scores, credit=StepScores(StudentGroup()), threshold=4, replace_when="score")
     assert run.sources == ["student", "teacher"]
     assert [s.score for s in run.mixture[1].steps] == [5, 9]
     assert run.mixture[1].score == 5
@@ -520,27 +544,27 @@ def test_step_credit_scores_the_teachers_steps_too(annotate: Annotate) -> None:
 
 
 def test_a_step_without_a_score_is_credited_with_the_outcome(annotate: Annotate) -> None:
-    run = annotate([A, B], scores={**STEPS, "6": NOTHING, "3": NOTHING}, credit="step", threshold=0,
+    run = annotate([A, B], scores={**STEPS, "6": NOTHING, "3": NOTHING}, credit=StepScores(), threshold=0,
                    replace_when="score")  # fmt: skip
     assert [a for y in run.mixture for a in by_step(y)] == pytest.approx([1, 1, 0, 0])
 
 
 def test_step_credit_on_the_other_scale(annotate: Annotate) -> None:
-    run = stepwise(annotate, teacher={"scale": "one_to_ten", "max_parse_failures": 1.0}, threshold=1)
+    run = stepwise(annotate, judge={"scale": "one_to_ten", "max_parse_failures": 1.0}, threshold=1)
     # 6, 9, 3 are (S - 1) / 9; 0 is no score on 1-10, and B's outcome is 0
     assert [a for y in run.mixture for a in by_step(y)] == pytest.approx([5 / 9, 8 / 9, 2 / 9, 0])
 
 
 def test_no_steps_at_all(annotate: Annotate) -> None:
-    run = annotate([RIGHT, RIGHT], credit="step", advantage="student_group")
+    run = annotate([RIGHT, RIGHT], credit=StepScores(StudentGroup()))
     y = run.groups[0].sampled[0]
     empty = replace(y, completion_ids=[], completion_mask=[], steps=[], advantages=[])
     group = Group(problem=y.problem, sampled=[empty], mixture=[empty])
-    run.method.credit(group)
+    run.method.credit.assign(group, run.method.teacher.scale)
     assert empty.advantages == []
-    assert run.method.aggregate([]) is None
+    assert run.method.scoring.aggregate([]) is None
     taught = replace(y, steps=[Step(start=0, end=len(y.completion_ids), text="", score=9.0)])
-    run.method.credit(Group(problem=y.problem, sampled=[empty], mixture=[taught]))
+    run.method.credit.assign(Group(problem=y.problem, sampled=[empty], mixture=[taught]), run.method.teacher.scale)
     assert set(taught.advantages) == {0.0}, "alone, it is its own baseline"
 
 
@@ -554,8 +578,8 @@ def decisions(run: Annotated) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("acceptance", ["threshold", "soft"])
-def test_randomness_is_a_function_of_seed_round_group_and_sample(annotate: Annotate, acceptance: str) -> None:
+@pytest.mark.parametrize("acceptance", [Threshold(), Soft()], ids=lambda rule: type(rule).__name__)
+def test_randomness_is_a_function_of_seed_round_group_and_sample(annotate: Annotate, acceptance: Acceptance) -> None:
     def run(index: int = 0, seed: int = 0, groups: int = 3) -> list[Any]:
         spread = {str(i): 0.1 for i in range(10)}
         texts = [[RIGHT] * 6] * groups
@@ -583,24 +607,16 @@ def test_randomness_is_a_function_of_seed_round_group_and_sample(annotate: Annot
         ("threshold", {"threshold": 11}),
         ("threshold", {"threshold": float("nan")}),
         ("group_size", {"group_size": 0}),
-        ("group_size", {"group_size": 1, "advantage": "mixed_group"}),
-        ("group_size", {"group_size": 1, "advantage": "student_group"}),
-        ("replacement", {"replacement": "continuation", "scoring": "trajectory"}),
-        ("credit", {"credit": "step", "scoring": "trajectory"}),
-        ("soft_beta", {"acceptance": "soft", "soft_beta": 0}),
-        ("soft_beta", {"acceptance": "soft", "soft_bound": 0.5}),
-        ("max_replacements", {"max_replacements": -1}),
-        ("score_temperature", {"score_temperature": 0}),
-        ("sigma_floor", {"sigma_floor": -0.1}),
-        ("sigma_floor", {"advantage": "student_group", "sigma_floor": 0}),
+        ("group_size", {"group_size": 1, "credit": MixedGroup()}),
+        ("group_size", {"group_size": 1, "credit": StepScores(StudentGroup())}),
+        ("replacement", {"replacement": Suffix(), "scoring": Scoring(level="trajectory")}),
+        ("replacement", {"replacement": Capped(1, Suffix()), "scoring": Scoring(level="trajectory")}),
+        ("credit", {"credit": StepScores(), "scoring": Scoring(level="trajectory")}),
         ("clip", {"clip": 0}),
         ("clip", {"clip": 1}),
         ("clip_high", {"clip_high": 0}),
         ("kl_coefficient", {"kl_coefficient": -0.001}),
-        *((name, {name: "none of these"}) for name in (
-            "scoring", "score_reading", "step_aggregation", "acceptance", "replace_when", "replacement", "mixing",
-            "advantage", "credit", "ratio", "aggregation",
-        )),
+        *((name, {name: "none of these"}) for name in ("ratio", "aggregation")),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> None:
@@ -612,7 +628,7 @@ def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> Non
 
 
 def test_the_threshold_is_checked_against_the_teachers_scale() -> None:
-    ten = VerbalTeacher(ScriptedEngine(), scale="one_to_ten")
+    ten = VerbalTeacher(ScriptedEngine(), VerbalJudge(scale="one_to_ten"))
     assert OVD(ten, threshold=11).threshold == 11
     with pytest.raises(ConfigError, match="outside the teacher's score scale 1-10") as error:
         OVD(ten, threshold=0)
@@ -622,7 +638,7 @@ def test_the_threshold_is_checked_against_the_teachers_scale() -> None:
 
 
 def test_a_group_of_one_needs_no_baseline_for_eq_7() -> None:
-    assert OVD(VerbalTeacher(ScriptedEngine()), group_size=1, advantage="reward").group_size == 1
+    assert OVD(VerbalTeacher(ScriptedEngine()), group_size=1, credit=Reward()).group_size == 1
 
 
 def test_the_student_samples_n_a_problem(tokenizer: Any) -> None:

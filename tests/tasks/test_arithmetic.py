@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.tasks.arithmetic import LIMIT, ArithmeticTask, parse, render, solution
 from ovd_lightning.tasks.base import Split
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.types import Problem
 
 ASSETS = Path(str(files("ovd_lightning") / "assets"))
@@ -154,7 +155,7 @@ def test_operations_range_is_kept() -> None:
         f"{QUESTION}\n" + "\n".join(STEPS),
         step_prompt(QUESTION, STEPS[:2], STEPS[2], SCALE),
         step_prompt(QUESTION, [], STEPS[0], SCALE),
-        trajectory_prompt(QUESTION, "\n".join(STEPS), SCALE),
+        response_prompt(QUESTION, "\n".join(STEPS), SCALE),
         "1 + 2 = ? ",
     ],
 )
@@ -183,7 +184,7 @@ def test_every_training_text_is_in_the_vocabulary(tokenizer: Any, task: Arithmet
 def test_scoring_prompts_are_short(tokenizer: Any) -> None:
     lengths = [len(tokenizer(step_prompt(QUESTION, STEPS[:k], STEPS[k], SCALE)).input_ids) for k in range(4)]
     assert max(lengths) <= 60
-    assert len(tokenizer(trajectory_prompt(QUESTION, "\n".join(STEPS), SCALE)).input_ids) <= 60
+    assert len(tokenizer(response_prompt(QUESTION, "\n".join(STEPS), SCALE)).input_ids) <= 60
 
 
 def test_split_steps_of_a_tokenised_solution(tokenizer: Any, task: ArithmeticTask) -> None:

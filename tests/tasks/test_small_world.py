@@ -21,9 +21,10 @@ from benchmarks.pretrain_search.evaluation import Played, play, small_world
 from benchmarks.pretrain_search.searching import Library, Piece, faults, habits, into_steps, judge, rightly, write
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.tasks.environment import Turn
 from ovd_lightning.tasks.small_world import SPLITS, SmallWorldTask, ask, main
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.tokens import decode
 from tests.workflow import cli
 
@@ -175,7 +176,7 @@ def test_texts_survive_the_tokenizer_whole(tokenizer: Any, library: Library) -> 
         steps = ["".join(piece.text for piece in step).strip() for step in into_steps(pieces)]
         texts.append(f"Question: {ask(*chain)}\n{text}")
         texts.append(step_prompt(ask(*chain), steps[:-1], steps[-1], SCALE))
-        texts.append(trajectory_prompt(ask(*chain), text, SCALE))
+        texts.append(response_prompt(ask(*chain), text, SCALE))
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert decode(tokenizer, ids) == text

@@ -23,13 +23,14 @@ from benchmarks.pretrain_calls.trajectories import Turn, fault, habits, judge, m
 from benchmarks.pretrain_calls.vocabulary import CLOSE, VOCABULARY
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.round.turns import Episode, Utterance
 from ovd_lightning.round.turns import play as take_turns
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, evaluate, parse, render
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.tool_arithmetic import LARGEST, RESPONSE, ToolArithmeticTask, call, solution
 from ovd_lightning.tasks.tools import ToolEnvironment
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
 
@@ -186,7 +187,7 @@ def test_texts_survive_the_tokenizer_whole(tokenizer: Any, task: ToolArithmeticT
         for text in (
             f"{question}\n" + "\n".join(steps),
             step_prompt(question, steps[:-1], steps[-1], SCALE),
-            trajectory_prompt(question, "\n".join(steps), SCALE),
+            response_prompt(question, "\n".join(steps), SCALE),
         ):
             ids = tokenizer.encode(text, add_special_tokens=False)
             assert decode(tokenizer, ids) == text
@@ -201,7 +202,7 @@ def test_a_scoring_row_is_the_scoring_prompt(task: ToolArithmeticTask) -> None:
         for k in range(len(steps)):
             prompt = step_prompt(question, steps[:k], steps[k], SCALE)
             assert scoring_row(expression, judged, k).inputs == VOCABULARY.encode(prompt)
-        whole = trajectory_prompt(question, "\n".join(steps), SCALE)
+        whole = response_prompt(question, "\n".join(steps), SCALE)
         assert scoring_row(expression, judged, None).inputs == VOCABULARY.encode(whole)
 
 

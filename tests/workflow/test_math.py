@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import step_prompt
 from ovd_lightning.tasks.math import INSTRUCTION, TRAINING_PROMPT
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4
-from ovd_lightning.teachers.prompts import SCALES, step_prompt
 from tests.chat_model import save_chat_model, teach
 from tests.served import serve
 from tests.workflow import cli

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovd_lightning.teachers.score_words import (
+from ovd_lightning.judges.score_words import (
     BOUND,
     COUNTED,
     DENIED,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ovd_lightning.teachers.prompts import SCALES
-from ovd_lightning.teachers.score_text import read_score
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.score_text import read_score
 
 KINDS: dict[str, list[tuple[str, int | None]]] = {
     "a label before an explanation": [

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_prompt
+from ovd_lightning.judges.scale import SCALES
+from ovd_lightning.judges.template import response_prompt, step_prompt
 
 APPENDIX_A4 = """\
 Problem: x
@@ -46,7 +47,7 @@ def test_previous_steps_stand_one_a_line() -> None:
 
 @pytest.mark.parametrize("scale", SCALES.values())
 def test_the_trajectory_prompt_is_the_same_of_the_whole(scale) -> None:
-    prompt = trajectory_prompt("x", "s_1\ns_2\n", scale)
+    prompt = response_prompt("x", "s_1\ns_2\n", scale)
     assert prompt.startswith("Problem: x\nSolution: s_1\ns_2\nRate the quality of the solution on a scale of ")
     assert prompt.endswith(f"\n\nOutput only a single number from {scale.low} to {scale.high}:")
     bands = step_prompt("x", [], "a", scale).split("where:")[1]

@@ -1,4 +1,4 @@
-"""The verbal scoring prompt of appendix A.4, per step and per trajectory, and what is read from its answer."""
+"""The score vocabulary (section 3.3), and how one score is read from a distribution over it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_lightning.functional import temper
-from ovd_lightning.teachers.score_text import read_score
+from ovd_lightning.judges.score_text import read_score
 
 ScoreReading = Literal["sample", "mean", "argmax"]
 """One score from the teacher's distribution: drawn from it (section 3.3), its mean, or its likeliest."""
@@ -36,6 +36,10 @@ class Scale:
         """Score -> [0, 1]; the S / (v - 1) of Proposition 3.4."""
         return (score - self.low) / (self.high - self.low)
 
+    def mean(self, distribution: Sequence[float] | None) -> float | None:
+        """E[S] under a distribution, [v]; None without one."""
+        return None if distribution is None else sum(s * p for s, p in zip(self.values, distribution, strict=True))
+
     def read(
         self, distribution: Sequence[float] | None, how: ScoreReading, temperature: float, rng: random.Random
     ) -> float | None:
@@ -49,7 +53,7 @@ class Scale:
         if how == "argmax":
             return float(self.values[max(range(len(self.values)), key=distribution.__getitem__)])
         if how == "mean":
-            return sum(s * p for s, p in zip(self.values, distribution, strict=True))
+            return self.mean(distribution)
         return float(rng.choices(self.values, temper(distribution, temperature))[0])
 
     def parse(self, text: str) -> int | None:
@@ -60,44 +64,5 @@ class Scale:
         """
         return read_score(text, self.low, self.high)
 
-    def rubric(self) -> str:
-        a = self.low
-        bands = [f"{a}-{a + 2}", f"{a + 3}-{a + 5}", f"{a + 6}-{a + 8}", f"{a + 9}"]
-        meanings = [
-            "Incorrect or irrelevant",
-            "Partially correct but incomplete",
-            "Correct and well-reasoned",
-            "Optimal step toward the solution",
-        ]
-        return "\n".join(f"- {band}: {meaning}" for band, meaning in zip(bands, meanings, strict=True))
-
 
 SCALES: dict[str, Scale] = {"zero_to_nine": Scale(0, 9), "one_to_ten": Scale(1, 10)}
-
-
-def step_prompt(question: str, previous: Sequence[str], current: str, scale: Scale) -> str:
-    """Appendix A.4, word for word on the 1-10 scale; the 0-9 scale shifts the four bands by one.
-
-    The paper writes the previous steps as "s_1, s_2, ..."; here they stand one a line, as written.
-    The prompt ends where the score's token comes next.
-    """
-    return (
-        f"Problem: {question.strip()}\n"
-        f"Previous Steps: {chr(10).join(step.strip() for step in previous)}\n"
-        f"Current Step: {current.strip()}\n"
-        f"Rate the quality of the current reasoning step on a scale of {scale.low}-{scale.high}, where:\n\n"
-        f"{scale.rubric()}\n\n"
-        f"Output only a single number from {scale.low} to {scale.high}:"
-    )
-
-
-def trajectory_prompt(question: str, response: str, scale: Scale) -> str:
-    """Trajectory-level scoring (section 3.3: "it evaluates the complete chain"); the paper prints no
-    template for it, so this is A.4 with the whole solution as what is rated."""
-    return (
-        f"Problem: {question.strip()}\n"
-        f"Solution: {response.strip()}\n"
-        f"Rate the quality of the solution on a scale of {scale.low}-{scale.high}, where:\n\n"
-        f"{scale.rubric().replace('Optimal step toward the solution', 'Optimal solution')}\n\n"
-        f"Output only a single number from {scale.low} to {scale.high}:"
-    )

@@ -1,0 +1,57 @@
+"""What a round's judgements look like, for the dashboards. All means are over this round's items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ovd_lightning import functional as F
+from ovd_lightning.judges.base import Judgement
+from ovd_lightning.types import Step, Trajectory
+
+if TYPE_CHECKING:
+    from ovd_lightning.round.context import Round
+    from ovd_lightning.teachers.verbal import VerbalTeacher
+
+
+def log_judgements(
+    sampled: Sequence[Trajectory],
+    written: Mapping[tuple[int, int], Trajectory],
+    teacher: VerbalTeacher,
+    level: Literal["step", "trajectory"],
+    round: Round,
+) -> None:
+    """Scores of what the student sampled, and what the teacher was asked.
+
+    Args:
+        level: what was judged of ``sampled``.
+        written: the teacher's trajectories, by the key of what they replace.
+    """
+    ledger = teacher.take_ledger()
+    steps = [step for y in sampled for step in y.steps]
+    scored: Sequence[Step | Trajectory] = steps if level == "step" else sampled
+    scores = [item.score for item in scored if item.score is not None]
+    distributions = [item.distribution for item in scored if item.distribution is not None]
+    round.log_mean("ovd/acceptance_rate", [float(bool(y.accepted)) for y in sampled])
+    round.log_mean("ovd/replaced_fraction", [float(y.key in written) for y in sampled])
+    round.log_mean("ovd/teacher_reward", [y.reward for y in written.values()])
+    round.log_mean("score/mean", scores)
+    round.log_mean("score/trajectory_mean", [y.score for y in sampled if y.score is not None])
+    for verdict, name in ((True, "score/mean_when_correct"), (False, "score/mean_when_wrong")):
+        of_verdict = [y.score for y in sampled if y.score is not None and y.grade and y.grade.correct is verdict]
+        round.log_mean(name, of_verdict)
+    round.log_mean("score/entropy", [F.entropy(d) for d in distributions])
+    round.log_mean("score/spread", [Judgement(d, 1.0).spread or 0.0 for d in distributions])
+    round.log_mean("score/mass", ledger.mass)
+    round.log_sum("score/parse_failures", ledger.parse_failures)
+    if ledger.parse_failures:
+        example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"
+        rank_zero_info(
+            f"round {round.index + 1}: {ledger.parse_failures} of {ledger.scores} prompts got no score; {example}"
+        )
+    round.log_sum("teacher/scores", ledger.scores)
+    round.log_sum("teacher/scores_asked", ledger.asked)
+    round.log_sum("teacher/demonstrations", ledger.demonstrations)
+    round.log_histogram("score/histogram", scores, teacher.scale.values)
