@@ -66,7 +66,8 @@ class OVDDataModule(L.LightningDataModule):
             )
         self.task = task
         self.suite = benchmarks if isinstance(benchmarks, Suite) else None
-        self._benchmarks = {task.name: task} if self.suite or not benchmarks else dict(benchmarks)  # type: ignore[arg-type]
+        own = {task.name: task} if task.graded else {}  # without references, there is nothing to measure
+        self._benchmarks = own if self.suite or not benchmarks else dict(benchmarks)  # type: ignore[arg-type]
         self.problems_per_round = problems_per_round
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round

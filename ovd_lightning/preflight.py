@@ -235,7 +235,14 @@ def check_run(
                 f"is {accumulate}, but an optimiser step has as few as {smallest} trajectories a rank.",
                 "Lower it or data.mini_batches, or raise data.problems_per_round.",
             )
-        check_problems("data.task (train)", data.train_problems())
+        check_problems("data.task (train)", data.train_problems(), graded=data.task.graded)
+        if method.needs_references and not data.task.graded:
+            raise ConfigError(
+                "task",
+                f"{type(data.task).__name__} has no reference answers, and {type(method).__name__} with these settings "
+                "needs them for its reward.",
+                "Use configs/method/judge_reward.yaml, or OVD with replace_when: score and credit: Score.",
+            )
         data.task.check(data.train_problems())
     split = "test" if stage in ("test", "predict") else "validation"
     evaluated = data.eval_problems(split)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.theorems.finding import BLUE, GREY, RED, Finding, panels, save
 from benchmarks.theorems.live import Measured, measure
 from benchmarks.theorems.world import World, bandit, certain, random_world
+from ovd_lightning.methods.rules import Added, Capped, MixedGroup, StudentGroup
 
 LIVE = random_world(10, depth=2)
 """The world in which the package's own estimator runs: 9 trajectories, none too rare to be met; it accepts 45 %."""
@@ -106,8 +107,8 @@ def check(worlds: int = 500, rounds: int = 150) -> Unbiased:
         "score or incorrect": measure(world, outcome_too.surrogate_gradient(), few, replace_when="score_or_incorrect"),
         "credit: MixedGroup": measure(world, right, few, credit=MixedGroup()),
         "credit: StudentGroup": measure(world, right, few, credit=StudentGroup()),
-        "mixing: add": measure(world, right, few, mixing="add"),
-        "max_replacements: 1": measure(world, right, few, max_replacements=1),
+        "replacement: Added": measure(world, right, few, replacement=Added()),
+        "replacement: Capped(1)": measure(world, right, few, replacement=Capped(1)),
     }
     return Unbiased(readings(worlds), against, live)
 

@@ -124,6 +124,11 @@ class Method(ABC):
         """Whether batches must carry ``reference_logprobs``."""
         return self.kl_coefficient > 0
 
+    @property
+    def needs_references(self) -> bool:
+        """Whether a task without references (`Task.graded`) leaves this method without a reward."""
+        return True
+
     def check(self, engine: Engine, sampling: Sampling) -> None:
         """What only the student's engine and its sampling decide; before any model is loaded. Raises: ConfigError."""
         return

@@ -2,7 +2,7 @@
 
 for each problem x_i, for j = 1 .. N:                              here
     generate tau ~ pi_S(. | x_i)                                   Method.sample
-    query score S(tau), compute reward R(tau)                      judge
+    query score S(tau), compute reward R(tau)                      scoring.judge
     if S(tau) < theta or incorrect: replace by tau ~ pi_T(. | x_i) rejects, replace
 advantages A                                                       credit.assign
 update pi_S by the clipped policy gradient                         Method.loss, eq. 4
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.judges.base import JudgeRequest
 from ovd_lightning.judges.logging import log_judgements
 from ovd_lightning.methods import rules
 from ovd_lightning.methods.base import Method
@@ -71,6 +70,10 @@ class OVD(Method):
                 f"Use {low} (accept all) to {top} (reject all), or change the judge's scale.",
             )
 
+    @property
+    def needs_references(self) -> bool:
+        return self.replace_when != "score" or self.credit.needs_outcome
+
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         self.teacher.self_test(task, problems[0], max_tokens)
 
@@ -79,34 +82,17 @@ class OVD(Method):
         sampled = [y for group in groups for y in group.sampled]
         with self.teacher.awake():
             with round.phase("score"):
-                self.judge(sampled, round)
+                self.scoring.judge(self.teacher, sampled, round)
             rejected = [y for group in groups for y in self.rejects(group, round)]
             with round.phase("replace"):
                 written = self.replace(rejected, round)
             if self.credit.scores_demonstrations:
                 with round.phase("score"):
-                    self.judge(list(written.values()), round)
+                    self.scoring.judge(self.teacher, list(written.values()), round)
         for group in groups:
             group.mixture = self.replacement.mixture(group, written)
             self.credit.assign(group, self.teacher.scale)
         log_judgements(sampled, written, self.teacher, self.scoring.level, round)
-
-    def judge(self, trajectories: Sequence[Trajectory], round: Round) -> None:
-        """S(tau): fill every step's, and so every trajectory's, distribution and score."""
-        whole = self.scoring.level == "trajectory"
-        judged = [(y, k) for y in trajectories for k in ([-1] if whole else range(len(y.steps)))]
-        requests = [
-            JudgeRequest(problem=y.problem, response=y.text)
-            if whole
-            else JudgeRequest(problem=y.problem, previous=tuple(s.text for s in y.steps[:k]), step=y.steps[k].text)
-            for y, k in judged
-        ]
-        for (y, k), judgement in zip(judged, self.teacher.score(requests, seed=round.seed("judge")), strict=True):
-            item = y if whole else y.steps[k]
-            item.distribution = judgement.distribution
-            item.score = self.scoring.read(judgement, self.teacher.scale, round.random("score", *y.key, k, y.source))
-        for y in trajectories if not whole else ():
-            y.score = self.scoring.aggregate(y.steps)
 
     def rejects(self, group: Group, round: Round) -> Sequence[Trajectory]:
         """The trajectories of a group that the teacher is to replace. One without a score counts as accepted."""

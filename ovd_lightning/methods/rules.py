@@ -9,13 +9,17 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.judges.base import Judgement
+from ovd_lightning.judges.base import Judgement, JudgeRequest
 from ovd_lightning.judges.scale import Scale, ScoreReading
 from ovd_lightning.types import Group, Step, Trajectory
+
+if TYPE_CHECKING:
+    from ovd_lightning.round.context import Round
+    from ovd_lightning.teachers.verbal import VerbalTeacher
 
 StepAggregation = Literal["min", "mean", "last"]
 
@@ -36,6 +40,24 @@ class Scoring:
     """The trajectory's score from its steps'. The paper does not say; the minimum ranks right before wrong
     trajectories best."""
 
+    def judge(self, teacher: VerbalTeacher, trajectories: Sequence[Trajectory], round: Round) -> None:
+        """S(tau): fill every step's, and so every trajectory's, distribution and score."""
+        items: list[tuple[Trajectory, int]] = [
+            (y, k) for y in trajectories for k in (range(len(y.steps)) if self.level == "step" else (-1,))
+        ]
+        requests = [
+            JudgeRequest(problem=y.problem, response=y.text)
+            if self.level == "trajectory"
+            else JudgeRequest(problem=y.problem, previous=tuple(s.text for s in y.steps[:k]), step=y.steps[k].text)
+            for y, k in items
+        ]
+        for (y, k), judgement in zip(items, teacher.score(requests, seed=round.seed("judge")), strict=True):
+            judged = y if self.level == "trajectory" else y.steps[k]
+            judged.distribution = judgement.distribution
+            judged.score = self.read(judgement, teacher.scale, round.random("score", *y.key, k, y.source))
+        for y in trajectories if self.level == "step" else ():
+            y.score = self.aggregate(y.steps)
+
     def read(self, judgement: Judgement, scale: Scale, rng: random.Random) -> float | None:
         """One score, on the scale; None where the judge gave none."""
         return judgement.read(scale, self.reading, self.temperature, rng)
@@ -49,6 +71,7 @@ class Scoring:
 
 
 PAPER = Scoring()
+MEAN_OF_RESPONSE = Scoring(level="trajectory", reading="mean")
 
 # --------------------------------------------------------------------------------------------------------- acceptance
 
@@ -160,6 +183,8 @@ class Credit(ABC):
     """Whether the teacher's own trajectories are judged, too."""
     needs_group = True
     """Whether a group of one has no signal."""
+    needs_outcome = True
+    """Whether a task without references, whose outcome reward is always 0, has no signal."""
 
     @abstractmethod
     def advantages(self, rewards: Sequence[float], before: Sequence[float]) -> list[float]:
@@ -217,6 +242,7 @@ class Score(Reward):
     reference."""
 
     scores_demonstrations = True
+    needs_outcome = False
 
     def reward(self, y: Trajectory, scale: Scale) -> float:
         return y.reward if y.score is None else scale.normalise(y.score)

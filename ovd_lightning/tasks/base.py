@@ -40,6 +40,9 @@ class Task(ABC):
     metrics: tuple[str, ...] = ()
     """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
 
+    graded: bool = True
+    """Problems have references. False: an open-ended task, whose outcome reward is 0; a judge gives the reward."""
+
     tells_answer: bool = False
     """The environment is told the answers (a search engine played by a model that knows them): results are flagged."""
     environment: Environment | None = None
