@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import Method, check_choice
+from ovd_lightning.methods.base import Method
 from ovd_lightning.teachers.prompts import ScoreReading, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
@@ -96,18 +96,6 @@ class OVD(Method):
     ) -> None:
         super().__init__(**objective)
         name = "method.init_args"
-        for setting, value, choices in (
-            ("scoring", scoring, Scoring),
-            ("score_reading", score_reading, ScoreReading),
-            ("step_aggregation", step_aggregation, StepAggregation),
-            ("acceptance", acceptance, Acceptance),
-            ("replace_when", replace_when, ReplaceWhen),
-            ("replacement", replacement, Replacement),
-            ("mixing", mixing, Mixing),
-            ("advantage", advantage, Advantage),
-            ("credit", credit, Credit),
-        ):
-            check_choice(f"{name}.{setting}", value, choices)
         low, top = teacher.scale.low, teacher.scale.reject_all
         if not low <= threshold <= top:
             raise ConfigError(

@@ -608,7 +608,7 @@ def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> Non
         OVD(VerbalTeacher(ScriptedEngine()), **settings)
     assert error.value.setting == f"method.init_args.{setting}"
     assert str(error.value).startswith(f"method.init_args.{setting}: is ")
-    assert error.value.mend
+    assert error.value.hint
 
 
 def test_the_threshold_is_checked_against_the_teachers_scale() -> None:
