@@ -73,7 +73,7 @@ class SearchEnvironment(Environment):
     ) -> None:
         super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
         if search.most is not None and top_k > search.most:
-            raise ConfigError(f"{SETTINGS}.top_k", f"is {top_k}.", f"The search engine gives 1 to {search.most}.")
+            raise ConfigError(f"{SETTINGS}.top_k", f"is {top_k}.", f"Use 1 to {search.most}.")
         for name, template in (("document_format", document_format), ("untitled_format", untitled_format)):
             fields = placeholders(template)
             if fields is None or "text" not in fields or fields - FIELDS:

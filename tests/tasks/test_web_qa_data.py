@@ -269,7 +269,6 @@ def test_a_suite_validates_on_the_sets_of_the_training_questions(copies: str) ->
         ({"names": []}, "at least one"),
         ({"names": ["2wiki", "2wikimultihopqa"]}, "once"),
         ({"validation": ["nq", "nq"]}, "once"),
-        ({"limit": 0}, "limit: is 0"),
     ],
 )
 def test_a_suite_of_wrong_names(settings: dict[str, Any], words: str) -> None:
@@ -351,7 +350,7 @@ def test_fields_that_are_missing_are_named(tmp_path: Path) -> None:
         train(path).problems("train")
     assert "answers_field" in caught.value.hint
     with pytest.raises(ConfigError, match="is empty"):
-        train("")
+        train("").problems("train")
 
 
 # ------------------------------------------------------------------ the real sets
