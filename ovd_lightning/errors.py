@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 from __future__ import annotations
 
@@ -8,35 +8,41 @@ from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """A setting is wrong. Names the setting and the mend; raised before any model is loaded."""
+    """A setting is wrong; raised before any model is loaded.
 
-    def __init__(self, setting: str, problem: str, mend: str):
-        self.setting, self.problem, self.mend = setting, problem, mend
-        super().__init__(f"{setting}: {problem} {mend}".strip())
+    Args:
+        setting: its full name, e.g. ``method.init_args.threshold``.
+        problem: what is wrong with its value, e.g. ``is 12, outside the teacher's scale 0-9.``
+        hint: what to do about it.
+    """
+
+    def __init__(self, setting: str, problem: str, hint: str):
+        self.setting, self.problem, self.hint = setting, problem, hint
+        super().__init__(f"{setting}: {problem} {hint}".strip())
 
 
 @contextmanager
 def located(setting: str) -> Iterator[None]:
-    """An engine names its own settings only; this says where it stands, e.g. which of a teacher's two."""
+    """Prefix the setting of a ConfigError: an engine knows its own settings only, not whose engine it is."""
     try:
         yield
     except ConfigError as error:
         if "." in error.setting:
             raise
         name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
-        raise ConfigError(name, error.problem, error.mend) from error
+        raise ConfigError(name, error.problem, error.hint) from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant: one with the same last part, else the one that is spelt most alike."""
+    """The name that was probably meant: one with the same last part, else the closest in spelling."""
     known = list(dict.fromkeys(names))
     last = name.rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == last]
     if same:
         return max(same, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
-    whole = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    if whole:
-        return whole[0]
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    if matches:
+        return matches[0]
     lasts = {other.rpartition(".")[2]: other for other in reversed(known)}
     part = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
     return lasts[part[0]] if part else None
@@ -49,5 +55,5 @@ def did_you_mean(name: str, names: Iterable[str], dashes: str = "") -> str:
 
 
 class RunError(RuntimeError):
-    """The run cannot go on, for a reason outside the program: a service that is gone, a full disk, a loss that is no
-    number. The message alone is shown."""
+    """The run cannot go on, for a reason outside the program: a service that is gone, a full disk, a loss that is not
+    a number. Only its message is shown."""

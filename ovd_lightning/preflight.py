@@ -193,7 +193,7 @@ def check_environments(data: OVDDataModule) -> None:
             name = next(name for name, task in tasks.items() if task.environment is environment)
             where = "data.benchmarks" if data.suite is not None else f"data.benchmarks.{name}"
             setting = f"{where}.init_args.environment{error.setting.removeprefix(own)}"
-            raise ConfigError(setting, error.problem, error.mend) from error
+            raise ConfigError(setting, error.problem, error.hint) from error
 
 
 def check_run(

@@ -19,6 +19,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.interrupted import continuation
 from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.metrics_file import NAME, MetricsLogger
+from ovd_lightning.settings.ranges import NonNegativeFloat
 from ovd_lightning.sweep.file import SEED, label, parameters_of_run
 
 STATE = "run.json"
@@ -46,7 +47,7 @@ class RunConfig:
     project: str | None = None
     group: str | None = None
     tags: list[str] | None = None
-    progress_every_s: float = 30.0
+    progress_every_s: NonNegativeFloat = 30.0
 
 
 def provenance() -> dict[str, Any]:

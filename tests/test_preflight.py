@@ -205,7 +205,7 @@ def test_a_server_that_is_down_is_named_by_its_setting(check: Check, tokenizer: 
     with pytest.raises(ConfigError, match="does not answer") as error:
         check(method=method)
     assert error.value.setting == f"method.init_args.teacher.init_args.{concerned}.init_args.base_url"
-    assert "python -m vllm.entrypoints.openai.api_server" in error.value.mend
+    assert "python -m vllm.entrypoints.openai.api_server" in error.value.hint
 
 
 def test_the_students_engine_is_named_by_its_setting(check: Check, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -21,6 +21,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import check_writable, move, partial, remove, same_file
 from ovd_lightning.progress import phase
 from ovd_lightning.run_folder import continue_command
+from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.types import Batch
 
 
@@ -41,14 +42,12 @@ class RoundCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        every_n_rounds: int = 10,
+        every_n_rounds: PositiveInt = 10,
         keep: int = 1,
         monitor: str | None = None,
-        mode: str = "max",
+        mode: Literal["min", "max"] = "max",
         snapshot: bool = True,
     ) -> None:
-        if every_n_rounds < 1:
-            raise ConfigError("checkpoint.every_n_rounds", f"is {every_n_rounds}.", "Use 1 or more.")
         super().__init__(
             filename="step-{step:06d}",
             auto_insert_metric_name=False,

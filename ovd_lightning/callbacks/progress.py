@@ -22,7 +22,6 @@ from rich.text import Text
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.data import OVDDataModule
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import RunProgress, Stage, finished, phase, watch
 from ovd_lightning.types import Batch
 
@@ -113,8 +112,6 @@ class RunProgressBar(RichProgressBar):
     """
 
     def __init__(self, every_s: float = 30.0) -> None:
-        if not 0 <= every_s < math.inf:
-            raise ConfigError("run.progress_every_s", f"is {every_s}.", "Use a number of seconds, or 0 for no lines.")
         super().__init__()
         self.every_s = every_s
         self.run = RunProgress()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import functional as F
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.grpo import GRPO, Overlong
+from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from ovd_lightning.types import Group, Problem
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class DAPO(GRPO):
 
     def __init__(
         self,
-        refills: int = 3,
-        min_std: float = 1e-6,
-        clip: float | None = 0.2,
-        clip_high: float | None = 0.28,
-        kl_coefficient: float = 0.0,
+        refills: NonNegativeInt = 3,
+        min_std: NonNegativeFloat = 1e-6,
+        clip: OpenUnitInterval | None = 0.2,
+        clip_high: PositiveFloat | None = 0.28,
+        kl_coefficient: NonNegativeFloat = 0.0,
         overlong: Overlong = "penalty",
-        overlong_buffer: int = 512,
+        overlong_buffer: PositiveInt = 512,
         **objective: Any,
     ) -> None:
         super().__init__(
@@ -49,10 +49,6 @@ class DAPO(GRPO):
             overlong_buffer=overlong_buffer,
             **objective,
         )
-        if refills < 0:
-            raise ConfigError("method.init_args.refills", f"is {refills}.", "Use 0 or more.")
-        if min_std < 0:
-            raise ConfigError("method.init_args.min_std", f"is {min_std}.", "Use 0 or more.")
         self.refills = refills
         self.min_std = min_std
 

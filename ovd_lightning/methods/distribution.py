@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import LossOutput, Method
+from ovd_lightning.settings.ranges import ClosedUnitInterval
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch
@@ -19,6 +20,8 @@ class DistributionMatching(Method):
     """Minimises the generalised JSD of teacher and student at every trained token; no gradient through sampling.
 
     Args:
+        teacher: a model, not an engine, which gives log-probabilities of single tokens only; None where a subclass
+            takes the student itself.
         beta: of the divergence: 0 is KL(p_T || p_S), 1 is KL(p_S || p_T).
         objective: group_size, aggregation and the mismatch correction.
     """
@@ -27,13 +30,18 @@ class DistributionMatching(Method):
     prefix = "divergence"
     """Of the metrics."""
 
-    def __init__(self, beta: float, **objective: Any) -> None:
-        super().__init__(clip=None, kl_coefficient=0.0, **objective)
-        if not 0 <= beta <= 1:
-            raise ConfigError("method.init_args.beta", f"is {beta}.", "Use a value in [0, 1].")
-        self.beta = beta
+    teacher: TokenTeacher | None
 
-    teacher: TokenTeacher | None = None
+    def __init__(self, teacher: TokenTeacher | None, beta: ClosedUnitInterval, **objective: Any) -> None:
+        super().__init__(clip=None, kl_coefficient=0.0, **objective)
+        if teacher is not None and teacher.path is None:
+            raise ConfigError(
+                "method.init_args.teacher.init_args.engine",
+                f"gives log-probabilities of single tokens; {type(self).__name__} needs whole distributions.",
+                "Give the teacher as a model, or use OPD.",
+            )
+        self.teacher = teacher
+        self.beta = beta
 
     @abstractmethod
     def teacher_model(self, student: Student, batch: Batch) -> Student:

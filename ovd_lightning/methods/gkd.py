@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import Aggregation, Mismatch, check_choice
+from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.distribution import DistributionMatching
+from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group, Problem
@@ -47,38 +48,28 @@ class GKD(DistributionMatching):
     def __init__(
         self,
         teacher: TokenTeacher,
-        beta: float = 0.5,
-        student_share: float = 1.0,
+        beta: ClosedUnitInterval = 0.5,
+        student_share: ClosedUnitInterval = 1.0,
         outputs: Outputs = "teacher",
-        group_size: int = 8,
+        group_size: PositiveInt = 8,
         aggregation: Aggregation = "token_mean",
         mismatch: Mismatch = "none",
-        mismatch_bound: float = 2.0,
+        mismatch_bound: AboveOne = 2.0,
     ) -> None:
         super().__init__(
+            teacher=teacher,
             beta=beta,
             group_size=group_size,
             aggregation=aggregation,
             mismatch=mismatch,
             mismatch_bound=mismatch_bound,
         )
-        name = "method.init_args"
-        if not 0 <= student_share <= 1:
-            raise ConfigError(f"{name}.student_share", f"is {student_share}.", "It is a probability: 0 to 1.")
-        if teacher.path is None:
-            raise ConfigError(
-                f"{name}.teacher.init_args.engine",
-                "gives log-probabilities of single tokens; GKD needs whole distributions.",
-                "Give the teacher as a model, or use OPD.",
-            )
-        check_choice(f"{name}.outputs", outputs, Outputs)
         if student_share < 1 and outputs == "teacher" and teacher.demonstrator is None:
             raise ConfigError(
-                f"{name}.student_share",
+                "method.init_args.student_share",
                 f"is {student_share}, but the teacher has no demonstrator to write the other trajectories.",
                 "Set teacher.init_args.demonstrator, outputs: dataset, or student_share: 1.",
             )
-        self.teacher = teacher
         self.student_share = student_share
         self.outputs = outputs
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning import functional as F
-from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import Method, check_choice
+from ovd_lightning.methods.base import Method
+from ovd_lightning.settings.ranges import PositiveInt, TwoOrMore
 from ovd_lightning.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class GRPO(Method):
     (configs/method/dr_grpo.yaml).
 
     Args:
+        group_size: N, trajectories sampled per problem. A group of one has no baseline.
         scale_by_std: divide by the group's standard deviation; false is Dr. GRPO's advantage.
         overlong: what becomes of trajectories cut off at the token limit, as DAPO (arXiv 2503.14476, section 3.4) has
             it: "count": they train like any other; "mask": their rewards count in the group, their tokens do not
@@ -30,18 +31,14 @@ class GRPO(Method):
     """
 
     def __init__(
-        self, scale_by_std: bool = True, overlong: Overlong = "count", overlong_buffer: int = 512, **objective: Any
+        self,
+        group_size: TwoOrMore = 8,
+        scale_by_std: bool = True,
+        overlong: Overlong = "count",
+        overlong_buffer: PositiveInt = 512,
+        **objective: Any,
     ) -> None:
-        super().__init__(**objective)
-        if self.group_size < 2:
-            raise ConfigError(
-                "method.init_args.group_size",
-                "is 1: a group of one has no baseline, every advantage would be 0.",
-                "Use 2 or more (the paper has 8).",
-            )
-        check_choice("method.init_args.overlong", overlong, Overlong)
-        if overlong_buffer < 1:
-            raise ConfigError("method.init_args.overlong_buffer", f"is {overlong_buffer}.", "Use 1 or more tokens.")
+        super().__init__(group_size=group_size, **objective)
         self.scale_by_std = scale_by_std
         self.overlong = overlong
         self.overlong_buffer = overlong_buffer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ovd_lightning.methods.token_level import TokenLevel
+from ovd_lightning.settings.ranges import NonNegativeFloat, OpenUnitInterval
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group
 
@@ -30,7 +31,11 @@ class OPD(TokenLevel):
     credits_trajectories = False
 
     def __init__(
-        self, teacher: TokenTeacher, clip: float | None = None, kl_coefficient: float = 0.0, **objective: Any
+        self,
+        teacher: TokenTeacher,
+        clip: OpenUnitInterval | None = None,
+        kl_coefficient: NonNegativeFloat = 0.0,
+        **objective: Any,
     ) -> None:
         super().__init__(teacher=teacher, clip=clip, kl_coefficient=kl_coefficient, **objective)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.distribution import DistributionMatching
+from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.tokens import encode_prompt
@@ -42,13 +43,14 @@ class OPSD(DistributionMatching):
         self,
         teacher: TokenTeacher | None = None,
         hint: str = HINT,
-        beta: float = 0.5,
-        group_size: int = 8,
+        beta: ClosedUnitInterval = 0.5,
+        group_size: PositiveInt = 8,
         aggregation: Aggregation = "token_mean",
         mismatch: Mismatch = "none",
-        mismatch_bound: float = 2.0,
+        mismatch_bound: AboveOne = 2.0,
     ) -> None:
         super().__init__(
+            teacher=teacher,
             beta=beta,
             group_size=group_size,
             aggregation=aggregation,
@@ -63,13 +65,6 @@ class OPSD(DistributionMatching):
             ) from error
         if "<prompt>" not in shown or "<reference>" not in shown:
             raise ConfigError("method.init_args.hint", "does not show both.", "Name {prompt} and {reference} in it.")
-        if teacher is not None and teacher.path is None:
-            raise ConfigError(
-                "method.init_args.teacher.init_args.engine",
-                "gives log-probabilities of single tokens; OPSD needs whole distributions.",
-                "Give the teacher as a model, or null for the student itself.",
-            )
-        self.teacher = teacher
         self.hint = hint
 
     def check(self, engine: Engine, sampling: Sampling) -> None:

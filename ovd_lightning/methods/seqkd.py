@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
+from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.types import Group, Problem
 
@@ -32,7 +33,7 @@ class SeqKD(Method):
         self,
         teacher: Demonstrator,
         verified: bool = False,
-        group_size: int = 8,
+        group_size: PositiveInt = 8,
         aggregation: Aggregation = "token_mean",
     ) -> None:
         super().__init__(group_size=group_size, kl_coefficient=0.0, aggregation=aggregation)

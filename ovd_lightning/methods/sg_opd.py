@@ -11,9 +11,16 @@ from torch import Tensor
 from ovd_lightning import functional as F
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.seeds import seed_of
+from ovd_lightning.settings.ranges import (
+    ClosedUnitInterval,
+    HalfOpenUnitInterval,
+    NonNegativeFloat,
+    OneOrMore,
+    OpenUnitInterval,
+    PositiveInt,
+)
 from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group, Problem, Trajectory
@@ -56,31 +63,22 @@ class SGOPD(TokenLevel):
     def __init__(
         self,
         teacher: TokenTeacher,
-        agree: float = 1.8,
-        conflict: float = 1.0,
+        agree: OneOrMore = 1.8,
+        conflict: HalfOpenUnitInterval = 1.0,
         reference: Reference = "student",
-        imitation: float = 1.0,
-        hold: float = 0.1,
-        end: float = 0.3,
-        demonstrations: int = 1,
+        imitation: NonNegativeFloat = 1.0,
+        hold: ClosedUnitInterval = 0.1,
+        end: ClosedUnitInterval = 0.3,
+        demonstrations: PositiveInt = 1,
         cache: str | None = None,
-        clip: float | None = None,
-        kl_coefficient: float = 0.0,
+        clip: OpenUnitInterval | None = None,
+        kl_coefficient: NonNegativeFloat = 0.0,
         **objective: Any,
     ) -> None:
         super().__init__(teacher=teacher, clip=clip, kl_coefficient=kl_coefficient, **objective)
         name = "method.init_args"
-        if agree < 1:
-            raise ConfigError(f"{name}.agree", f"is {agree}.", "Use 1 or more; the paper has 1.8.")
-        if not 0 < conflict <= 1:
-            raise ConfigError(f"{name}.conflict", f"is {conflict}.", "Use a value in (0, 1].")
-        check_choice(f"{name}.reference", reference, Reference)
-        if imitation < 0:
-            raise ConfigError(f"{name}.imitation", f"is {imitation}.", "Use 0 or more.")
-        if not 0 <= hold <= end <= 1:
-            raise ConfigError(f"{name}.hold", f"is {hold}, end is {end}.", "They are shares of the run, in order.")
-        if demonstrations < 1:
-            raise ConfigError(f"{name}.demonstrations", f"is {demonstrations}.", "Use 1 or more, or imitation: 0.")
+        if hold > end:
+            raise ConfigError(f"{name}.hold", f"is {hold}, after end, {end}.", "Use a value up to that of end.")
         if imitation and end and teacher.demonstrator is None:
             raise ConfigError(
                 f"{name}.imitation",

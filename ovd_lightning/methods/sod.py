@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ovd_lightning import functional as F
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.token_level import TokenLevel
+from ovd_lightning.settings.ranges import AboveOne, NonNegativeFloat, OpenUnitInterval, PositiveFloat
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch, Group
 
@@ -43,13 +43,13 @@ class SOD(TokenLevel):
     def __init__(
         self,
         teacher: TokenTeacher,
-        distillation: float = 1.0,
-        delta: float = 0.2,
+        distillation: NonNegativeFloat = 1.0,
+        delta: NonNegativeFloat = 0.2,
         scale_by_std: bool = True,
-        clip: float | None = 0.2,
-        clip_high: float | None = 0.28,
-        dual_clip: float | None = 3.0,
-        kl_coefficient: float = 0.0,
+        clip: OpenUnitInterval | None = 0.2,
+        clip_high: PositiveFloat | None = 0.28,
+        dual_clip: AboveOne | None = 3.0,
+        kl_coefficient: NonNegativeFloat = 0.0,
         **objective: Any,
     ) -> None:
         super().__init__(
@@ -60,10 +60,6 @@ class SOD(TokenLevel):
             kl_coefficient=kl_coefficient,
             **objective,
         )
-        if distillation < 0:
-            raise ConfigError("method.init_args.distillation", f"is {distillation}.", "Use 0 or more.")
-        if delta < 0:
-            raise ConfigError("method.init_args.delta", f"is {delta}.", "Use 0 or more.")
         self.distillation = distillation
         self.delta = delta
         self.scale_by_std = scale_by_std

@@ -23,6 +23,7 @@ import numpy as np
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchEngine, SearchResult, read_document
 from ovd_lightning.search.words import VERSION, folded, words
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat
 
 if TYPE_CHECKING:
     import bm25s
@@ -56,16 +57,12 @@ class BM25Search(SearchEngine):
         self,
         corpus: str,
         index: str = ".cache/bm25",
-        k1: float = 0.9,
-        b: float = 0.4,
+        k1: NonNegativeFloat = 0.9,
+        b: ClosedUnitInterval = 0.4,
         stemmer: str | None = "english",
         stopwords: Literal["english"] | list[str] | None = "english",
     ) -> None:
         super().__init__()
-        if k1 < 0:
-            raise ConfigError(f"{SETTINGS}.k1", f"is {k1}.", "Use 0 or more.")
-        if not 0 <= b <= 1:
-            raise ConfigError(f"{SETTINGS}.b", f"is {b}.", "Use a value in [0, 1].")
         self.corpus = Path(corpus)
         self.index = Path(index)
         self.k1, self.b, self.stemmer, self.stopwords = k1, b, stemmer, stopwords

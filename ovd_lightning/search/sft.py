@@ -204,8 +204,8 @@ class Asking:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         search = (config.get("init_args") or {}).get("search") if isinstance(config, dict) else None
         if not isinstance(search, dict) or not str(search.get("class_path")).endswith("SimulatedSearch"):
-            mend = "Give one like configs/search/simulated.yaml."
-            raise ConfigError("--search", f"{path} is no config of a SimulatedSearch.", mend)
+            hint = "Give one like configs/search/simulated.yaml."
+            raise ConfigError("--search", f"{path} is no config of a SimulatedSearch.", hint)
         settings = search.get("init_args") or {}
         if settings.get("chat") is False:
             raise ConfigError("--search", f"{path} has chat: false, and chat data are written.", "Set chat to true.")

@@ -52,7 +52,7 @@ class RunParser(LightningArgumentParser):
             if refused is not None:
                 if value is None:
                     continue
-                raise ConfigError(name, f"(in {source}) {refused.problem}", refused.mend)
+                raise ConfigError(name, f"(in {source}) {refused.problem}", refused.hint)
             plain = name.rstrip("+")
             inside = any(is_object(self, parent) for parent in parents(name))
             group = not is_object(self, plain) and any(setting.startswith(f"{plain}.") for setting in settings)
@@ -68,7 +68,7 @@ class RunParser(LightningArgumentParser):
         for key, value in given.items():
             refused = refused_name(f"{prefix}{key}", value)
             if refused is not None and value is not None:
-                raise ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.mend)
+                raise ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.hint)
             if isinstance(value, dict):
                 self._check_refused(value, source, f"{prefix}{key}.")
 

@@ -20,8 +20,8 @@ NAMES: dict[str, tuple[str, str]] = {
 
 def refused_name(name: str, value: object = "VALUE") -> ConfigError | None:
     """The error for a setting that nobody may give; None for any other."""
-    for known, (reason, mend) in NAMES.items():
+    for known, (reason, hint) in NAMES.items():
         if name == known or name.startswith(f"{known}."):
             short = value if isinstance(value, (str, int)) and name == known else "VALUE"
-            return ConfigError(name, reason, mend.format(value=short))
+            return ConfigError(name, reason, hint.format(value=short))
     return None

@@ -20,7 +20,7 @@ class Refused:
 
     values: tuple[Any, ...]
     reason: str
-    mend: str
+    hint: str
     commands: tuple[str, ...] = ("fit", "validate", "test", "predict")
 
 
@@ -72,7 +72,7 @@ def check_trainer(given: dict[str, Any], command: str) -> None:
         value = given.get(name, rule.values[0])
         taken = [v for v in rule.values if value == v and type(value) is type(v)]  # 1 batch is not 1.0 of them
         if command in rule.commands and not taken:
-            raise ConfigError(f"trainer.{name}", f"is {value}. {rule.reason}", rule.mend.format(value=value))
+            raise ConfigError(f"trainer.{name}", f"is {value}. {rule.reason}", rule.hint.format(value=value))
 
 
 def check_steps(given: dict[str, Any], updates_per_round: int) -> None:

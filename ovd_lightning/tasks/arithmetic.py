@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ovd_lightning import thoughts
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.ranges import ProblemCount
 from ovd_lightning.tasks.base import Split, Task
 from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.types import Grade, Problem
@@ -44,6 +45,16 @@ class Operation(NamedTuple):
 Expression = Operation | int
 
 
+def check_bounds(setting: str, bounds: tuple[int, int], least: int, most: int) -> tuple[int, int]:
+    """(fewest, most) of something. Raises: ConfigError where they are not in order, or not within the limits."""
+    low, high = bounds
+    if not least <= low <= high <= most:
+        raise ConfigError(
+            f"task.init_args.{setting}", f"is {[low, high]}.", f"Give [fewest, most] within {least} to {most}."
+        )
+    return low, high
+
+
 class ArithmeticTask(Task):
     """Chains of two to four operations over 0 .. 99, with Python's precedence.
 
@@ -62,7 +73,7 @@ class ArithmeticTask(Task):
             the last box, else 0.
 
     Raises:
-        ConfigError: a size is not in 1 .. 200,000, or ``operations`` is not an ordered pair within 2 .. 4.
+        ConfigError: ``operations`` is not an ordered pair within 2 .. 4.
     """
 
     name = "arithmetic"
@@ -70,23 +81,16 @@ class ArithmeticTask(Task):
     def __init__(
         self,
         seed: int = 0,
-        train_size: int = 20_000,
-        validation_size: int = 256,
-        test_size: int = 512,
+        train_size: ProblemCount = 20_000,
+        validation_size: ProblemCount = 256,
+        test_size: ProblemCount = 512,
         operations: tuple[int, int] = (2, 3),
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(reward)
         self.sizes: dict[Split, int] = {"train": train_size, "validation": validation_size, "test": test_size}
-        for split, size in self.sizes.items():
-            if not 1 <= size <= 200_000:
-                raise ConfigError(f"{split}_size", f"{size} problems cannot be drawn.", "Choose 1 to 200000.")
-        if len(operations) != 2 or not 2 <= operations[0] <= operations[1] <= 4:
-            raise ConfigError(
-                "operations", f"{list(operations)} is not a range of operations.", "Give [fewest, most] within 2 to 4."
-            )
         self.seed = seed
-        self.operations = (operations[0], operations[1])
+        self.operations = check_bounds("operations", operations, 2, 4)
         self._problems: dict[Split, list[Problem]] = {}
 
     def problems(self, split: Split) -> Sequence[Problem]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ovd_lightning.tasks.environment import Environment
 
 Split = Literal["train", "validation", "test"]
+Entry = TypeVar("Entry")
+"""What is known of a test set."""
 
 
 class Task(ABC):
@@ -137,6 +139,19 @@ class Task(ABC):
             else:
                 spans.append((start, len(token_ids)))
         return spans
+
+
+def check_names(setting: str, names: Sequence[str]) -> None:
+    """Raises: ConfigError for a list of names that is empty or has one twice."""
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(setting, f"is {list(names)}.", "Name each once, and at least one.")
+
+
+def find_entry(entries: Mapping[str, Entry], name: str, setting: str) -> Entry:
+    """The test set of that name. Raises: ConfigError with the names there are."""
+    if name not in entries:
+        raise ConfigError(setting, f"is {name!r}, which is no test set.", f"There are {', '.join(entries)}.")
+    return entries[name]
 
 
 class Suite(ABC):

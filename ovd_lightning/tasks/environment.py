@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.ranges import NonNegativeInt, PositiveInt
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
 
@@ -65,16 +65,12 @@ class Environment(ABC):
     counted: tuple[str, ...] = ()
     """Names of what :meth:`take_counts` may count."""
 
-    def __init__(self, max_turns: int = 4, max_turn_tokens: int = 500, max_observation_tokens: int = 500) -> None:
-        for name, value, least in (
-            ("max_turns", max_turns, 0),
-            ("max_turn_tokens", max_turn_tokens, 1),
-            ("max_observation_tokens", max_observation_tokens, 1),
-        ):
-            if value < least:
-                raise ConfigError(
-                    f"task.init_args.environment.init_args.{name}", f"is {value}.", f"Use {least} or more."
-                )
+    def __init__(
+        self,
+        max_turns: NonNegativeInt = 4,
+        max_turn_tokens: PositiveInt = 500,
+        max_observation_tokens: PositiveInt = 500,
+    ) -> None:
         self.max_turns = max_turns
         self.max_turn_tokens = max_turn_tokens
         self.max_observation_tokens = max_observation_tokens

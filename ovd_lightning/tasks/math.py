@@ -14,12 +14,14 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
-from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.settings.ranges import GradingSeconds, NonNegativeInt
+from ovd_lightning.tasks.base import Split, Suite, Task, check_names, find_entry
 from ovd_lightning.tasks.environment import Environment, turn_spans
-from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, Entry, load_problems
+from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.rewards import RewardFunction
-from ovd_lightning.tasks.sources import FieldError, Row, Source, field, load_rows, make_problems, meta_of, text, texts
+from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, row_errors, text, texts
+from ovd_lightning.tasks.splits import Splits
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -45,13 +47,12 @@ class _Graded(Task):
     def __init__(
         self,
         grading: Mode,
-        timeout_s: float,
+        timeout_s: GradingSeconds,
         step_separator: str,
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(reward)
-        _grader(grading, timeout_s)  # refuses wrong ones
         if not step_separator:
             raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
         self.grading = grading
@@ -102,7 +103,7 @@ class _Graded(Task):
 
 
 @cache
-def _grader(mode: Mode, timeout_s: float) -> Grader:
+def _grader(mode: Mode, timeout_s: GradingSeconds) -> Grader:
     """The checker of all tasks with these settings. Global, so that ten benchmarks share one set of worker processes,
     which start with the first answer that needs them and end with this process."""
     return Grader(mode, timeout_s)
@@ -165,68 +166,45 @@ class MathTask(_Graded):
         prompt: str = TRAINING_PROMPT,
         system: str | None = None,
         grading: Mode = "strict",
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: GradingSeconds = TIMEOUT_S,
         step_separator: str = "\n\n",
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(grading, timeout_s, step_separator, environment, reward)
-        if not data:
-            raise ConfigError("MathTask.data", "is empty.", "Give a hub id, a file or a folder.")
         if prompt.count(_PLACE) != 1:
             raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"{_PLACE} must stand in it, once.")
-        if ids is not None and (not ids or len(set(ids)) < len(ids)):
-            raise ConfigError("MathTask.ids", f"is {ids}.", "Name each problem once, or give null for all.")
+        if ids is not None:
+            check_names("MathTask.ids", ids)
         self.data, self.config, self.revision = data, config, revision
-        self.splits: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
         self.ids, self.exclude = ids, exclude or []
         self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
         self.solution_field = solution_field
         self.template, self.system = prompt, system
         self._instruction = prompt.partition(_PLACE)[2].strip()
-        self._problems: dict[Split, list[Problem]] = {}
+        parts: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
+        self._splits = Splits("MathTask", data, parts, self._load)
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        if split not in self._problems:
-            self._problems[split] = self._load(split)
-        return self._problems[split]
+        return self._splits.problems(split)
 
-    def _load(self, split: Split) -> list[Problem]:
-        part = self.splits[split]
-        if part is None:
-            raise ConfigError(
-                f"MathTask.{split}_split",
-                f"is not set, so there is nothing of {self.data} to evaluate on.",
-                "Set it, or say in data.benchmarks what to evaluate.",
-            )
+    def _load(self, split: Split, part: str) -> list[Problem]:
         source = Source(data=self.data, config=self.config, split=part, revision=self.revision)
         rows = list(enumerate(load_rows(source, "MathTask.data")))
         if split == "train" and (self.ids is not None or self.exclude):
             rows = self._choose(rows)
-        mend = (
+        hint = (
             "Say which fields hold the question, the answers, the id and, where it is set, the solution "
             "(question_field, answers_field, id_field, solution_field), or leave the row out (exclude)."
         )
-        problems = make_problems(rows, self._problem, "MathTask.data", mend)
-        if split != "train":
-            known = {problem.question for problem in self.problems("train")}
-            shared = [problem.id for problem in problems if problem.question in known]
-            if shared:
-                raise ConfigError(
-                    f"MathTask.{split}_split",
-                    f"is {part!r}; {len(shared)} of its questions are trained on, the first is {shared[0]!r}.",
-                    "Choose splits that share no question.",
-                )
-        return problems
+        return make_problems(rows, self._problem, "MathTask.data", hint)
 
     def _choose(self, rows: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
         """The rows that ``ids`` and ``exclude`` leave, with their numbers."""
         by_id: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for number, row in rows:
-            try:
+            with row_errors("MathTask.id_field", number, "Name the field of ids."):
                 by_id.setdefault(self._id(row, number), []).append((number, row))
-            except FieldError as error:
-                raise ConfigError("MathTask.id_field", f"row {number} {error}.", "Name the field of ids.") from error
         for setting, wanted in (("ids", self.ids or []), ("exclude", self.exclude)):
             unknown = [id for id in wanted if id not in by_id]
             if unknown:
@@ -291,19 +269,19 @@ class MathBenchmark(_Graded):
         benchmark: str,
         folder: str | None = None,
         grading: Mode = "qwen",
-        shots: int | None = None,
+        shots: NonNegativeInt | None = None,
         style: Style = "chat",
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: GradingSeconds = TIMEOUT_S,
         step_separator: str = "\n\n",
         environment: Environment | None = None,
         system: str | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(grading, timeout_s, step_separator, environment, reward)
-        self.entry = _entry(benchmark, "MathBenchmark.benchmark")
+        self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         available = len(self.entry.demonstrations)
-        if shots is not None and not 0 <= shots <= available:
+        if shots is not None and shots > available:
             raise ConfigError(
                 "MathBenchmark.shots", f"is {shots}; {self.name} has {available} worked examples.", "Use fewer."
             )
@@ -358,23 +336,19 @@ class MathSuite(Suite):
         validation: list[str] | None = None,
         folder: str | None = None,
         grading: Mode = "qwen",
-        shots: int | None = None,
+        shots: NonNegativeInt | None = None,
         style: Style = "chat",
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: GradingSeconds = TIMEOUT_S,
         step_separator: str = "\n\n",
         environment: Environment | None = None,
         system: str | None = None,
     ) -> None:
         self.names = list(TABLE_4) if names is None else names
         self.validation = ["math500"] if validation is None else validation
-        for setting, chosen in (("names", self.names), ("validation", self.validation)):
-            if not chosen or len(set(chosen)) < len(chosen):
-                raise ConfigError(f"MathSuite.{setting}", f"is {chosen}.", "Name each set once, and at least one.")
-        entries = [
-            _entry(name, f"MathSuite.{setting}")
-            for setting, chosen in (("names", self.names), ("validation", self.validation))
-            for name in chosen
-        ]
+        chosen = {"MathSuite.names": self.names, "MathSuite.validation": self.validation}
+        for setting, names in chosen.items():
+            check_names(setting, names)
+        entries = [find_entry(ENTRIES, name, setting) for setting, names in chosen.items() for name in names]
         self._tasks = {
             entry.name: MathBenchmark(
                 entry.name,
@@ -392,12 +366,6 @@ class MathSuite(Suite):
 
     def tasks(self, split: Split) -> dict[str, Task]:
         return {name: self._tasks[name] for name in (self.validation if split == "validation" else self.names)}
-
-
-def _entry(name: str, setting: str) -> Entry:
-    if name not in ENTRIES:
-        raise ConfigError(setting, f"is {name!r}, which is no test set.", f"There are {', '.join(ENTRIES)}.")
-    return ENTRIES[name]
 
 
 def _single_choice(problem: Problem) -> bool:

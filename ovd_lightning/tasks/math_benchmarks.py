@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks import math_formats as formats
 from ovd_lightning.tasks.math_demonstrations import GAOKAO, MMLU_STEM, SAT_MATH, Demonstration, with_choices
 from ovd_lightning.tasks.math_formats import Converted
-from ovd_lightning.tasks.sources import KINDS, Row, Source, load_rows, make_problems
+from ovd_lightning.tasks.sources import Row, Source, load_rows, local_copy, make_problems
 from ovd_lightning.types import Problem
 
 
@@ -51,7 +50,8 @@ def load_problems(entry: Entry, folder: str | None, setting: str) -> list[Proble
 
     Raises: ConfigError naming ``setting``: rows cannot be had, are not ``entry.size``, or cannot become problems.
     """
-    source = entry.source if folder is None else _local(entry, folder, setting)
+    files = (entry.file, f"{entry.file}/test")
+    source = entry.source if folder is None else local_copy(folder, files, entry.name, setting)
     rows = load_rows(source, setting)
     if len(rows) != entry.size:
         raise ConfigError(
@@ -59,8 +59,8 @@ def load_problems(entry: Entry, folder: str | None, setting: str) -> list[Proble
             f"{entry.name} from {source} has {len(rows)} rows, not {entry.size}.",
             "Numbers on another set cannot be compared: give a folder with the set of docs/benchmarks.md.",
         )
-    mend = f"The fields of {entry.name} are described in docs/benchmarks.md."
-    return make_problems(enumerate(rows), lambda row, number: to_problem(entry, row, number), setting, mend)
+    hint = f"The fields of {entry.name} are described in docs/benchmarks.md."
+    return make_problems(enumerate(rows), lambda row, number: to_problem(entry, row, number), setting, hint)
 
 
 def to_problem(entry: Entry, row: Row, number: int) -> Problem:
@@ -86,17 +86,6 @@ def _expected_words(question: str, answers: tuple[str, ...]) -> str:
     suffix = {"yes": " (Yes or No)", "no": " (Yes or No)", "true": " (True or False)", "false": " (True or False)"}
     expected = suffix.get(gold, "")
     return "" if question.endswith(expected) else expected
-
-
-def _local(entry: Entry, folder: str, setting: str) -> Source:
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise ConfigError(setting, f"{folder} is not a folder.", "Give one, or leave it out to load from the hub.")
-    candidates = [f"{entry.file}{suffix}" for suffix in KINDS] + [f"{entry.file}/test{suffix}" for suffix in KINDS]
-    for candidate in candidates:
-        if (root / candidate).is_file():
-            return Source(data=str(root / candidate))
-    raise ConfigError(setting, f"{folder} has no {entry.name}.", f"Put there one of {', '.join(candidates)}.")
 
 
 # --------------------------------------------------------------------- the entries

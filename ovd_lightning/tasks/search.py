@@ -13,6 +13,7 @@ from typing import Any
 
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 
 log = logging.getLogger(__name__)
@@ -54,12 +55,12 @@ class SearchEnvironment(Environment):
     def __init__(
         self,
         search: SearchEngine,
-        top_k: int = 3,
+        top_k: PositiveInt = 3,
         document_format: str = "Doc {rank}(Title: {title}) {text}",
         untitled_format: str = "Doc {rank}: {text}",
-        max_turns: int = 5,
-        max_turn_tokens: int = 500,
-        max_observation_tokens: int = 500,
+        max_turns: NonNegativeInt = 5,
+        max_turn_tokens: PositiveInt = 500,
+        max_observation_tokens: PositiveInt = 500,
         observation_prefix: str = "\n\n<information>",
         observation_suffix: str = "</information>\n\n",
         invalid_message: str = (
@@ -68,13 +69,11 @@ class SearchEnvironment(Environment):
         ),
         failed_message: str = "The search failed: the search engine did not answer.",
         empty_message: str = "The search found nothing.",
-        max_failed_share: float = 0.5,
+        max_failed_share: ClosedUnitInterval = 0.5,
     ) -> None:
         super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
-        if top_k < 1 or top_k > (search.most or top_k):
-            raise ConfigError(f"{SETTINGS}.top_k", f"is {top_k}.", f"Use 1 to {search.most or 'any number'}.")
-        if not 0 <= max_failed_share <= 1:
-            raise ConfigError(f"{SETTINGS}.max_failed_share", f"is {max_failed_share}.", "Use a value in [0, 1].")
+        if search.most is not None and top_k > search.most:
+            raise ConfigError(f"{SETTINGS}.top_k", f"is {top_k}.", f"Use 1 to {search.most}.")
         for name, template in (("document_format", document_format), ("untitled_format", untitled_format)):
             fields = placeholders(template)
             if fields is None or "text" not in fields or fields - FIELDS:

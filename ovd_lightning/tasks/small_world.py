@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import write_text
+from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.rewards import RewardFunction
@@ -225,9 +226,9 @@ class SmallWorldTask(WebQA):
     def __init__(
         self,
         seed: int = 0,
-        train_size: int = 900,
-        validation_size: int = 128,
-        test_size: int = 256,
+        train_size: PositiveInt = 900,
+        validation_size: PositiveInt = 128,
+        test_size: PositiveInt = 256,
         environment: Environment | None = None,
         template: str = "Question: {question}\n",
         reward: str | RewardFunction = "f1",
@@ -246,7 +247,7 @@ class SmallWorldTask(WebQA):
         rng = random.Random(f"{self.name}/{split}/{self.seed}")
         shuffled = [sorted(self.world.chains(split, hops), key=lambda chain: rng.random()) for hops in (1, 2)]
         most = 2 * min(map(len, shuffled))
-        if not 1 <= size <= most:
+        if size > most:
             raise ConfigError(
                 f"task.init_args.{split}_size", f"is {size}.", f"The world has questions for 1 to {most} problems."
             )

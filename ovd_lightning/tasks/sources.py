@@ -55,10 +55,17 @@ class Source:
 
 
 def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
-    """All rows, in order.
+    """All rows, in order, and at least one.
 
     Raises: ConfigError naming ``setting``, when they cannot be had.
     """
+    rows = _load(source, setting)
+    if not rows:
+        raise ConfigError(setting, f"{source}: no rows, no data.", "Check the file and the split.")
+    return rows
+
+
+def _load(source: Source, setting: str) -> list[dict[str, Any]]:
     if not source.data:
         raise ConfigError(setting, "is empty.", f"Give a hub id, or a {_kinds()} file or a folder of such.")
     path = Path(source.data).expanduser()
@@ -75,18 +82,17 @@ def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
 
 def _fetch(source: Source, setting: str) -> list[dict[str, Any]]:
     what = f"{source} (no file or folder of that name, so taken for a hub id)"
-    mend = (
+    hint = (
         "Check the id and the network; a gated set needs its terms accepted and `hf auth login`. Without a network, "
         f"fetch it elsewhere (`hf download {source.data} --repo-type dataset --local-dir FOLDER`) and give that folder."
     )
     if source.file is None:
-        return _load(setting, what, mend, source.data, source, bars=True, name=source.config, revision=source.revision)
+        with _loading(setting, what, hint, bars=True):
+            return _dataset(source.data, source.split, name=source.config, revision=source.revision)
     from huggingface_hub import hf_hub_download
 
-    try:
+    with _loading(setting, what, hint, bars=True):
         path = hf_hub_download(source.data, source.file, repo_type="dataset", revision=source.revision)
-    except Exception as error:  # of many kinds: no network, no such set, file or revision, gated
-        raise ConfigError(setting, f"{what} could not be fetched: {_short(error)}.", mend) from error
     return _read(Path(path), source.split, setting)
 
 
@@ -98,49 +104,38 @@ def _read(path: Path, split: str, setting: str) -> list[dict[str, Any]]:
     if name is None or "+" in split:
         raise ConfigError(setting, f"split {split!r} cannot be taken of the single file {path}.", 'Use "train".')
     if suffix_of(path) == ".parquet":
-        source = Source(data=str(path), split=split)
-        return _load(
-            setting, str(path), "Check file and split.", "parquet", source, data_files={name.group(): str(path)}
-        )
-    return _slices({name.group(): [path]}, split, str(path), setting)
+        with _loading(setting, str(path), "Check file and split."):
+            return _dataset("parquet", split, data_files={name.group(): str(path)})
+    with _loading(setting, str(path), "Check file and split."):
+        return _slices({name.group(): [path]}, split)
 
 
 def _read_folder(path: Path, source: Source, setting: str) -> list[dict[str, Any]]:
     """A folder, whose files ``datasets`` assigns to splits by their names or by the folder's README."""
     from datasets import load_dataset_builder
 
-    mend = f"Give a file, or a folder of {_kinds()} files."
-    try:
-        with _progress_bars(False):
-            found = load_dataset_builder(str(path), name=source.config).config.data_files or {}
-    except Exception as error:  # of many kinds
-        raise ConfigError(setting, f"the folder {path} could not be loaded: {_short(error)}.", mend) from error
-    files = {str(split): [Path(file) for file in part] for split, part in found.items()}
-    written = {suffix_of(file) in (*JSON, *CSV) for part in files.values() for file in part}
-    if written != {True}:
-        return _load(setting, f"the folder {path}", mend, path, source, name=source.config)
-    return _slices(files, source.split, f"the folder {path}", setting)
+    with _loading(setting, f"the folder {path}", f"Give a file, or a folder of {_kinds()} files."):
+        found = load_dataset_builder(str(path), name=source.config).config.data_files or {}
+        files = {str(split): [Path(file) for file in part] for split, part in found.items()}
+        written = {suffix_of(file) in (*JSON, *CSV) for part in files.values() for file in part}
+        if written != {True}:
+            return _dataset(str(path), source.split, name=source.config)
+    with _loading(setting, f"the folder {path}", "Check file and split."):
+        return _slices(files, source.split)
 
 
-def _slices(files: Mapping[str, Sequence[Path]], split: str, what: str, setting: str) -> list[dict[str, Any]]:
+def _slices(files: Mapping[str, Sequence[Path]], split: str) -> list[dict[str, Any]]:
     """What a split, with slices and sums, takes of files that are read as they are written."""
     from datasets import ReadInstruction
 
     parts: dict[str, list[dict[str, Any]]] = {}
     rows: list[dict[str, Any]] = []
-    try:
-        for name in re.findall(r"(?:^|\+)\s*(\w+)", split):
-            if name in files and name not in parts:
-                parts[name] = [row for file in files[name] for row in _rows(file)]
-        sizes = {name: len(parts.get(name, ())) for name in files}
-        for part in ReadInstruction.from_spec(split).to_absolute(sizes):
-            rows += parts[part.splitname][part.from_ : part.to]
-    except FileError as error:
-        raise ConfigError(setting, f"{what} could not be loaded: {error}.", "Check the file.") from error
-    except (OSError, ValueError, AssertionError) as error:
-        raise ConfigError(setting, f"{what} could not be loaded: {_short(error)}.", "Check file and split.") from error
-    if not rows:
-        raise ConfigError(setting, f"{what} has no rows in {split!r}: no data.", "Check the file and the split.")
+    for name in re.findall(r"(?:^|\+)\s*(\w+)", split):
+        if name in files and name not in parts:
+            parts[name] = [row for file in files[name] for row in _rows(file)]
+    sizes = {name: len(parts.get(name, ())) for name in files}
+    for part in ReadInstruction.from_spec(split).to_absolute(sizes):
+        rows += parts[part.splitname][part.from_ : part.to]
     return rows
 
 
@@ -151,19 +146,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise FileError(f"{path.name}: {error}") from error
 
 
-def _load(
-    setting: str, what: str, mend: str, path: str | Path, source: Source, bars: bool = False, **options: Any
-) -> list[dict[str, Any]]:
+def _dataset(path: str, split: str, **options: Any) -> list[dict[str, Any]]:
     from datasets import load_dataset  # a second of imports, which `--help` need not pay
 
+    return [dict(row) for row in load_dataset(path, split=split, **options)]
+
+
+@contextmanager
+def _loading(setting: str, what: str, hint: str, bars: bool = False) -> Iterator[None]:
+    """Raises: ConfigError for whatever goes wrong: no network, no such set, file, split or revision, a gated set, a
+    malformed file."""
     try:
         with _progress_bars(bars):
-            rows = [dict(row) for row in load_dataset(str(path), split=source.split, **options)]
+            yield
     except Exception as error:  # of many kinds, from `datasets`, the hub's client and the readers of file formats
-        raise ConfigError(setting, f"{what} could not be loaded: {_short(error)}.", mend) from error
-    if not rows:
-        raise ConfigError(setting, f"{what} has no rows.", "Check the file and the split.")
-    return rows
+        raise ConfigError(setting, f"{what} could not be loaded: {_reason(error)}.", hint) from error
 
 
 @contextmanager
@@ -185,8 +182,31 @@ def _kinds() -> str:
     return " or ".join(KINDS)
 
 
-def _short(error: Exception) -> str:
+def local_copy(folder: str, files: Sequence[str], name: str, setting: str, access: str = "") -> Source:
+    """A test set in a folder on this machine: the first of some files that is there.
+
+    Args:
+        files: paths in ``folder``, without suffixes.
+        name: of the test set.
+        access: what to do to get the set, for the error.
+
+    Raises: ConfigError naming ``setting``.
+    """
+    root = Path(folder).expanduser()
+    candidates = [f"{file}{suffix}" for file in files for suffix in KINDS]
+    for candidate in candidates:
+        if (root / candidate).is_file():
+            return Source(data=str(root / candidate))
+    if not root.is_dir():
+        raise ConfigError(setting, f"{folder} is not a folder.", "Give one, or leave it out to load from the hub.")
+    hint = f"Put there one of {', '.join(candidates)}. {access}"
+    raise ConfigError(setting, f"{folder} has no {name}.", hint.strip())
+
+
+def _reason(error: Exception) -> str:
     """What happened, on one line; ``datasets`` hides the reason of a malformed file in the cause."""
+    if isinstance(error, FileError):
+        return str(error)
     reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     text = " ".join(str(reason).split()).rstrip(".")
     return f"{type(reason).__name__}: {text[:300]}"
@@ -197,6 +217,15 @@ def _short(error: Exception) -> str:
 
 class FieldError(LookupError):
     """A row is not of the expected shape."""
+
+
+@contextmanager
+def row_errors(setting: str, number: int, hint: str) -> Iterator[None]:
+    """Raises: ConfigError for a FieldError, with the row's number (counted from 0)."""
+    try:
+        yield
+    except FieldError as error:
+        raise ConfigError(setting, f"row {number} {error}.", hint) from error
 
 
 def field(row: Row, name: str) -> Any:
@@ -262,7 +291,7 @@ def meta_of(row: Row) -> dict[str, Any]:
 
 
 def make_problems(
-    rows: Iterable[tuple[int, Row]], convert: Callable[[Row, int], Problem], setting: str, mend: str
+    rows: Iterable[tuple[int, Row]], convert: Callable[[Row, int], Problem], setting: str, hint: str
 ) -> list[Problem]:
     """One problem a row, in order; ``rows`` come with their numbers.
 
@@ -272,19 +301,9 @@ def make_problems(
     problems: list[Problem] = []
     seen: dict[str, int] = {}
     for number, row in rows:
-        try:
+        with row_errors(setting, number, hint):
             problem = convert(row, number)
-        except FieldError as error:
-            raise ConfigError(setting, f"row {number} {error}.", mend) from error
-        if not problem.question.strip():
-            raise ConfigError(setting, f"row {number} ({problem.id}) has an empty question.", mend)
-        if not problem.answers or not all(answer.strip() for answer in problem.answers):
-            raise ConfigError(
-                setting, f"row {number} ({problem.id}) has an empty answer: {problem.question[:80]!r}.", mend
-            )
-        if any("\b" in answer or "\f" in answer for answer in problem.answers):
-            what = f"row {number} ({problem.id}) has a control character in its answer: {problem.answers!r:.80}."
-            raise ConfigError(setting, what, 'Write LaTeX\'s backslash twice in JSON: "\\\\frac", not "\\frac".')
+            _check(problem)
         if problem.id in seen:
             raise ConfigError(
                 setting,
@@ -294,3 +313,16 @@ def make_problems(
         seen[problem.id] = number
         problems.append(problem)
     return problems
+
+
+def _check(problem: Problem) -> None:
+    """Raises: FieldError for a question or an answer that is empty, or an answer that lost a backslash."""
+    if not problem.question.strip():
+        raise FieldError(f"({problem.id}) has an empty question")
+    if not problem.answers or not all(answer.strip() for answer in problem.answers):
+        raise FieldError(f"({problem.id}) has an empty answer: {problem.question[:80]!r}")
+    if any("\b" in answer or "\f" in answer for answer in problem.answers):
+        raise FieldError(
+            f"({problem.id}) has a control character in its answer: {problem.answers!r:.80}. In JSON, LaTeX's "
+            'backslash is written twice: "\\\\frac", not "\\frac"'
+        )

@@ -20,8 +20,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ovd_lightning.errors import ConfigError
-from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, Operation, apply, parse
+from ovd_lightning.settings.ranges import ProblemCount
+from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, Operation, apply, check_bounds, parse
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.types import Problem
@@ -54,8 +54,7 @@ class ToolArithmeticTask(ArithmeticTask):
         reward: module.function of the response and the problem that says the reward; null: as in `ArithmeticTask`.
 
     Raises:
-        ConfigError: a size is not in 1 .. 200,000, ``operations`` is not an ordered pair within 2 .. 4 or ``digits``
-            within 1 .. 4.
+        ConfigError: ``operations`` is not an ordered pair within 2 .. 4, or ``digits`` within 1 .. 4.
     """
 
     name = "tool_arithmetic"
@@ -65,20 +64,16 @@ class ToolArithmeticTask(ArithmeticTask):
         self,
         environment: Environment,
         seed: int = 0,
-        train_size: int = 20_000,
-        validation_size: int = 256,
-        test_size: int = 512,
+        train_size: ProblemCount = 20_000,
+        validation_size: ProblemCount = 256,
+        test_size: ProblemCount = 512,
         operations: tuple[int, int] = (2, 3),
         digits: tuple[int, int] = (2, 3),
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(seed, train_size, validation_size, test_size, operations, reward)
-        if len(digits) != 2 or not 1 <= digits[0] <= digits[1] <= 4:
-            raise ConfigError(
-                "digits", f"{list(digits)} is not a range of digits.", "Give [fewest, most] within 1 to 4."
-            )
         self.environment = environment
-        self.digits = (digits[0], digits[1])
+        self.digits = check_bounds("digits", digits, 1, 4)
 
     def expression(self, rng: random.Random) -> Expression:
         while True:

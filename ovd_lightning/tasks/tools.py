@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt, TwoOrMore
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 from ovd_lightning.thoughts import spoken
 from ovd_lightning.tools.base import Execution, Sandbox
@@ -60,12 +61,12 @@ class ToolEnvironment(Environment):
     def __init__(
         self,
         sandbox: Sandbox,
-        max_turns: int = 15,
-        max_turn_tokens: int = 2048,
-        max_observation_tokens: int = 512,
-        result_characters: int = 256,
+        max_turns: NonNegativeInt = 15,
+        max_turn_tokens: PositiveInt = 2048,
+        max_observation_tokens: PositiveInt = 512,
+        result_characters: TwoOrMore = 256,
         left_out: str = "...(left out)...",
-        error_lines: int = 3,
+        error_lines: PositiveInt = 3,
         observation_prefix: str = "\n<tool_response>\n",
         observation_suffix: str = "\n</tool_response>\n",
         on_undecodable: Literal["end", "tell"] = "end",
@@ -77,16 +78,9 @@ class ToolEnvironment(Environment):
         stopped_message: str = "The program was stopped: {reason}.",
         empty_message: str = "The program printed nothing.",
         failed_message: str = "The interpreter failed: it did not run the program.",
-        max_failed_share: float = 0.5,
+        max_failed_share: ClosedUnitInterval = 0.5,
     ) -> None:
         super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
-        for name, value, least in (("result_characters", result_characters, 2), ("error_lines", error_lines, 1)):
-            if value < least:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", f"Use {least} or more.")
-        if on_undecodable not in ("end", "tell"):
-            raise ConfigError(f"{SETTINGS}.on_undecodable", f"is {on_undecodable!r}.", "Use end or tell.")
-        if not 0 <= max_failed_share <= 1:
-            raise ConfigError(f"{SETTINGS}.max_failed_share", f"is {max_failed_share}.", "Use a value in [0, 1].")
         for name, text in (
             ("undecodable_message", undecodable_message),
             ("wrong_call_message", wrong_call_message),

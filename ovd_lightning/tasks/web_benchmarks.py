@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.tasks.sources import KINDS, Row, Source, field, load_rows, make_problems, meta_of, text, texts
+from ovd_lightning.tasks import base
+from ovd_lightning.tasks.sources import Row, Source, field, load_rows, local_copy, make_problems, meta_of, text, texts
 from ovd_lightning.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def load_problems(entry: Entry, folder: str | None, limit: int | None, setting: 
 
     Raises: ConfigError naming ``setting``: rows cannot be had, are too few, or cannot become problems.
     """
-    source = entry.source if folder is None else _local(entry, folder, setting)
+    source = entry.source if folder is None else local_copy(folder, entry.files, entry.name, setting, entry.access)
     try:
         rows = load_rows(source, setting)
     except ConfigError as error:
@@ -151,18 +151,6 @@ def _check_size(entry: Entry, source: Source, rows: int, local: bool, limit: int
 def _is_head(problems: list[Problem]) -> bool:
     """Whether ids of FlashRAG, which count a split's rows, say that these are its first."""
     return all(str(p.meta.get("flashrag_id", "")).endswith(f"_{i}") for i, p in enumerate(problems))
-
-
-def _local(entry: Entry, folder: str, setting: str) -> Source:
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise ConfigError(setting, f"{folder} is not a folder.", "Give one, or leave it out to load from the hub.")
-    candidates = [f"{file}{suffix}" for file in entry.files for suffix in KINDS]
-    for candidate in candidates:
-        if (root / candidate).is_file():
-            return Source(data=str(root / candidate))
-    put = f"Put there one of {', '.join(candidates)}."
-    raise ConfigError(setting, f"{folder} has no {entry.name}.", f"{put} {entry.access}".strip())
 
 
 # --------------------------------------------------------------------- the entries
@@ -279,7 +267,5 @@ TABLE_3 = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", 
 
 def find_entry(name: str, setting: str) -> Entry:
     """The entry of that name, or of that other name. Raises: ConfigError with the names there are."""
-    for entry in _ALL:
-        if name == entry.name or name in entry.other_names:
-            return entry
-    raise ConfigError(setting, f"is {name!r}, which is no test set.", f"There are {', '.join(ENTRIES)}.")
+    others = {other: entry.name for entry in _ALL for other in entry.other_names}
+    return base.find_entry(ENTRIES, others.get(name, name), setting)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
-from ovd_lightning.tasks.base import Split, Suite, Task
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
+from ovd_lightning.tasks.base import Split, Suite, Task, check_names
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
+from ovd_lightning.tasks.splits import Splits
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
 from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
@@ -64,7 +66,7 @@ class WebQA(Task):
         template: str = "search",
         reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
-        f1_minimum: float = 1.0,
+        f1_minimum: HalfOpenUnitInterval = 1.0,
         system: str | None = None,
     ) -> None:
         kind = type(self).__name__
@@ -85,11 +87,8 @@ class WebQA(Task):
         own = callable(reward) or "." in reward  # else a misspelt name
         super().__init__(reward if own else None)
         self.reward: Reward = "f1" if own else reward  # type: ignore[assignment]
-        for setting, value, choices in (("reward", self.reward, Reward), ("correct_when", correct_when, CorrectWhen)):
-            if value not in get_args(choices):
-                raise ConfigError(f"{kind}.{setting}", f"is {value!r}.", f"Use one of {', '.join(get_args(choices))}.")
-        if not 0 < f1_minimum <= 1:
-            raise ConfigError(f"{kind}.f1_minimum", f"is {f1_minimum}.", "Use a value over 0 and up to 1.")
+        if self.reward not in get_args(Reward):
+            raise ConfigError(f"{kind}.reward", f"is {self.reward!r}.", f"Use one of {', '.join(get_args(Reward))}.")
         if environment is None and template == "search":
             logger.warning("%s.template is %r without an environment: nothing replies to a search", kind, template)
         self.environment = environment or AnswerOnly()
@@ -179,43 +178,23 @@ class WebQATask(WebQA):
         template: str = "search",
         reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
-        f1_minimum: float = 1.0,
+        f1_minimum: HalfOpenUnitInterval = 1.0,
         system: str | None = None,
     ) -> None:
         super().__init__(environment, template, reward, correct_when, f1_minimum, system)
-        if not data:
-            raise ConfigError("WebQATask.data", "is empty.", "Give a hub id, a file or a folder.")
         self.data, self.config, self.file, self.revision = data, config, file, revision
-        self.splits: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
         self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
-        self._problems: dict[Split, list[Problem]] = {}
+        parts: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
+        self._splits = Splits("WebQATask", data, parts, self._load)
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        if split not in self._problems:
-            self._problems[split] = self._load(split)
-            self._expect(self._problems[split])
-        return self._problems[split]
+        return self._splits.problems(split)
 
-    def _load(self, split: Split) -> list[Problem]:
-        part = self.splits[split]
-        if part is None:
-            raise ConfigError(
-                f"WebQATask.{split}_split",
-                f"is not set, so there is nothing of {self.data} to evaluate on.",
-                "Set it, or say in data.benchmarks what to evaluate.",
-            )
+    def _load(self, split: Split, part: str) -> list[Problem]:
         source = Source(data=self.data, config=self.config, file=self.file, split=part, revision=self.revision)
-        mend = "Say which fields hold the question, the answers and the id (question_field, answers_field, id_field)."
-        problems = make_problems(enumerate(load_rows(source, "WebQATask.data")), self._problem, "WebQATask.data", mend)
-        if split != "train":
-            known = {problem.question for problem in self.problems("train")}
-            shared = [problem.id for problem in problems if problem.question in known]
-            if shared:
-                raise ConfigError(
-                    f"WebQATask.{split}_split",
-                    f"is {part!r}; {len(shared)} of its questions are trained on, the first is {shared[0]!r}.",
-                    "Choose splits that share no question.",
-                )
+        hint = "Say which fields hold the question, the answers and the id (question_field, answers_field, id_field)."
+        problems = make_problems(enumerate(load_rows(source, "WebQATask.data")), self._problem, "WebQATask.data", hint)
+        self._expect(problems)
         return problems
 
     def _problem(self, row: Row, number: int) -> Problem:
@@ -261,17 +240,15 @@ class WebQABenchmark(WebQA):
         self,
         benchmark: str,
         folder: str | None = None,
-        limit: int | None = SAMPLE,
+        limit: PositiveInt | None = SAMPLE,
         environment: Environment | None = None,
         template: str = "search",
         reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
-        f1_minimum: float = 1.0,
+        f1_minimum: HalfOpenUnitInterval = 1.0,
         system: str | None = None,
     ) -> None:
         super().__init__(environment, template, reward, correct_when, f1_minimum, system)
-        if limit is not None and limit < 1:
-            raise ConfigError("WebQABenchmark.limit", f"is {limit}.", "Use 1 or more, or null for the whole split.")
         self.entry = find_entry(benchmark, "WebQABenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         self.folder, self.limit = folder, limit
@@ -313,12 +290,12 @@ class WebQASuite(Suite):
         names: list[str] | None = None,
         validation: list[str] | None = None,
         folder: str | None = None,
-        limit: int | None = SAMPLE,
+        limit: PositiveInt | None = SAMPLE,
         environment: Environment | None = None,
         template: str = "search",
         reward: str | RewardFunction = "f1",
         correct_when: CorrectWhen = "em",
-        f1_minimum: float = 1.0,
+        f1_minimum: HalfOpenUnitInterval = 1.0,
         system: str | None = None,
     ) -> None:
         self.names = self._known("names", TABLE_3 if names is None else names)
@@ -341,8 +318,7 @@ class WebQASuite(Suite):
     @staticmethod
     def _known(setting: str, chosen: Sequence[str]) -> list[str]:
         names = [find_entry(name, f"WebQASuite.{setting}").name for name in chosen]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"WebQASuite.{setting}", f"is {list(chosen)}.", "Name each set once, and at least one.")
+        check_names(f"WebQASuite.{setting}", names)
         return names
 
     def tasks(self, split: Split) -> dict[str, Task]:

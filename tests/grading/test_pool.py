@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.grading import Grader, WorkerError, grade
 from ovd_lightning.grading.grader import default_workers
 from ovd_lightning.types import Problem
@@ -324,12 +323,6 @@ def test_cores_are_shared_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for ranks, expected in ((1, min(8, cores)), (2, max(1, min(8, cores // 2))), (1000, 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
         assert default_workers() == expected
-
-
-@pytest.mark.parametrize("settings", [{"mode": "lenient"}, {"timeout_s": 0}, {"timeout_s": 1e9}, {"workers": 0}])
-def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(settings))):
-        Grader(**settings)  # type: ignore[arg-type]
 
 
 def test_as_many_responses_as_problems(grader: Grader) -> None:

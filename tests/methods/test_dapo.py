@@ -103,11 +103,5 @@ def test_overlong_masking_keeps_the_reward_in_the_group(tokenizer: Any) -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    for make, setting in (
-        (lambda: DAPO(refills=-1), "refills"), (lambda: DAPO(min_std=-1), "min_std"),
-        (lambda: GRPO(overlong="drop"), "overlong"), (lambda: GRPO(overlong_buffer=0), "overlong_buffer"),
-        (lambda: GRPO(clip=None, clip_high=0.2), "clip"), (lambda: GRPO(dual_clip=1.0), "dual_clip"),
-        (lambda: GRPO(mismatch="some"), "mismatch"), (lambda: GRPO(mismatch_bound=1.0), "mismatch_bound"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=rf"init_args\.{setting}:"):
-            make()  # type: ignore[no-untyped-call]
+    with pytest.raises(ConfigError, match=r"init_args\.clip: is null beside a clip_high"):
+        GRPO(clip=None, clip_high=0.2)

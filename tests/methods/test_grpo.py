@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.grpo import GRPO
 from tests.helpers import make_group, make_round
 
@@ -28,11 +27,6 @@ def test_advantages_within_each_group(tokenizer: Any, scale_by_std: bool, expect
     for y, advantage in zip(groups[0].mixture, expected, strict=True):
         assert y.advantages == pytest.approx([advantage] * len(y.completion_ids), rel=1e-5)
     assert all(y.advantages == [0.0] * len(y.completion_ids) for y in groups[1].mixture)
-
-
-def test_a_group_of_one_has_no_baseline() -> None:
-    with pytest.raises(ConfigError, match=r"method\.init_args\.group_size: is 1"):
-        GRPO(group_size=1)
 
 
 def test_the_reference_is_needed_for_the_kl_only() -> None:

@@ -205,10 +205,7 @@ def test_the_vocabularies_are_compared_before_anything_is_loaded(
 
 def test_settings_that_cannot_work_are_refused(teacher: TokenTeacher) -> None:
     for settings, setting in (
-        ({"agree": 0.5}, "agree"), ({"conflict": 0.0}, "conflict"), ({"hold": 0.5, "end": 0.2}, "hold"),
-        ({"imitation": 1.0}, "imitation"), ({"imitation": 0.0, "demonstrations": 0}, "demonstrations"),
+        ({"hold": 0.5, "end": 0.2}, "hold"), ({"imitation": 1.0}, "imitation"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=rf"init_args\.{setting}"):
             SGOPD(teacher, **settings)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="delta"):
-        SOD(teacher, delta=-1)

@@ -606,17 +606,11 @@ def test_randomness_is_a_function_of_seed_round_group_and_sample(annotate: Annot
         ("threshold", {"threshold": -1}),
         ("threshold", {"threshold": 11}),
         ("threshold", {"threshold": float("nan")}),
-        ("group_size", {"group_size": 0}),
         ("group_size", {"group_size": 1, "credit": MixedGroup()}),
         ("group_size", {"group_size": 1, "credit": StepScores(StudentGroup())}),
         ("replacement", {"replacement": Suffix(), "scoring": Scoring(level="trajectory")}),
         ("replacement", {"replacement": Capped(1, Suffix()), "scoring": Scoring(level="trajectory")}),
         ("credit", {"credit": StepScores(), "scoring": Scoring(level="trajectory")}),
-        ("clip", {"clip": 0}),
-        ("clip", {"clip": 1}),
-        ("clip_high", {"clip_high": 0}),
-        ("kl_coefficient", {"kl_coefficient": -0.001}),
-        *((name, {name: "none of these"}) for name in ("ratio", "aggregation")),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> None:
@@ -624,7 +618,7 @@ def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> Non
         OVD(VerbalTeacher(ScriptedEngine()), **settings)
     assert error.value.setting == f"method.init_args.{setting}"
     assert str(error.value).startswith(f"method.init_args.{setting}: is ")
-    assert error.value.mend
+    assert error.value.hint
 
 
 def test_the_threshold_is_checked_against_the_teachers_scale() -> None:

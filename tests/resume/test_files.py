@@ -136,7 +136,7 @@ def test_a_path_that_is_no_checkpoint_is_refused_with_one_that_is(tmp_path: Path
     ):
         with pytest.raises(ConfigError, match=problem) as error:
             find(str(path), runs=tmp_path, folder=None, fitting=True)
-        assert str(last) in error.value.mend
+        assert str(last) in error.value.hint
 
 
 def test_best_is_the_runs_best(tmp_path: Path) -> None:

@@ -218,12 +218,9 @@ def test_the_true_answer_is_said_to_be_told() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"top_k": 0}, "top_k"),
-        ({"max_turns": -1}, "max_turns"),
         ({"document_format": "{title}"}, "document_format"),
         ({"untitled_format": "{text} {url}"}, "untitled_format"),
         ({"document_format": "{text} {"}, "document_format"),
-        ({"max_failed_share": 1.5}, "max_failed_share"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], named: str) -> None:

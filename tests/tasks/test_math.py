@@ -208,8 +208,6 @@ def test_options_are_shown_where_the_answer_is_a_letter(tmp_path: Path) -> None:
         ({"prompt": "{question} {question}"}, "MathTask.prompt"),
         ({"ids": []}, "MathTask.ids"),
         ({"ids": ["a", "a"]}, "MathTask.ids"),
-        ({"data": ""}, "MathTask.data"),
-        ({"timeout_s": 0.0}, "timeout_s"),
         ({"step_separator": ""}, "step_separator"),
     ],
 )

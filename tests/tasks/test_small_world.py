@@ -92,10 +92,9 @@ def test_a_size_does_not_move_the_problems(task: SmallWorldTask) -> None:
     assert list(smaller.problems("test")) == list(task.problems("test"))
 
 
-@pytest.mark.parametrize("size", [0, 10_000])
-def test_a_size_beyond_the_world_is_refused(size: int) -> None:
+def test_a_size_beyond_the_world_is_refused() -> None:
     with pytest.raises(ConfigError, match="train_size"):
-        SmallWorldTask(train_size=size)
+        SmallWorldTask(train_size=10_000)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_solution_follows_precedence_and_uses_results(task: ToolArithmeticTask
 
 @pytest.mark.parametrize(
     "settings",
-    [{"train_size": 0}, {"operations": (1, 2)}, {"digits": (3, 2)}, {"digits": (0, 2)}, {"digits": (2, 5)}],
+    [{"operations": (1, 2)}, {"digits": (3, 2)}, {"digits": (0, 2)}, {"digits": (2, 5)}],
 )
 def test_bad_settings_are_refused(task: ToolArithmeticTask, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):

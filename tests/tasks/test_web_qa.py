@@ -258,9 +258,6 @@ def test_an_environment_that_is_told_the_answer_is_flagged() -> None:
         ({"template": "direct", "environment": Told()}, "template", "does not search"),
         ({"template": "cot", "environment": Told()}, "template", "null"),
         ({"reward": "f2"}, "reward", "f1, em"),
-        ({"correct_when": "always"}, "correct_when", "em, sub_em, f1"),
-        ({"f1_minimum": 0}, "f1_minimum", "over 0"),
-        ({"f1_minimum": 1.5}, "f1_minimum", "up to 1"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], setting: str, words: str) -> None:

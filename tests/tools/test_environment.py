@@ -191,11 +191,8 @@ def test_a_sandbox_that_mostly_fails_stops_the_run_and_errors_of_programs_do_not
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"result_characters": 1}, "result_characters"), ({"error_lines": 0}, "error_lines"),
-        ({"on_undecodable": "ignore"}, "on_undecodable"), ({"max_failed_share": 2}, "max_failed_share"),
         ({"undecodable_message": "{what}"}, "undecodable_message"), ({"wrong_call_message": "{"}, "wrong_call_message"),
         ({"stopped_message": "{"}, "stopped_message"),
-        ({"max_turns": -1}, "max_turns"),
     ],
 )  # fmt: skip
 def test_wrong_settings(settings: dict[str, Any], problem: str) -> None:

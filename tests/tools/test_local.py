@@ -224,7 +224,7 @@ def test_a_package_that_is_not_installed_and_limits_that_are_too_small_are_found
         LocalSandbox(packages=["nothing_of_this_name"]).check()
     with pytest.raises(ConfigError, match="a first program does not run") as error:
         LocalSandbox(memory_mb=64, packages=["numpy", "sympy"], workers=1).check()
-    assert "memory_mb" in error.value.mend
+    assert "memory_mb" in error.value.hint
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the mechanisms are Linux'")

@@ -1,4 +1,4 @@
-"""Bad input ends at once with the setting and the mend, before any model is loaded."""
+"""Bad input ends at once with the setting and the hint, before any model is loaded."""
 
 from __future__ import annotations
 

@@ -246,4 +246,4 @@ def test_what_else_an_evaluation_may_be_given(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ConfigError, match=problem) as error:
             is_student(neither)
         assert error.value.setting == "ckpt_path"
-        assert "hub id" in error.value.mend
+        assert "hub id" in error.value.hint

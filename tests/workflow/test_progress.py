@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
-from ovd_lightning.callbacks.progress import RunProgressBar, to_come
+from ovd_lightning.callbacks.progress import to_come
 from ovd_lightning.callbacks.rollout import PHASES
-from ovd_lightning.errors import ConfigError
 from tests.workflow import cli
 
 TEACHER = "--method.init_args.teacher.init_args"
@@ -200,12 +199,6 @@ def test_who_wants_no_progress_gets_none(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "answered" not in done.stdout
     assert "starting" not in done.stdout
-
-
-@pytest.mark.parametrize("every_s", [-1.0, float("nan"), float("inf")])
-def test_an_interval_that_is_none_is_refused(every_s: float) -> None:
-    with pytest.raises(ConfigError, match=r"run\.progress_every_s"):
-        RunProgressBar(every_s)
 
 
 def test_the_evaluations_that_are_to_come() -> None:

@@ -23,41 +23,6 @@ VERBAL = "ovd_lightning.teachers.verbal.VerbalTeacher"
 HF = "ovd_lightning.engines.hf.HFEngine"
 
 
-@pytest.fixture(scope="module")
-def parse() -> Any:
-    """The parsed configuration of a ``fit``; one parser for all tests, nothing is instantiated."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(cli.ROOT)
-        patch.setattr("sys.argv", ["ovd_lightning"])
-        patch.setattr(OVDCLI, "instantiate_classes", lambda self: None)
-        patch.setattr(OVDCLI, "_run_subcommand", lambda self, name: None)
-        parser = OVDCLI(["fit", QUICKSTART]).parser
-        yield lambda *args, verb="fit": parser.parse_args([verb, *args])[verb]
-
-
-@pytest.fixture
-def error(parse: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a wrong command says: one line on stderr and exit code 2, or a ConfigError."""
-
-    def told(*args: str, verb: str = "fit") -> str:
-        code: Any = None
-        try:
-            parse(*args, verb=verb)
-        except ConfigError as found:
-            return str(found)
-        except SystemExit as ended:
-            code = ended.code
-        if code is not None:
-            assert code == 2
-            said = capsys.readouterr().err
-            assert said.startswith("error: ")
-            assert said.count("\n") == 1, said
-            return said[len("error: ") : -1]
-        raise AssertionError(f"{args} was taken")
-
-    return told
-
-
 # ------------------------------------------------------------------ naming a class starts from its own defaults
 
 

@@ -46,12 +46,12 @@ def test_every_argument_is_obeyed_or_refused(name: str) -> None:
     assert (name in REFUSED) == (name in WRONG)
     check_trainer({}, "fit")
     check_trainer(DEFAULTS, "fit")
-    for value, mend in WRONG.get(name, []):
+    for value, hint in WRONG.get(name, []):
         with pytest.raises(ConfigError) as error:
             check_trainer({**DEFAULTS, name: value}, "fit")
         assert error.value.setting == f"trainer.{name}"
         assert f"is {value}." in str(error.value)
-        assert mend in error.value.mend
+        assert hint in error.value.hint
 
 
 def test_an_evaluation_may_be_cut() -> None:
