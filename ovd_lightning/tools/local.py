@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.workers.pool import Pool, WorkerError
 
@@ -58,28 +59,18 @@ class LocalSandbox(Sandbox):
 
     def __init__(
         self,
-        time_s: float = 10.0,
-        memory_mb: int = 2048,
-        processes: int = 32,
-        file_mb: int = 64,
-        output_bytes: int = 65536,
+        time_s: PositiveFloat = 10.0,
+        memory_mb: PositiveInt = 2048,
+        processes: PositiveInt = 32,
+        file_mb: PositiveInt = 64,
+        output_bytes: PositiveInt = 65536,
         packages: Sequence[str] = ("numpy", "sympy"),
         print_value: bool = True,
-        workers: int | None = None,
+        workers: PositiveInt | None = None,
         require: Sequence[str] = (),
         without: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("time_s", time_s, 0.1),
-            ("memory_mb", memory_mb, 64),
-            ("processes", processes, 1),
-            ("file_mb", file_mb, 1),
-            ("output_bytes", output_bytes, 256),
-            ("workers", 1 if workers is None else workers, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", f"Use {least} or more.")
         for name, given, known in (("require", require, PROTECTIONS), ("without", without, MECHANISMS)):
             if unknown := sorted(set(given) - set(known)):
                 raise ConfigError(f"{SETTINGS}.{name}", f"names {', '.join(unknown)}.", f"Use {', '.join(known)}.")
