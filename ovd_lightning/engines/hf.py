@@ -9,6 +9,7 @@ from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
+from ovd_lightning.settings.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +47,9 @@ class HFEngine(LocalEngine):
         model: str,
         dtype: str | None = None,
         device: str | None = None,
-        max_model_len: int | None = None,
-        batch_size: int = 128,
-        batch_tokens: int = 16384,
+        max_model_len: PositiveInt | None = None,
+        batch_size: PositiveInt = 128,
+        batch_tokens: PositiveInt = 16384,
         seed: int = 0,
         trust_remote_code: bool = False,
         tokenizer: str | None = None,

@@ -23,6 +23,7 @@ from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,12 +123,12 @@ class VLLMEngine(LocalEngine):
         self,
         model: str,
         dtype: str | None = None,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        kv_cache_memory_bytes: int | None = None,
-        tensor_parallel_size: int = 1,
+        max_model_len: PositiveInt | None = None,
+        gpu_memory_utilization: HalfOpenUnitInterval = 0.9,
+        kv_cache_memory_bytes: PositiveInt | None = None,
+        tensor_parallel_size: PositiveInt = 1,
         enforce_eager: bool | None = None,
-        block_size: int | None = None,
+        block_size: PositiveInt | None = None,
         seed: int = 0,
         trust_remote_code: bool = False,
         tokenizer: str | None = None,
