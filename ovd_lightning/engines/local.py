@@ -124,7 +124,7 @@ class LocalEngine(Engine):
                 "model", f"there is no directory {self.model!r}.", "Give a checkpoint's directory or a hub id org/name."
             )
         if path.exists() and not (path / "config.json").is_file():
-            raise ConfigError("model", f"{self.model!r} has no config.json.", "Save with save_pretrained().")
+            raise ConfigError("model", f"{self.model!r} holds no config.json.", "Save with save_pretrained().")
         check_checkpoint("model", self.model, self.trust_remote_code)
         _ = self.tokenizer
         trained = getattr(self.config, "max_position_embeddings", None)
