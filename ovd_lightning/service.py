@@ -1,65 +1,69 @@
-"""Calls to a web service: concurrent, rate-limited, retried a bounded number of times, left alone while it is down."""
+"""Calls to a web service: concurrent, rate-limited, retried, and behind a circuit breaker."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from aiolimiter import AsyncLimiter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 60.0
-"""That a service may ask for."""
+LONGEST_RETRY_AFTER_S = 60.0
+"""A service may ask for a longer wait; this is the longest that is granted."""
 LONGEST_BACKOFF_S = 30.0
-"""Of ours: whoever waits for a restart notices its end within this."""
+"""Also bounds how late the end of a restart is noticed."""
 RETRIED_STATUS = (408, 409, 425, 429)
 """Besides every 5xx."""
 
 
 @dataclass(slots=True, frozen=True)
 class Failure:
-    """Why a call was given up."""
+    """Why a request or a call failed."""
 
     reason: str
     status: int | None = None
-    """Of the last answer; None where none came, or none that could be read."""
+    """HTTP status; None where there was no answer, or none that could be read."""
     skipped: bool = False
-    """It was not sent: the service is being left alone."""
+    """Not sent, because the circuit was open."""
     kind: str = "other"
-    """What sort of failure, in a word or two, to count by."""
+    """Key to count failures by."""
+    retry_after_s: float = 0.0
+    """The service's Retry-After, at most `LONGEST_RETRY_AFTER_S`."""
 
     @property
     def refused(self) -> bool:
-        """The service does not want this request; another one may still succeed."""
+        """The service rejects this request, so a retry is pointless; another request may still succeed."""
         return self.status is not None and self.status < 500 and self.status not in RETRIED_STATUS
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What a service was asked for."""
+    """Counts of what was sent to a service."""
 
     requests: int = 0
     """HTTP requests, retries included."""
     retries: int = 0
     failures: int = 0
-    """Calls given up after their retries, or refused at once."""
+    """Calls that failed after their retries, or were refused."""
     skipped: int = 0
-    """Calls that were not sent because the service was being left alone."""
+    """Calls that were not sent because the circuit was open."""
     latency_s: float = 0.0
-    """Summed over requests, which run beside one another; waiting for a slot excluded."""
+    """Summed over requests, which overlap; without waits for a slot or a rate limit."""
 
     def counts(self) -> dict[str, float]:
         """By the names in ``COUNTED``."""
@@ -67,18 +71,40 @@ class Traffic:
 
 
 COUNTED = ("requests", "retries", "skipped_requests", "request_seconds")
-"""What whoever has a service counts of its traffic."""
+"""Names under which the owner of a service logs its traffic."""
 
 
 Call = Callable[[Any], Awaitable[Any]]
-"""Sends one request with the service's client and reads the answer; a ValueError says that it cannot be read."""
+"""Sends one request with the service's client and parses the answer; a ValueError means that it cannot be parsed."""
+
+
+class Limits:
+    """The limits of one service: calls in flight, requests and tokens per minute. Bound to the running event loop."""
+
+    def __init__(self, max_concurrency: int, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.slots = asyncio.Semaphore(max_concurrency)
+        self.probe = asyncio.Lock()
+        """Held by the one call that tests whether an open circuit can be closed."""
+        # evenly spaced requests; of tokens, a minute's worth at once and then at a steady rate
+        self._requests = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
+        self._tokens = AsyncLimiter(tokens_per_minute, 60) if tokens_per_minute else None
+
+    async def acquire(self, tokens: float) -> None:
+        """Wait until one more request, of so many tokens, is allowed."""
+        if self._tokens is not None:
+            while tokens > 0:  # a request may have more tokens than a minute allows
+                await self._tokens.acquire(min(tokens, self._tokens.max_rate))
+                tokens -= self._tokens.max_rate
+        if self._requests is not None:
+            await self._requests.acquire()
 
 
 class Service:
-    """Sends batches of calls. What the HTTP library is, subclasses say: `connect` and `judge`.
+    """Sends batches of calls over HTTP. Subclasses for other clients override `connect` and `classify`.
 
-    After ``breaker_failures`` calls were given up in a row, calls fail at once for ``breaker_pause_s``; then one call
-    tries, without retries, and the others wait for what it finds. Not for use from several threads at once.
+    Circuit breaker: after ``breaker_failures`` failed calls in a row the circuit is open for ``breaker_pause_s``, and
+    calls fail at once; then one call is sent as a probe, without retries, and the others wait for its outcome.
     """
 
     def __init__(
@@ -92,20 +118,22 @@ class Service:
         requests_per_minute: int | None,
         breaker_failures: int,
         breaker_pause_s: float,
+        tokens_per_minute: int | None = None,
     ) -> None:
         self.url = url
         self.traffic = Traffic()
+        self.max_concurrency = max_concurrency
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._backoff_s = backoff_s
-        self._max_concurrency = max_concurrency
-        self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
         self._breaker_failures = breaker_failures
         self._breaker_pause_s = breaker_pause_s
-        self._next_slot = 0.0
-        self._failed_in_a_row = 0
-        self._alone_until: float | None = None
-        """Monotonic time before which nothing is sent; None: the service is in use."""
+        self._limits: Limits | None = None
+        self._failures_in_a_row = 0
+        self._open_until: float | None = None
+        """Monotonic time at which an open circuit may be probed; None: the circuit is closed."""
 
     def connect(self) -> AbstractAsyncContextManager[Any]:
         """A client for one batch of calls."""
@@ -113,34 +141,50 @@ class Service:
 
         return httpx.AsyncClient(timeout=self._timeout_s)
 
-    def judge(self, error: Exception) -> tuple[Failure, str | None] | None:
-        """(why a request failed, its Retry-After); None: the error is ours, not the service's."""
+    def classify(self, error: Exception) -> Failure | None:
+        """Why a request failed; None: the error is a bug of ours and is raised."""
         import httpx
 
         if isinstance(error, httpx.HTTPStatusError):
             response = error.response
-            said = " ".join(response.text.split()) or response.reason_phrase
-            failure = Failure(f"status {response.status_code}: {said}"[:300], response.status_code, kind="status")
-            return failure, response.headers.get("retry-after")
+            text = " ".join(response.text.split()) or response.reason_phrase
+            reason = f"status {response.status_code}: {text}"[:300]
+            retry_after = retry_after_s(response.headers.get("retry-after"))
+            return Failure(reason, response.status_code, kind="status", retry_after_s=retry_after)
         if isinstance(error, TimeoutError | httpx.TimeoutException):
-            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout"), None
+            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout")
         if isinstance(error, httpx.HTTPError | OSError | ValueError | RecursionError):
-            return Failure(f"{type(error).__name__}: {error}"[:500]), None
+            return Failure(f"{type(error).__name__}: {error}"[:500])
         return None
 
-    def exhausted(self, attempt: int, retries: int, since: float) -> bool:
-        """Whether a call is given up after its attempt number ``attempt`` (0: the first), when all have failed.
+    def exhausted(self, attempts: int, retries: int, failing_since: float) -> bool:
+        """Whether a call fails for good after so many failed attempts.
 
         Args:
-            since: monotonic time of the call's first attempt.
+            failing_since: monotonic time at which its first attempt failed.
         """
-        return attempt >= retries
+        return attempts > retries
 
-    def retrying(self, failure: Failure) -> None:
-        """An attempt failed, and there will be another."""
+    def on_success(self, answer: Any) -> None:
+        """A call succeeded."""
+        if self._open_until is not None:
+            log.warning("%s answers again: the circuit is closed", self.url)
+        self._failures_in_a_row, self._open_until = 0, None
 
-    def gave_up(self, failure: Failure) -> None:
-        """A call is over without an answer."""
+    def on_retry(self, failure: Failure) -> None:
+        """An attempt failed and will be repeated."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """A call failed for good."""
+
+    def on_open(self, failure: Failure) -> None:
+        """Too many calls in a row have failed; ``failure`` was the last."""
+        if self._open_until is None:
+            log.warning(
+                "%s failed %d times in a row (%s): the circuit is open for %g s at a time",
+                self.url, self._failures_in_a_row, failure.reason, self._breaker_pause_s,
+            )  # fmt: skip
+        self._open_until = time.monotonic() + self._breaker_pause_s
 
     def take_traffic(self) -> Traffic:
         """What happened since the last call."""
@@ -152,203 +196,165 @@ class Service:
         calls: Sequence[Call],
         max_retries: int | None = None,
         items: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
         ready: Callable[[int, Any], None] = lambda index, answer: None,
     ) -> list[Any]:
-        """What each call read, or its Failure. Runs in a thread, so an event loop may be running here.
+        """The answer to each call, or its Failure. Works inside a running event loop too: it uses another thread's.
 
         Args:
             max_retries: overrides the service's.
-            items: how many items of work each call is, for whoever watches; None: one.
-            ready: told (index, answer or Failure) as soon as there is one, in that thread, one at a time.
+            items: items of work in each call, for the progress display; None: one each.
+            tokens: estimated tokens of each call, for ``tokens_per_minute``; None: not limited.
+            ready: called with (index, answer or Failure) as soon as there is one; in the other thread, one at a time.
         """
         if not calls:
             return []
         retries = self._max_retries if max_retries is None else max_retries
         items = [1] * len(calls) if items is None else items
+        tokens = [0] * len(calls) if tokens is None else tokens
         expect(sum(items))
-        return _in_a_thread(lambda: self._send(calls, retries, items, ready))
+        return _run_in_loop(self._send(calls, retries, items, tokens, ready))
 
     async def _send(
-        self, calls: Sequence[Call], retries: int, items: Sequence[int], ready: Callable[[int, Any], None]
+        self,
+        calls: Sequence[Call],
+        retries: int,
+        items: Sequence[int],
+        tokens: Sequence[int],
+        ready: Callable[[int, Any], None],
     ) -> list[Any]:
-        slots, trial = asyncio.Semaphore(self._max_concurrency), asyncio.Lock()
+        if self._limits is None or self._limits.loop is not asyncio.get_running_loop():
+            self._limits = Limits(self.max_concurrency, self.requests_per_minute, self.tokens_per_minute)
+        limits = self._limits
 
-        async def told(index: int, call: Call) -> Any:
-            answer = await self._guarded(client, call, slots, trial, retries)
+        async def answer(index: int, call: Call) -> Any:
+            found = await self._guarded(client, call, tokens[index], limits, retries)
             finished(items[index])
-            ready(index, answer)
-            return answer
+            ready(index, found)
+            return found
 
         async with self.connect() as client:
-            tasks = [asyncio.ensure_future(told(index, call)) for index, call in enumerate(calls)]
+            tasks = [asyncio.ensure_future(answer(index, call)) for index, call in enumerate(calls)]
             try:
                 return await asyncio.gather(*tasks)
-            finally:  # where a failure is raised, nothing may be left waiting
+            finally:  # after an error no task may be left behind
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _guarded(
-        self, client: Any, call: Call, slots: asyncio.Semaphore, trial: asyncio.Lock, retries: int
-    ) -> Any:
-        if self._alone_until is not None:
-            async with trial:
-                if self._alone_until is not None:  # still: no trial has succeeded meanwhile
-                    if time.monotonic() < self._alone_until:
+    async def _guarded(self, client: Any, call: Call, tokens: int, limits: Limits, retries: int) -> Any:
+        if self._open_until is not None:
+            async with limits.probe:
+                if self._open_until is not None:  # no probe has succeeded in the meantime
+                    if time.monotonic() < self._open_until:
                         return self._skip()
-                    return await self._attempt(client, call, slots, 0, is_trial=True)
-        return await self._attempt(client, call, slots, retries)
+                    return await self._call_with_retries(client, call, tokens, limits, 0, is_probe=True)
+        return await self._call_with_retries(client, call, tokens, limits, retries)
 
-    async def _attempt(
-        self, client: Any, call: Call, slots: asyncio.Semaphore, retries: int, is_trial: bool = False
+    async def _call_with_retries(
+        self, client: Any, call: Call, tokens: int, limits: Limits, retries: int, is_probe: bool = False
     ) -> Any:
-        failure, since = Failure(""), time.monotonic()
-        async with slots:  # kept while waiting for a retry: calls that come behind it may find the service left alone
-            for attempt in itertools.count():
-                if self._alone_until is not None and not is_trial:
-                    return failure if attempt else self._skip()
-                await self._turn()
-                self.traffic.requests += 1
-                self.traffic.retries += attempt > 0
-                begun = time.monotonic()
-                try:
-                    # the client's own limit is between two chunks: an answer that trickles in would escape it
-                    answer = await asyncio.wait_for(call(client), self._timeout_s)
-                except Exception as error:
-                    if (judged := self.judge(error)) is None:
-                        raise
-                    failure, asked = judged
-                else:
-                    self.answered(answer)
-                    return answer
-                finally:
-                    self.traffic.latency_s += time.monotonic() - begun
-                if failure.refused or is_trial or self.exhausted(attempt, retries, since):
-                    break
-                self.retrying(failure)
-                wait_s = min(self._backoff_s * 2 ** min(attempt, 16) * (1 + self._jitter()), LONGEST_BACKOFF_S)
-                await asyncio.sleep(max(wait_s, self._asked_wait(asked)))
+        failure: Failure | None = None
+        failing_since = 0.0
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda failure: not failure.refused and not is_probe),
+            stop=lambda state: self.exhausted(state.attempt_number, retries, failing_since),
+            wait=self._wait,
+            sleep=asyncio.sleep,
+            before_sleep=lambda state: self.on_retry(_failure(state)),
+            retry_error_callback=_failure,
+        )
+        async with limits.slots:  # also during backoff: calls in the queue may find the circuit open by then
+            async for attempt in retrying:
+                if self._open_until is not None and not is_probe:
+                    return failure or self._skip()
+                await limits.acquire(tokens)
+                self.traffic.retries += failure is not None
+                found = await self._attempt(client, call)
+                if not isinstance(found, Failure):
+                    self.on_success(found)
+                    return found
+                if failure is None:
+                    failing_since = time.monotonic()
+                failure = found
+                attempt.retry_state.set_result(failure)
+        assert failure is not None
         self.traffic.failures += 1
-        self.gave_up(failure)
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._breaker_failures:
-            self.open_breaker(failure)
+        self.on_failure(failure)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self._breaker_failures:
+            self.on_open(failure)
         return failure
 
-    def answered(self, answer: Any) -> None:
-        """A call succeeded."""
-        if self._alone_until is not None:
-            log.warning("%s answers again", self.url)
-        self._failed_in_a_row, self._alone_until = 0, None
+    async def _attempt(self, client: Any, call: Call) -> Any:
+        """One HTTP request: its answer or its Failure."""
+        self.traffic.requests += 1
+        start = time.monotonic()
+        try:
+            # the client's own timeout is per chunk, which an answer that trickles in never exceeds
+            return await asyncio.wait_for(call(client), self._timeout_s)
+        except Exception as error:
+            if (failure := self.classify(error)) is None:
+                raise
+            return failure
+        finally:
+            self.traffic.latency_s += time.monotonic() - start
 
-    def open_breaker(self, failure: Failure) -> None:
-        """Too many calls were given up in a row; ``failure`` was the last."""
-        if self._alone_until is None:
-            log.warning(
-                "%s failed %d times in a row (%s) and is left alone for %g s at a time",
-                self.url, self._failed_in_a_row, failure.reason, self._breaker_pause_s,
-            )  # fmt: skip
-        self._alone_until = time.monotonic() + self._breaker_pause_s
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: exponential backoff, up to a quarter longer at random, or Retry-After.
+
+        The jitter does not use Python's global random state, which belongs to the run (tenacity's own jitter does).
+        """
+        backoff = wait_exponential(self._backoff_s, max=LONGEST_BACKOFF_S)(state)
+        jitter = random.SystemRandom().random() / 4
+        return max(min(backoff * (1 + jitter), LONGEST_BACKOFF_S), _failure(state).retry_after_s)
 
     def _skip(self) -> Failure:
         self.traffic.skipped += 1
-        return Failure(f"{self.url} is being left alone after {self._failed_in_a_row} failures in a row", skipped=True)
-
-    async def _turn(self) -> None:
-        """Waits until the limit of requests per minute allows one more."""
-        now = time.monotonic()
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + self._interval_s
-        await asyncio.sleep(slot - now)
-
-    @staticmethod
-    def _jitter() -> float:
-        """In [0, 0.25), away from the process's global random state."""
-        return random.SystemRandom().random() / 4
-
-    @staticmethod
-    def _asked_wait(header: str | None) -> float:
-        try:
-            return min(max(float(header or 0), 0.0), LONGEST_WAIT_S)
-        except ValueError:  # a date: rare, and the back-off is waited for anyway
-            return 0.0
+        reason = f"not sent to {self.url}: the circuit is open after {self._failures_in_a_row} failures in a row"
+        return Failure(reason, skipped=True)
 
 
-def _in_a_thread(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """What a coroutine comes to, in an event loop of its own.
+def _failure(state: RetryCallState) -> Failure:
+    assert state.outcome is not None
+    failure: Failure = state.outcome.result()
+    return failure
 
-    Whoever is interrupted while waiting here does not wait for the answers: the calls are cancelled, and the thread
-    does not keep the process alive.
-    """
-    result: Future[Any] = Future()
-    loop = asyncio.new_event_loop()
 
-    def run() -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                value = runner.run(work())
-        except BaseException as error:
-            result.set_exception(error)
-        else:
-            result.set_result(value)
-
-    def cancel() -> None:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-
-    # in this thread's context, where the run is that hears of the progress
-    threading.Thread(target=copy_context().run, args=(run,), name="calls", daemon=True).start()
+def retry_after_s(header: str | None) -> float:
+    """Seconds that a Retry-After header asks for, at most `LONGEST_RETRY_AFTER_S`; 0 for a date, which is rare."""
     try:
-        return result.result()
+        return min(max(float(header or 0), 0.0), LONGEST_RETRY_AFTER_S)
+    except ValueError:
+        return 0.0
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all services, in a daemon thread: rate limits outlive a batch, and belong to one loop."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="calls", daemon=True).start()
+    return loop
+
+
+os.register_at_fork(after_in_child=_loop.cache_clear)  # a fork inherits the loop without its thread
+
+
+def _run_in_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine, which runs in this thread's context (it reports to this thread's progress display).
+
+    When this thread is interrupted, the calls are cancelled and not waited for.
+    """
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
     except BaseException:
-        if not result.done():
-            loop.call_soon_threadsafe(cancel)
+        future.cancel()
         raise
 
 
-def checked_service(
-    settings: str,
-    url: str,
-    *,
-    timeout_s: float,
-    max_retries: int,
-    backoff_s: float,
-    max_concurrency: int,
-    requests_per_minute: int | None,
-    breaker_failures: int,
-    breaker_pause_s: float,
-) -> Service:
-    """A service whose limits are settings of a config, which ``settings`` names. Raises: ConfigError."""
+def check_url(setting: str, url: str) -> None:
+    """Raises: ConfigError naming the setting."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{settings}.url", f"{url!r} is no address.", "Give one that begins with http://.")
-    check_limits(
-        settings,
-        positive={
-            "timeout_s": timeout_s,
-            "max_concurrency": max_concurrency,
-            "requests_per_minute": 1 if requests_per_minute is None else requests_per_minute,
-            "breaker_failures": breaker_failures,
-        },
-        not_negative={"max_retries": max_retries, "backoff_s": backoff_s, "breaker_pause_s": breaker_pause_s},
-    )
-    return Service(
-        url,
-        timeout_s=timeout_s,
-        max_retries=max_retries,
-        backoff_s=backoff_s,
-        max_concurrency=max_concurrency,
-        requests_per_minute=requests_per_minute,
-        breaker_failures=breaker_failures,
-        breaker_pause_s=breaker_pause_s,
-    )
-
-
-def check_limits(settings: str, positive: dict[str, float], not_negative: dict[str, float]) -> None:
-    """Raises: ConfigError naming the setting."""
-    for name, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{settings}.{name}", f"is {value}.", "Use a positive value.")
-    for name, value in not_negative.items():
-        if value < 0:
-            raise ConfigError(f"{settings}.{name}", f"is {value}.", "Use 0 or more.")
+        raise ConfigError(setting, f"{url!r} is no address.", "Give one that begins with http://.")

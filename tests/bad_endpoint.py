@@ -1,7 +1,7 @@
-"""An OpenAI-compatible chat endpoint that misbehaves in every way that has been reported of real ones.
+"""An OpenAI-compatible chat endpoint that misbehaves in every way reported of real ones.
 
-Runs in threads of the test's process, on the loopback interface. What an honest answer is: a digit with its
-log-probabilities for a scoring prompt, and the worked solution for an arithmetic problem.
+Runs in threads of the test's process, on the loopback interface. An honest answer is a digit with its log-probabilities
+for a scoring prompt, and the worked solution for an arithmetic problem.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCORING = "Rate the quality"
 
 
 def honest(body: Body, content: Any = None) -> Body:
-    """What a healthy endpoint answers; ``content`` in place of the answer's text."""
+    """The answer of a healthy endpoint; ``content`` replaces its text."""
     prompt = body["messages"][-1]["content"]
     scoring = SCORING in prompt
     text = content if content is not None else "7" if scoring else solution(prompt.strip().splitlines()[0].strip())
@@ -46,7 +46,7 @@ def honest(body: Body, content: Any = None) -> Body:
 
 
 def changed(**fields: Any) -> Callable[[Body], Body]:
-    """An honest answer with other fields at its top."""
+    """An honest answer with other top-level fields."""
     return lambda body: {k: v for k, v in {**honest(body), **fields}.items() if v is not ...}
 
 
@@ -66,7 +66,7 @@ def message(**fields: Any) -> Callable[[Body], Body]:
     return choice(message={"role": "assistant", **fields})
 
 
-# Bodies with status 200 that can be no answer: each is to be retried, counted and shown.
+# Invalid bodies with status 200: each must be retried, counted and reported.
 UNREADABLE: dict[str, Callable[[Body], Any]] = {
     "html": lambda body: b"<html><body>Please log in to the WiFi</body></html>",
     "not json": lambda body: b"not json!",
@@ -82,7 +82,7 @@ UNREADABLE: dict[str, Callable[[Body], Any]] = {
     "content a number": message(content=7),
     "content of other parts": message(content=[{"type": "text", "text": 7}]),
 }
-# Wrong in what only a request for log-probabilities needs.
+# Invalid only for a request for log-probabilities.
 NO_LOGPROBS: dict[str, Callable[[Body], Any]] = {
     "no logprobs": choice(logprobs=...),
     "logprobs null": choice(logprobs=None),
@@ -91,7 +91,7 @@ NO_LOGPROBS: dict[str, Callable[[Body], Any]] = {
     "top_logprobs of texts": choice(logprobs={"content": [{"token": "7", "logprob": -0.5, "top_logprobs": ["7"]}]}),
     "logprob a text": choice(logprobs={"content": [{"token": "7", "logprob": "low", "top_logprobs": []}]}),
 }
-# Odd, and an answer all the same.
+# Odd, but valid.
 ODD: dict[str, Callable[[Body], Any]] = {
     "content parts": lambda body: honest(
         body, [{"type": "text", "text": honest(body)["choices"][0]["message"]["content"]}]
@@ -106,7 +106,7 @@ ODD: dict[str, Callable[[Body], Any]] = {
     "bytes that are no UTF-8": lambda body: json.dumps(honest(body, "XX7")).encode().replace(b"XX", b"\xff\xfe"),
     "gzip": lambda body: gzip.compress(json.dumps(honest(body)).encode()),
 }
-# Answered, and nothing in it to learn from.
+# Valid, without usable text.
 NO_TEXT: dict[str, Callable[[Body], Any]] = {
     "content null": message(content=None),
     "reasoning only": message(content=None, reasoning_content="Let me think about this"),
@@ -156,7 +156,7 @@ def hang(handler: BaseHTTPRequestHandler, body: Body) -> None:
     handler.close_connection = True
 
 
-# Everything that another try may mend, by name.
+# Faults that a retry may get past, by name.
 PASSING: dict[str, Play] = {
     "500": status(500),
     "503 html": status(503, b"<html>Service Unavailable</html>"),
@@ -169,7 +169,7 @@ PASSING: dict[str, Play] = {
 
 
 class BadEndpoint:
-    """``play(handler, body, number)`` answers each POST; ``played`` counts by the names that it is told."""
+    """``play(handler, body, number)`` answers each POST; ``played`` counts by the names that the test gives."""
 
     def __init__(self, play: Callable[[BaseHTTPRequestHandler, Body, int], None]) -> None:
         self.play, self.posts, self.played = play, 0, Counter[str]()
@@ -201,7 +201,7 @@ class BadEndpoint:
             request_queue_size = 256
 
             def handle_error(self, *_: Any) -> None:
-                """A client that hangs up is no news."""
+                """Quiet when a client hangs up."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"

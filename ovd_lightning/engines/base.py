@@ -1,8 +1,7 @@
-"""The contract of an engine: what runs a language model for sampling and scoring.
+"""The interface of an engine, which runs a language model for sampling and scoring.
 
-Token in, token out: prompts given as token ids are used as they are, and completions come back as the
-very ids that were sampled. Text and chat prompts (for teachers, which have their own vocabulary) are
-rendered with the engine's own tokenizer and chat template.
+Tokens in, tokens out: prompts given as token ids are used as they are, and completions are the sampled ids. Text and
+chat prompts (for teachers, which have their own vocabulary) are rendered with the engine's tokenizer and chat template.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Prompt = str | list[int] | list[Message]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Sampling:
-    """How a completion is drawn."""
+    """Sampling parameters."""
 
     max_tokens: int = 512
     temperature: float = 1.0
@@ -36,7 +35,7 @@ class Sampling:
     top_p: float = 1.0
     """Below 1 the engine's log-probabilities are no longer those of softmax(logits / temperature)."""
     stop: tuple[str, ...] = ()
-    """Generation ends after the first of these texts, which stays part of the completion."""
+    """Generation ends after the first of these texts, which is kept in the completion."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -45,15 +44,15 @@ class Request:
 
     prompt: Prompt
     seed: int | None = None
-    """A request's own random state; ignored when greedy. The same seed gives the same tokens whatever else
-    is in the batch, where the engine can promise that (vLLM; ``hf`` promises it per call)."""
+    """Of this request; ignored when greedy. The same seed gives the same tokens whatever else is in the batch, where
+    the engine guarantees it (vLLM; ``hf`` guarantees it per call)."""
     max_tokens: int | None = None
     """Overrides ``Sampling.max_tokens``, e.g. for the continuation of a prefix."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Completion:
-    """What came back for a request."""
+    """The answer to a request."""
 
     text: str
     """Decoded, without special tokens."""
@@ -70,18 +69,18 @@ class Completion:
 
 
 class Troubles(NamedTuple):
-    """Calls that brought no answer, by kind, and the last reason of each kind, as it was given."""
+    """Failed calls by kind, and the last reason of each kind, verbatim."""
 
     given_up: Counter[str]
     retried: Counter[str]
     reasons: dict[str, str]
     calls: int
-    """All calls, the good ones included."""
+    """All calls, successful ones included."""
 
 
 class TokensUsed(NamedTuple):
-    """What a model has read and written, as an endpoint bills it: whether a prompt was in a cache makes no difference,
-    and a score costs its prompt and one token."""
+    """Tokens that a model has read and written, as an endpoint bills them: a cached prompt counts like any other, and a
+    score costs its prompt and one token."""
 
     prompt: int = 0
     completion: int = 0
@@ -94,23 +93,23 @@ class Engine(ABC):
     """Whether :meth:`sync` can work at all (an endpoint cannot be synchronised)."""
 
     checkpoint_names: ClassVar[bool] = True
-    """Whether :meth:`sync` takes names and shapes as ``save_pretrained`` writes them, or as transformers holds them."""
+    """Whether :meth:`sync` takes names and shapes of ``save_pretrained``'s checkpoints, or of transformers' modules."""
 
     keeps_stop: bool = True
-    """Whether a stop text stays in the completion, as the contract says; OpenAI's own protocol cuts it off."""
+    """Whether a stop text is kept in the completion, as it should be; OpenAI's protocol removes it."""
 
     def __init__(self) -> None:
         self.version: int = -1
-        """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's own."""
+        """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's."""
         self._used = TokensUsed()
 
     @property
     def used(self) -> TokensUsed:
-        """Tokens since the engine was made."""
+        """Tokens since the engine was created."""
         return self._used
 
     def count(self, prompt: int, completion: int) -> None:
-        """Every call of the model says what it read and wrote; a teacher's cost is read off here."""
+        """Add to ``used``; called for every call of the model."""
         self._used = TokensUsed(self._used.prompt + prompt, self._used.completion + completion)
 
     @property
@@ -119,28 +118,29 @@ class Engine(ABC):
         """Identifies model and engine, e.g. for the run's record."""
 
     def identity(self) -> dict[str, Any]:
-        """Everything besides a request that changes its answer, as JSON can hold it: its part of cache keys."""
+        """Everything besides a request that changes its answer, JSON-serializable: the engine's part of cache keys."""
         return {"name": self.name}
 
     def take_troubles(self) -> Troubles | None:
-        """What failed since the last call; None for an engine whose calls cannot fail one by one."""
+        """Failures since the last call; None for an engine whose calls cannot fail one by one."""
         return None
 
     @abstractmethod
     def check(self) -> None:
-        """Everything that can be checked without loading: paths, versions, an endpoint's health.
+        """Check everything that needs no loading: paths, versions, an endpoint's health.
 
-        Raises: ConfigError naming the setting and the mend.
+        Raises: ConfigError naming the setting, with a hint.
         """
 
     @abstractmethod
     def start(self) -> None:
-        """Load. A second call does nothing. Leaves torch's, numpy's and Python's random state and torch's
-        thread count as they were."""
+        """Load. A second call does nothing. Does not change the random state of torch, numpy and Python, nor torch's
+        number of threads."""
 
     def start_empty(self) -> None:
-        """As :meth:`start`, for an engine that is synchronised before its first use: it need not load weights. What a
-        sync fails to replace is then visibly wrong, and not by accident right until the student has changed."""
+        """As :meth:`start`, for an engine that is synchronised before its first use, so that it need not load weights:
+        a weight that a sync fails to replace is then wrong from the start, and not only once the student has changed.
+        """
         self.start()
 
     @property
@@ -165,8 +165,8 @@ class Engine(ABC):
     def generate_as_ready(
         self, requests: Sequence[Request], sampling: Sampling, ready: Callable[[int, Completion], None]
     ) -> list[Completion]:
-        """As :meth:`generate`; ``ready(index, completion)`` is called as soon as there is an answer, so that what was
-        paid for can be kept whatever happens to the rest. Possibly in another thread, never in two at once."""
+        """As :meth:`generate`; ``ready(index, completion)`` is called for each as soon as it is there, so that it can
+        be saved whatever happens to the rest. Possibly in another thread, never in two at once."""
         completions = self.generate(requests, sampling)
         for index, completion in enumerate(completions):
             ready(index, completion)
@@ -176,8 +176,8 @@ class Engine(ABC):
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
         """[P, C] float32: log-probability (temperature 1, full vocabulary) of each candidate as next token.
 
-        An endpoint gives -inf to a candidate outside the few it reports, and a row of NaN to a prompt whose
-        request failed after its retries; local engines do neither.
+        From an endpoint, -inf for a candidate that it does not report, and a row of NaN for a request that failed after
+        its retries; local engines return neither.
         """
 
     def next_text_logprobs(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
@@ -218,7 +218,7 @@ class Engine(ABC):
         """Per pair, [T] float32: log-probability (temperature 1) of each given completion token."""
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replace the weights, saved buffers included, and drop every cached key and value.
+        """Replace the weights, persistent buffers included, and drop all cached keys and values.
 
         Raises: RuntimeError on a frozen engine, and when a weight is missing or unknown.
         """
@@ -226,7 +226,7 @@ class Engine(ABC):
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
-        """What the model is asked inside this block is not counted, and nothing of it stays cached."""
+        """Calls inside this block are not counted, and nothing of them stays cached."""
         used = self._used
         try:
             yield
@@ -235,13 +235,13 @@ class Engine(ABC):
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
-        """What fails inside this block fails soon: for a try before a run, whose user is watching."""
+        """Inside this block calls fail soon, with few retries: for a test before a run, while the user waits."""
         yield
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Memory for generation is held inside this block only, where the engine can give it back."""
+        """Where the engine can free it, memory for generation is allocated inside this block only."""
         yield
 
-    def close(self) -> None:  # noqa: B027 -- most engines hold nothing that must be given back
-        """Give everything back. The engine cannot be used afterwards."""
+    def close(self) -> None:  # noqa: B027 -- most engines have nothing to free
+        """Free all resources. The engine cannot be used afterwards."""

@@ -1,26 +1,27 @@
-"""Requests to an OpenAI-compatible endpoint: concurrent, rate-limited, validated, waited for while it restarts."""
+"""Requests to an OpenAI-compatible endpoint: limited, validated, retried, with patience while it restarts."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from ovd_lightning.engines.base import Troubles
 from ovd_lightning.engines.protocol import LARGEST_ANSWER, Answer, BadAnswer, Wanted, read_answer
 from ovd_lightning.errors import ConfigError, RunError
-from ovd_lightning.service import Call, Failure, Service, Traffic
+from ovd_lightning.service import Call, Failure, Service, Traffic, retry_after_s
 
 __all__ = ["Call", "Endpoint", "EndpointDown", "Failure", "Usage"]
 
 KINDS = ("status_4xx", "status_429", "status_5xx", "timeout", "connection", "bad_answer", "no_text")
-"""What a failed call is counted under. ``no_text``: answered, but refused, filtered, or nothing but a thought."""
+"""Keys of the failure counts. ``no_text``: an answer that is a refusal, filtered, or only a thought."""
 
 
 class EndpointDown(RunError):
@@ -29,19 +30,18 @@ class EndpointDown(RunError):
 
 @dataclass(slots=True)
 class Usage(Traffic):
-    """What an endpoint was asked for so far, and what it cost."""
+    """Counts of what was sent to an endpoint since it was made, with the tokens that it bills."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class Endpoint(Service):
-    """Sends batches of calls and counts. ``key`` is never shown. Not for use from several threads at once.
+    """Sends batches of calls and counts failures by kind. The key appears in no message and no setting.
 
-    After ``max_failures`` failures without a success between them ``send`` raises EndpointDown.
-
-    A call that fails is sent again ``max_retries`` times while others succeed: then it is the call that is at fault.
-    While nothing at all succeeds, the endpoint is: it may be restarting, and is waited for ``patience_s``.
+    A failed call is retried ``max_retries`` times while others succeed: then the call is at fault. While no call
+    succeeds, the endpoint is at fault and may be restarting: retries go on until ``patience_s`` have passed since the
+    first failure. After ``max_failures`` failed calls in a row ``send`` raises EndpointDown.
     """
 
     def __init__(self, base_url: str, key: str, *, max_failures: int, patience_s: float, **service: Any) -> None:
@@ -51,28 +51,30 @@ class Endpoint(Service):
         self._key = key
         self._patience_s = patience_s
         self._failing_since: float | None = None
-        """Monotonic time of the first failure since the last success; None: the last one succeeded."""
+        """Monotonic time of the first failed attempt since the last success; None: the last attempt succeeded."""
+        self._last_success = -math.inf
+        """Monotonic time."""
         self._given_up: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self._calls = 0
 
     def models(self, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
-        """What is served, by name.
+        """The served models by name.
 
-        Raises: ConfigError when nothing usable answers.
+        Raises: ConfigError when there is no usable answer.
         """
         import httpx
 
         url = f"{self.base_url}/models"
-        mend = (
+        hint = (
             "Correct base_url, or start a server: python -m vllm.entrypoints.openai.api_server --model ... --port ..."
         )
         try:
             response = httpx.get(url, timeout=timeout_s, headers={"Authorization": f"Bearer {self._key}"})
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             reason = self.hidden(str(error) or type(error).__name__)
-            raise ConfigError("base_url", f"{self.base_url} does not answer ({reason}).", mend) from error
+            raise ConfigError("base_url", f"{self.base_url} does not answer ({reason}).", hint) from error
         if response.status_code in (401, 403):
             raise ConfigError(
                 "api_key_env",
@@ -85,12 +87,12 @@ class Endpoint(Service):
             raise ConfigError(
                 "base_url",
                 f"{url} answers with status {response.status_code} and no list of models; most end in /v1.",
-                mend,
+                hint,
             ) from error
         return served
 
     def call(self, wanted: Wanted, model: str, prompt: Any, fields: dict[str, Any]) -> Call:
-        """One HTTP request, whose answer is read and validated within it.
+        """One HTTP request. Its answer is validated inside the call, so that an invalid one is retried.
 
         Args:
             prompt: messages for chat, else a list of prompts.
@@ -110,9 +112,9 @@ class Endpoint(Service):
 
         return send
 
-    def answered(self, answer: Any) -> None:
-        super().answered(answer)
-        self._failing_since = None
+    def on_success(self, answer: Any) -> None:
+        super().on_success(answer)
+        self._failing_since, self._last_success = None, time.monotonic()
         self._calls += 1
         if isinstance(answer, Answer):
             self.usage.prompt_tokens += answer.prompt_tokens
@@ -130,21 +132,20 @@ class Endpoint(Service):
             yield
         finally:
             self._patience_s, self._max_retries = patience, retries
-            self._failed_in_a_row, self._failing_since = 0, None
+            self._failures_in_a_row, self._failing_since = 0, None
 
-    def exhausted(self, attempt: int, retries: int, since: float) -> bool:
-        now = time.monotonic()
+    def exhausted(self, attempts: int, retries: int, failing_since: float) -> bool:
         if self._failing_since is None:
-            self._failing_since = now
-        if attempt < retries:
+            self._failing_since = time.monotonic()
+        if attempts <= retries:
             return False
-        others_succeed = self._failing_since > since
-        return others_succeed or now - self._failing_since >= self._patience_s
+        others_succeed = self._last_success > failing_since
+        return others_succeed or time.monotonic() - self._failing_since >= self._patience_s
 
-    def retrying(self, failure: Failure) -> None:
+    def on_retry(self, failure: Failure) -> None:
         self._count(self._retried, failure)
 
-    def gave_up(self, failure: Failure) -> None:
+    def on_failure(self, failure: Failure) -> None:
         self._calls += 1
         self._count(self._given_up, failure)
 
@@ -153,7 +154,7 @@ class Endpoint(Service):
         self._reasons[failure.kind] = failure.reason
 
     def take_troubles(self) -> Troubles:
-        """What failed since the last call."""
+        """The failures since the last call."""
         troubles = Troubles(self._given_up, self._retried, self._reasons, self._calls)
         self._given_up, self._retried, self._reasons, self._calls = Counter(), Counter(), {}, 0
         return troubles
@@ -163,34 +164,34 @@ class Endpoint(Service):
 
         return AsyncOpenAI(base_url=self.base_url, api_key=self._key, timeout=self._timeout_s, max_retries=0)
 
-    def judge(self, error: Exception) -> tuple[Failure, str | None] | None:
+    def classify(self, error: Exception) -> Failure | None:
         import openai
 
         if isinstance(error, openai.APIStatusError):
             status = error.status_code
             kind = "status_429" if status == 429 else "status_5xx" if status >= 500 else "status_4xx"
-            failure = Failure(self._reason(error), status, kind=kind)
-            return failure, error.response.headers.get("retry-after")
+            retry_after = retry_after_s(error.response.headers.get("retry-after"))
+            return Failure(self._reason(error), status, kind=kind, retry_after_s=retry_after)
         if isinstance(error, openai.APITimeoutError | TimeoutError):
-            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout"), None
+            return Failure(f"no answer within {self._timeout_s:g} s", kind="timeout")
         if isinstance(error, openai.OpenAIError):
             cause = error.__cause__ or error
-            return Failure(self.hidden(f"{type(cause).__name__}: {cause}"), kind="connection"), None
+            return Failure(self.hidden(f"{type(cause).__name__}: {cause}"), kind="connection")
         if isinstance(error, BadAnswer):
-            return Failure(f"a bad answer: {self.hidden(str(error))}", kind="bad_answer"), None
-        judged = super().judge(error)
-        return judged and (Failure(self.hidden(judged[0].reason), judged[0].status, kind="connection"), judged[1])
+            return Failure(f"a bad answer: {self.hidden(str(error))}", kind="bad_answer")
+        failure = super().classify(error)
+        return failure and replace(failure, reason=self.hidden(failure.reason), kind="connection")
 
-    def open_breaker(self, failure: Failure) -> None:
-        """A run cannot go on without its teacher."""
+    def on_open(self, failure: Failure) -> None:
+        """Raises: EndpointDown, since a run cannot go on without its teacher."""
         waited = 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
         raise EndpointDown(
-            f"the endpoint at {self.base_url} failed {self._failed_in_a_row} times in a row"
+            f"the endpoint at {self.base_url} failed {self._failures_in_a_row} times in a row"
             f"{f' over {waited:.0f} s' if waited >= 1 else ''}: {failure.reason}"
         )
 
     def hidden(self, text: str) -> str:
-        """Without the key: some endpoints repeat it in their errors."""
+        """The text without the key, which some endpoints repeat in their errors."""
         if self._key and self._key != "EMPTY":
             text = text.replace(self._key, "***")
         return re.sub(r"Bearer\s+\S+", "Bearer ***", text)
@@ -202,7 +203,7 @@ class Endpoint(Service):
 
 
 def check_no_key(base_url: str, api_key_env: str) -> None:
-    """Settings are logged and saved, so neither may hold a key. Raises: ConfigError, which does not repeat it."""
+    """Settings are logged and saved, so neither may contain a key. Raises: ConfigError, which does not repeat it."""
     try:
         parts = urlsplit(base_url)
         holds_key = bool(parts.username or parts.password or parts.query or parts.fragment)
@@ -224,8 +225,10 @@ def check_no_key(base_url: str, api_key_env: str) -> None:
 
 
 async def _body(response: Any) -> bytes:
-    """What a response holds. Raises: BadAnswer for too much of it; OSError for one that breaks off, whichever HTTP
-    library the client uses (it does not translate the errors of a body that is read piece by piece)."""
+    """The body of a response. The client translates no error of a body that is streamed, so this does.
+
+    Raises: BadAnswer when it is too long; TimeoutError or OSError when it breaks off.
+    """
     data = bytearray()
     chunks = response.iter_bytes()
     while True:

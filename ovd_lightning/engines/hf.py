@@ -1,4 +1,4 @@
-"""transformers in this process: no further installation, any model, exact; for small models and for tests."""
+"""transformers in this process: no extra installation, any model, exact; for small models and tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
+from ovd_lightning.settings.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,31 +25,31 @@ LOGITS_AT_ONCE = 1 << 24
 class HFEngine(LocalEngine):
     """Samples with a key-value cache and scores with plain forward passes.
 
-    A request draws from its own seed only, and padding changes its log-probabilities in the last digits only:
-    the same list of requests gives the same tokens bit for bit, and other neighbours in the batch almost surely do.
+    A request draws from its own seed only, and padding changes its log-probabilities in the last digits only: the same
+    list of requests gives the same tokens bit for bit, and a request in another batch almost surely does too.
 
     Args:
         model: Directory of a checkpoint, or a hub id ``org/name``.
-        dtype: Of weights and activations. None: float32 on the CPU, the checkpoint's own elsewhere.
+        dtype: Of weights and activations. None: float32 on the CPU, the checkpoint's elsewhere.
         device: Such as ``cuda:0``; None: the first GPU if there is one.
-        max_model_len: Longest prompt plus completion, in tokens; None: what the model was made for.
-        batch_size: Sequences that are generated side by side.
-        batch_tokens: Tokens, padding included, of one forward pass that scores.
-        seed: Of requests that bring none.
-        trust_remote_code: Run model code that comes with the checkpoint.
+        max_model_len: Longest prompt plus completion, in tokens; None: the model's own maximum.
+        batch_size: Sequences generated in one batch.
+        batch_tokens: Tokens, with padding, of one forward pass that scores.
+        seed: Of requests without one.
+        trust_remote_code: Run model code from the checkpoint.
         tokenizer: Directory or hub id of the tokenizer; None: the model's.
     """
 
-    checkpoint_names = False  # the same class of model on both sides: tensors go over as they lie in memory
+    checkpoint_names = False  # the trainer's model has the same class, so tensors are copied as they are
 
     def __init__(
         self,
         model: str,
         dtype: str | None = None,
         device: str | None = None,
-        max_model_len: int | None = None,
-        batch_size: int = 128,
-        batch_tokens: int = 16384,
+        max_model_len: PositiveInt | None = None,
+        batch_size: PositiveInt = 128,
+        batch_tokens: PositiveInt = 16384,
         seed: int = 0,
         trust_remote_code: bool = False,
         tokenizer: str | None = None,
@@ -70,7 +71,7 @@ class HFEngine(LocalEngine):
 
         super().check()
         if self.device is not None and self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError("device", f"{self.device!r} was asked for, but there is no GPU.", "Set cpu.")
+            raise ConfigError("device", f"is {self.device!r}, but there is no GPU.", "Set cpu.")
 
     def start(self) -> None:
         if self._network is not None:
@@ -131,7 +132,7 @@ class HFEngine(LocalEngine):
     # -- sampling
 
     def ends(self) -> list[int]:
-        """Ids of the tokens that end a sequence, from the generation settings and the tokenizer."""
+        """End-of-sequence ids, from the generation config and the tokenizer."""
         ids: set[int] = set()
         settings: Any = self.network.generation_config
         for found in (getattr(settings, "eos_token_id", None), self.tokenizer.eos_token_id):
@@ -159,12 +160,12 @@ class HFEngine(LocalEngine):
     def _sample(
         self, prompts: list[list[int]], limits: list[int], seeds: list[int], sampling: Sampling
     ) -> list[Completion]:
-        """One batch, left-padded; sequences leave it as they end."""
+        """One batch, left-padded; finished sequences are removed from it."""
         import torch
 
         device, ends = self.network.device, set(self.ends())
         longest = max(map(len, prompts))
-        uniforms = [  # each sequence's randomness, drawn before anything else can touch it
+        uniforms = [  # of each sequence, drawn ahead: independent of the rest of the batch
             torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
             for n, s in zip(limits, seeds, strict=True)
         ]
@@ -208,7 +209,7 @@ class HFEngine(LocalEngine):
                     live = [live[row] for row in kept]
                     if live:
                         for kept_states in cache.values():
-                            kept_states.reorder_cache(select)  # every kind of cache has it, unlike a selection of rows
+                            kept_states.reorder_cache(select)  # the one way to select rows that every kind of cache has
                 inputs = chosen[:, None]
                 mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=-1)
                 positions = positions[:, -1:] + 1

@@ -1,4 +1,4 @@
-"""What the engines that load a checkpoint themselves share: checks, prompts, names of weights."""
+"""Common parts of the engines that load a checkpoint in this process: checks, prompts, names of weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Random state of torch, CUDA, numpy and Python and torch's threads are on exit as they were on entry.
+    """Restores the random state of torch, CUDA, numpy and Python, and torch's number of threads, on exit.
 
-    Also gives ``torch.set_num_threads`` back, which vLLM on the CPU replaces by a function that does nothing.
+    Also restores ``torch.set_num_threads``, which vLLM on the CPU replaces by a function that does nothing.
     """
     import numpy as np
     import torch
@@ -47,10 +47,7 @@ def untouched() -> Iterator[None]:
 def check_weights(
     engine: str, given: Sequence[tuple[str, torch.Tensor]], shapes: dict[str, tuple[int, ...]], tied: Iterable[str]
 ) -> None:
-    """``given`` names every weight in ``shapes``, in its shape; the ``tied`` ones may be left out.
-
-    Raises: RuntimeError naming the weight.
-    """
+    """Raises: RuntimeError unless ``given`` has every weight of ``shapes``, in its shape; ``tied`` are optional."""
     names = {name for name, _ in given}
     for name, tensor in given:
         if name not in shapes:
@@ -84,14 +81,14 @@ class LocalEngine(Engine):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What runs the checkpoint, in a word."""
+        """Name of the backend."""
 
     @property
     def name(self) -> str:
         return f"{self.kind}:{self.model}"
 
     def identity(self) -> dict[str, Any]:
-        """With size and time of a local checkpoint's files: another one in their place is another model."""
+        """With size and time of a local checkpoint's files, so that a checkpoint that replaces it is another model."""
         files = sorted(Path(self.model).expanduser().glob("*")) if Path(self.model).expanduser().is_dir() else []
         return {
             "name": self.name,
@@ -103,7 +100,7 @@ class LocalEngine(Engine):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The checkpoint's configuration, of the text part where there are several."""
+        """The checkpoint's configuration; of a multimodal model, that of the text part."""
         if self._config is None:
             self._config = load_config("model", self.model, self.trust_remote_code).get_text_config()
         return self._config
@@ -134,12 +131,12 @@ class LocalEngine(Engine):
         if self.max_model_len is not None and trained is not None and self.max_model_len > trained:
             raise ConfigError(
                 "max_model_len",
-                f"{self.max_model_len} exceeds the {trained} positions that {self.model!r} was made for.",
+                f"{self.max_model_len} exceeds the {trained} positions of {self.model!r}.",
                 f"Set at most {trained}.",
             )
 
     def decode(self, ids: list[int]) -> str:
-        """A completion's text: special tokens left out."""
+        """A completion's text, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def encode_requests(self, prompts: Iterable[Prompt]) -> list[list[int]]:
@@ -170,11 +167,11 @@ class LocalEngine(Engine):
                 )
 
     def seeds(self, requests: Sequence[Request]) -> list[int]:
-        """Each request's own seed; those without one draw it from the engine's ``seed``, not from global state."""
+        """Each request's seed; drawn from the engine's ``seed``, not from global state, where it has none."""
         return [self._draws.getrandbits(31) if r.seed is None else r.seed for r in requests]
 
     def limits(self, requests: Sequence[Request], prompts: Sequence[list[int]], default: int) -> list[int]:
-        """Tokens each request may generate: its own limit or the default, within the context.
+        """Most tokens of each completion: the request's limit or the default, within the context.
 
         Raises: ValueError naming the request whose limit is below 1.
         """

@@ -1,8 +1,8 @@
-"""What an OpenAI-compatible endpoint answers, validated before anything is read from it.
+"""The answers of an OpenAI-compatible endpoint, validated.
 
-Servers, proxies and gateways answer with status 200 and an error, a login page, or half of what was asked. Everything
-that is read later is looked at here, inside the call, so that a bad answer is retried, counted and shown like any other
-failure of the endpoint.
+Servers, proxies and gateways answer with status 200 and an error, a login page, or half of what was asked for.
+Everything that is used later is validated here, inside the call, so that a bad answer is retried, counted and reported
+like any other failure of the endpoint.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from typing import Any, Literal
 Api = Literal["completions", "chat"]
 
 LARGEST_ANSWER = 256 << 20
-"""Bytes, decompressed: far more than 64 prompts with the log-probabilities of their tokens take."""
+"""Bytes, decompressed: far more than 64 prompts with the log-probabilities of their tokens."""
 FLOOR = -9000.0
-"""Servers write -9999 for minus infinity, which JSON cannot hold."""
+"""Servers write -9999 for minus infinity, which JSON does not have."""
 QUOTED = 200
 """Characters of an answer that an error shows."""
+TOKEN_ID = "token_id:"
+"""Prefix of a token's name in vLLM's responses under ``return_tokens_as_token_ids``."""
+Row = dict[str, float]
+"""Log-probability by token, at one position."""
 
 
 class BadAnswer(ValueError):
-    """An answer that cannot be what was asked for; another try may bring a good one."""
+    """An invalid answer; a retry may get a valid one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,15 +38,15 @@ class Choice:
     text: str
     finish_reason: str | None
     problem: str | None = None
-    """Why the text is no answer although the endpoint did its work: refused, filtered, nothing but a thought."""
+    """Why a valid answer has no usable text: refused, filtered, only a thought."""
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
     logprobs: list[float] | None = None
     """[T] of the sampled tokens."""
-    first: dict[str, float] | None = None
-    """Log-probability by token at the first position, as far as reported."""
+    first: Row | None = None
+    """At the first position, as far as reported."""
     prompt_logprobs: list[dict[str, Any] | None] | None = None
-    """vLLM's: a position a prompt token, each token id (as text) -> {"logprob": ...}."""
+    """vLLM's: per prompt token, token id (as text) -> {"logprob": ...}."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,20 +61,20 @@ class Answer:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Wanted:
-    """What a request must bring back."""
+    """What the answer to a request must contain."""
 
     api: Api
     choices: int
     logprobs: bool = False
     """Of the sampled tokens."""
     first: bool = False
-    """Also those of the first position's likeliest, or chosen, tokens."""
+    """Also of the likeliest, or given, tokens at the first position."""
     most_characters: int | None = None
-    """A text is cut there: far more than the tokens that were asked for can spell."""
+    """A longer text is truncated: it ignored the limit of tokens."""
 
 
 def read_answer(data: bytes, wanted: Wanted) -> Answer:
-    """Raises: BadAnswer, which quotes what came."""
+    """Raises: BadAnswer, which quotes the answer."""
     try:
         body = json.loads(data.decode("utf-8", errors="replace"))
     except ValueError:
@@ -100,7 +104,7 @@ def read_answer(data: bytes, wanted: Wanted) -> Answer:
 
 
 def _usage(usage: Any) -> tuple[int, int]:
-    """What an answer cost; what is no number counts as not said."""
+    """(prompt tokens, completion tokens); 0 where missing or not a number."""
 
     def count(name: str) -> int:
         value = usage.get(name) if isinstance(usage, dict) else None
@@ -169,7 +173,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Lone surrogates, which no file and no tokenizer takes, become U+FFFD."""
+    """Lone surrogates, which neither files nor tokenizers accept, become U+FFFD."""
     return text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
 
 
@@ -188,7 +192,7 @@ def _number(value: Any) -> float:
 
 
 def _logprobs(value: Any, api: Api) -> tuple[list[float], dict[str, float] | None]:
-    """(of the sampled tokens, of the first position by token)."""
+    """(of the sampled tokens, of the tokens at the first position)."""
     if not isinstance(value, dict):
         raise BadAnswer("no log-probabilities")
     if api == "completions":
@@ -219,13 +223,36 @@ def _prompt_logprobs(value: Any) -> list[dict[str, Any] | None] | None:
     return value
 
 
-def prompt_logprob(positions: Sequence[dict[str, Any] | None], position: int, token: int) -> float:
-    """Of a token of the prompt. Raises: BadAnswer where it is not reported."""
-    entry = positions[position] if position < len(positions) else None
-    found = (entry or {}).get(str(token))
-    if not isinstance(found, dict):
-        raise BadAnswer(f"no log-probability of token {token} at position {position} of the prompt")
-    return _number(found.get("logprob"))
+def token_logprobs(row: Row | None, token_ids: Sequence[int]) -> list[float]:
+    """[C] of vLLM's candidates at one position: -inf where not reported, nan without a row."""
+    return [math.nan if row is None else row.get(f"{TOKEN_ID}{token}", -math.inf) for token in token_ids]
+
+
+def text_logprobs(row: Row | None, texts: Sequence[str]) -> list[float]:
+    """[C] as `token_logprobs`, of candidates given as text: the sum over tokens that equal one up to white space."""
+    totals = []
+    for text in texts:
+        values = [value for token, value in (row or {}).items() if token.strip() == text.strip()]
+        total = math.fsum(math.exp(value) for value in values)
+        totals.append(math.nan if row is None else math.log(total) if total > 0 else -math.inf)
+    return totals
+
+
+def completion_logprobs(choice: Choice, start: int, completion: Sequence[int]) -> list[float]:
+    """[T] of given tokens: all but the last in vLLM's prompt, from position ``start``, and the last as a candidate.
+
+    Raises: BadAnswer where one is not reported.
+    """
+    values, positions = [], choice.prompt_logprobs or []
+    for position, token in enumerate(completion[:-1], start=start):
+        entry = positions[position] if position < len(positions) else None
+        found = (entry or {}).get(str(token))
+        if not isinstance(found, dict):
+            raise BadAnswer(f"no log-probability of token {token} at position {position} of the prompt")
+        values.append(_number(found.get("logprob")))
+    if f"{TOKEN_ID}{completion[-1]}" not in (choice.first or {}):
+        raise BadAnswer(f"no log-probability of token {completion[-1]} after the prompt")
+    return values + token_logprobs(choice.first, completion[-1:])
 
 
 def _quote(data: bytes) -> str:

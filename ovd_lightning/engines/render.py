@@ -1,7 +1,7 @@
-"""From a prompt to token ids. The template's markers are special tokens; what a message says is text, everywhere.
+"""From a prompt to token ids. Only the template's markers are special tokens; the content of messages is plain text.
 
-A student may spell ``<|im_end|>``, a document ``</s>``. Encoded with the template it would end the message, and a judge
-would see turns that nobody wrote.
+A student may write ``<|im_end|>``, a document ``</s>``. Encoded as special tokens they would end the message, and a
+judge would see turns that nobody wrote.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 MARKERS = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<｜[^<>\n]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]"
 )
-"""How the special tokens of common vocabularies are spelt, for an endpoint whose vocabulary is not known."""
+"""Special tokens of common vocabularies, for an endpoint whose vocabulary is unknown."""
 ZERO_WIDTH_SPACE = "\u200b"
 
 
 class TemplateError(ValueError):
-    """A chat template refuses the messages: most often, it has no place for a system message."""
+    """A chat template rejects the messages: most often, it supports no system message."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids as they are; text behind the tokenizer's own beginning of sequence; messages through the chat template
-    with the assistant's turn opened. A last message of the assistant is the beginning of that turn: it is appended as
-    it stands, so that a prefix is read in the context in which a whole answer is written.
+    """Token ids unchanged; text after the tokenizer's beginning-of-sequence token; messages through the chat template,
+    with the assistant's turn opened. A last message of the assistant is the beginning of that turn and is appended
+    verbatim, so that a prefix has the same context as a complete answer.
 
     Raises: TemplateError.
     """
@@ -50,8 +50,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
 
 
 def _answer_opened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], begun: str) -> str:
-    """The rendered conversation up to and with what the answer begins with. A template that opens a thought gets it
-    closed before an answer that has begun: the beginning is of the answer, not of the thought."""
+    """The rendered conversation, up to the beginning of the answer. Where the template opens a thought, it is closed
+    first: what has begun is the answer, not the thought."""
     import jinja2
 
     try:
@@ -64,9 +64,9 @@ def _answer_opened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
 
 
 def _in_pieces(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], begun: str) -> list[int]:
-    """The template's text and the messages' encoded apart, the latter without special tokens. What the template does
-    to a message (to trim it, say) is not done to these."""
-    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]  # private use: no template takes offence
+    """Encodes the template's text and the messages separately, the latter without special tokens. Transformations of a
+    message by the template (such as trimming) are not applied."""
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]  # private use characters, which templates pass through
     marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
     text = _answer_opened(tokenizer, marked, "")
     if begun:
@@ -82,20 +82,20 @@ def _in_pieces(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a text in which nothing is a special token, however it is spelt."""
+    """Ids of a text in which nothing is a special token."""
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 @lru_cache(maxsize=32)
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Any special token's spelling; None where the tokenizer has none."""
+    """Matches any special token; None where the tokenizer has none."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     known = sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, known))) if known else None
 
 
 def defused(text: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """For a text that a server encodes: a zero-width space inside whatever it would take for a special token."""
+    """For a text that a server encodes: with a zero-width space inside everything it would take for a special token."""
     pattern = MARKERS if tokenizer is None else special_tokens(tokenizer)
     if pattern is None:
         return text

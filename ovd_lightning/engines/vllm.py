@@ -1,8 +1,8 @@
-"""vLLM in this process. Every contact with vLLM's interface is in this file, written against 0.32.
+"""vLLM in this process. All use of vLLM's interface is here and in ``vllm_weights.py``, written against 0.32.
 
-One engine gives all three kinds of log-probabilities: its mode is ``processed_logprobs``, so a sampled token's
-is of softmax(logits / temperature); the score of given tokens (``prompt_logprobs``) never passes the sampler, and a
-request at temperature 0 is processed at temperature 1, so both of these are of softmax(logits).
+One engine gives all three kinds of log-probabilities. In the mode ``processed_logprobs`` a sampled token's is of
+softmax(logits / temperature); the score of given tokens (``prompt_logprobs``) never passes the sampler, and a request
+at temperature 0 is processed at temperature 1, so both of these are of softmax(logits).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
+from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,58 +31,23 @@ if TYPE_CHECKING:
 MINIMUM, BELOW = "0.32", "0.33"
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 MAX_CANDIDATES = 128
-"""vLLM's bound on ``logprob_token_ids`` of one request."""
-
-
-class WeightReceiver:
-    """Mixed into vLLM's worker: takes new weights, in the worker's own process."""
-
-    def receive_weights(self, weights: list[tuple[str, Tensor]] | None = None, path: str | None = None) -> None:
-        """Hugging Face names, as tensors or as a safetensors file; fused layers are handled by vLLM's loader."""
-        from vllm.config import set_current_vllm_config
-        from vllm.platforms import current_platform
-
-        if path is not None:
-            from safetensors.torch import load_file
-
-            weights = list(load_file(path).items())
-        model = self.get_model()  # type: ignore[attr-defined]
-        if current_platform.is_cpu():
-            _unpack_experts(model)
-        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # some layers ask for it
-            self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
-        if current_platform.is_cpu():
-            _pack_heads(model)
-
-
-def _unpack_experts(model: Any) -> None:
-    """The CPU build packs the experts of a mixture when it sets up their kernel, which a reload does not repeat: it
-    would read unpacked weights as packed ones. Without a kernel, it is set up again."""
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None
-
-
-def _pack_heads(model: Any) -> None:
-    """The CPU build multiplies by a packed copy of an embedding that serves as head; a reload leaves it as it was."""
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-
-    for module in model.modules():
-        if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
-            dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+"""vLLM's limit for ``logprob_token_ids`` of one request."""
+HINT = (
+    "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without it: "
+    "--engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart takes "
+    "--config configs/overlays/no_vllm.yaml (no_vllm_web, no_vllm_tools)."
+)
 
 
 class _Counted:
-    """What vLLM takes for a bar of tqdm: tells the run how many requests are finished, and draws nothing."""
+    """In place of vLLM's tqdm bar: reports finished requests to the run's progress and draws nothing."""
 
     def __init__(self) -> None:
         self.n, self.postfix, self.format_dict = 0, "", {"elapsed": math.inf}
 
     @classmethod
     def bar(cls, iterable: Iterable[Any] | None = None, **_: Any) -> Any:
-        """A bar over prompts that are being added, which needs no count, or over requests that are under way."""
+        """vLLM calls it twice: over the prompts while they are added, which is not counted, and for the requests."""
         return cls() if iterable is None else iterable
 
     def update(self, count: int = 1) -> None:
@@ -104,17 +70,17 @@ class VLLMEngine(LocalEngine):
         model: Directory of a checkpoint, or a hub id ``org/name``.
         dtype: Of weights and activations. None: float32 on the CPU, ``auto`` elsewhere. Note that ``auto``
             turns a float32 checkpoint into bfloat16, whose log-probabilities are off by about 0.01.
-        max_model_len: Longest prompt plus completion, in tokens; None: what the model was made for.
-        gpu_memory_utilization: Share of the device's memory to take, when ``kv_cache_memory_bytes`` is None.
+        max_model_len: Longest prompt plus completion, in tokens; None: the model's own maximum.
+        gpu_memory_utilization: Share of the device's memory to use, when ``kv_cache_memory_bytes`` is None.
         kv_cache_memory_bytes: Memory for keys and values. None: by ``gpu_memory_utilization``, and on the CPU
             room for 32 sequences of full length between 64 MiB and 4 GiB.
         tensor_parallel_size: GPUs to split the model over.
         enforce_eager: No CUDA graphs and no compilation. None: on the CPU only, where it starts in a second.
         block_size: Tokens of one prefix-cache block. None: 32 on the CPU, vLLM's choice elsewhere.
-        seed: Of requests that bring none.
-        trust_remote_code: Run model code that comes with the checkpoint.
+        seed: Of requests without one.
+        trust_remote_code: Run model code from the checkpoint.
         tokenizer: Directory or hub id of the tokenizer; None: the model's.
-        sleep: Give the memory back between rounds (GPU): weights wait in host memory, the cache is dropped.
+        sleep: Free the GPU's memory between rounds: weights move to host memory, the cache is dropped.
         options: Further keyword arguments of ``vllm.LLM``; they override all of the above.
     """
 
@@ -122,12 +88,12 @@ class VLLMEngine(LocalEngine):
         self,
         model: str,
         dtype: str | None = None,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        kv_cache_memory_bytes: int | None = None,
-        tensor_parallel_size: int = 1,
+        max_model_len: PositiveInt | None = None,
+        gpu_memory_utilization: HalfOpenUnitInterval = 0.9,
+        kv_cache_memory_bytes: PositiveInt | None = None,
+        tensor_parallel_size: PositiveInt = 1,
         enforce_eager: bool | None = None,
-        block_size: int | None = None,
+        block_size: PositiveInt | None = None,
         seed: int = 0,
         trust_remote_code: bool = False,
         tokenizer: str | None = None,
@@ -154,8 +120,6 @@ class VLLMEngine(LocalEngine):
     def kind(self) -> str:
         return "vllm"
 
-    # -- before loading
-
     @staticmethod
     def installed() -> tuple[str, str] | None:
         """Name and version of the distribution that provides vLLM, without importing it."""
@@ -181,17 +145,12 @@ class VLLMEngine(LocalEngine):
     def check(self) -> None:
         from packaging.version import Version
 
-        mend = (
-            "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without "
-            "it: --engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart "
-            "takes --config configs/overlays/no_vllm.yaml (no_vllm_web, no_vllm_tools)."
-        )
         found = self.installed()
         if found is None or find_spec("vllm") is None:
-            raise ConfigError("engine", "vLLM is not installed.", mend)
+            raise ConfigError("engine", "vLLM is not installed.", HINT)
         if not Version(MINIMUM) <= Version(found[1]) < Version(BELOW):
             raise ConfigError(
-                "engine", f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed.", mend
+                "engine", f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed.", HINT
             )
         super().check()
         if self.on_cpu and self.tensor_parallel_size > 1:
@@ -219,10 +178,10 @@ class VLLMEngine(LocalEngine):
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
             "use_tqdm_on_load": False,
-            "worker_extension_cls": f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}",
+            "worker_extension_cls": WEIGHT_RECEIVER,
         }
         if self.on_cpu:
-            # A seeded request whose prompt is split into chunks raises on the CPU and hangs the next call.
+            # on the CPU a seeded request with a chunked prompt raises, and the next call hangs
             arguments |= {"block_size": self.block_size or 32, "enable_chunked_prefill": False}
             arguments["max_num_batched_tokens"] = max(16384, self.max_context or 0)
             if self.kv_cache_memory_bytes is None:
@@ -232,7 +191,7 @@ class VLLMEngine(LocalEngine):
         if self.sleep and not self.on_cpu:
             arguments["enable_sleep_mode"] = True
         if self._empty:
-            arguments["load_format"] = "dummy"  # random, and nothing is read from the disk
+            arguments["load_format"] = "dummy"  # random weights, nothing is read from disk
         return arguments | self.options
 
     def cpu_cache_bytes(self) -> int:
@@ -257,7 +216,7 @@ class VLLMEngine(LocalEngine):
 
             arguments = self._arguments()
             if self.on_cpu and arguments["enforce_eager"]:
-                # The first batch otherwise compiles a small function with a C++ compiler for 2 to 9 seconds.
+                # otherwise the first batch compiles a small function with a C++ compiler for 2 to 9 seconds
                 type(current_platform).simple_compile_backend = "eager"
             from vllm import LLM
 
@@ -270,7 +229,7 @@ class VLLMEngine(LocalEngine):
                     f"vLLM does not run {self.model} ({names}) with these settings: {' '.join(str(error).split())}.",
                     "Use the hf engine (--engine=configs/engine/hf.yaml), or change engine.init_args.options.",
                 ) from error
-        # Freeing one engine of a process breaks the others and the trainer's process group: hold it until exit.
+        # freeing one engine of a process breaks the others and the trainer's process group: keep it until exit
         atexit.register(id, self._llm)
         self._rest()
 
@@ -313,7 +272,7 @@ class VLLMEngine(LocalEngine):
             self._asleep = True
 
     def close(self) -> None:
-        """No further use. The memory comes back at the process's end, with ``sleep`` on a GPU at once."""
+        """The memory is freed when the process ends; with ``sleep`` on a GPU, at once."""
         if self._llm is not None and self.sleep and not self.on_cpu and not self._closed:
             self._llm.sleep(level=2)
         self._closed = True
@@ -321,39 +280,17 @@ class VLLMEngine(LocalEngine):
     # -- weights
 
     @cached_property
-    def _weights(self) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        from ovd_lightning.weights import checkpoint_shapes
-
-        config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
-        with untouched(), torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
-        return checkpoint_shapes(skeleton)
+    def _layout(self) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+        return checkpoint_layout(self.model, self.trust_remote_code)
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm = self.llm
         weights = [(name, weight.detach()) for name, weight in named_weights]
-        check_weights(self.name, weights, *self._weights)
+        check_weights(self.name, weights, *self._layout)
         with self.awake(), untouched():
-            if self._in_process:
-                llm.collective_rpc("receive_weights", kwargs={"weights": weights})
-            else:
-                self._send_weights(weights)
+            send_weights(llm, weights, self._layout[1], self._in_process)
             self._drop_cache()
         self.version = version
-
-    def _send_weights(self, weights: list[tuple[str, Tensor]]) -> None:
-        """To workers in other processes, through a file in shared memory where the system has it."""
-        from safetensors.torch import save_file
-
-        shared = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-            path = str(Path(folder) / "weights.safetensors")
-            _, tied = self._weights
-            save_file({name: tensor.contiguous().cpu() for name, tensor in weights if name not in tied}, path)
-            self.llm.collective_rpc("receive_weights", kwargs={"path": path})
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
@@ -421,21 +358,17 @@ class VLLMEngine(LocalEngine):
         chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
         parameters = [
             SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=chunk)
-            for _ in encoded
-            for chunk in chunks
+            for chunk in chunks * len(encoded)
         ]
         outputs = iter(self._run([ids for ids in encoded for _ in chunks], parameters))
-        rows = []
-        for _ in encoded:
-            row: list[float] = []
-            for chunk in chunks:
-                entry = next(outputs).outputs[0].logprobs[0]
-                row += [entry[token].logprob for token in chunk]
-            rows.append(row)
-        return torch.tensor(rows, dtype=torch.float32).reshape(len(encoded), len(token_ids))
+        values: list[float] = []
+        for chunk in chunks * len(encoded):
+            entry = next(outputs).outputs[0].logprobs[0]
+            values += [entry[token].logprob for token in chunk]
+        return torch.tensor(values, dtype=torch.float32).reshape(len(encoded), len(token_ids))
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
-        """The last token is asked for as a candidate for the next one: the pair may fill the whole context."""
+        """The last token is scored as a candidate for the next one, so the pair may fill the whole context."""
         import torch
         from vllm import SamplingParams
 

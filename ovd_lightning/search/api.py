@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchResult
 from ovd_lightning.search.remote import Call, Failure, RemoteSearch
+from ovd_lightning.settings.ranges import PositiveInt
 
 if TYPE_CHECKING:
     import httpx
 
 MAX_CHARACTERS, MAX_WORDS = 400, 50
-"""The API's limits of a query; what exceeds them is cut off."""
+"""The API's limits for a query; longer ones are truncated."""
 MARKUP = re.compile(r"<!--.*?-->|</?[A-Za-z][\w-]*(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>")
-"""A tag with its attributes; "a < b and c > d" holds none."""
+"""A tag with its attributes; there is none in "a < b and c > d"."""
 
 
 class BraveSearch(RemoteSearch):
-    """One request a query; a document is a page's title with the snippet that the API gives of it.
+    """One request per query; a document is a page's title with the API's snippet of it.
 
-    The key is read from the environment for every batch of requests and is stored nowhere.
+    The key is read from the environment for every batch of requests and never stored.
 
     Args:
         url: Of the API's web search.
-        api_key_env: Environment variable that holds the key.
-        country: Two letters: where results are to come from; null: the API's default.
-        search_lang: Two or more letters: language of the results; null: the API's default.
-        extra_snippets: Ask for more excerpts of a page, which some plans include.
-        requests_per_minute: Limit of this process, retries included (the free plan: one a second); null: none. Every
-            rank has its own.
+        api_key_env: Environment variable with the key.
+        country: Two-letter code of the country that results come from; null: the API's default.
+        search_lang: Language code of the results; null: the API's default.
+        extra_snippets: Request more excerpts of each page, which some plans include.
+        requests_per_minute: Limit per rank, retries included (the free plan: one per second); null: none.
         **remote: See `RemoteSearch`.
     """
 
@@ -46,13 +46,13 @@ class BraveSearch(RemoteSearch):
         country: str | None = None,
         search_lang: str | None = None,
         extra_snippets: bool = False,
-        requests_per_minute: int | None = 60,
+        requests_per_minute: PositiveInt | None = 60,
         **remote: Any,
     ) -> None:
         super().__init__(url, requests_per_minute=requests_per_minute, **remote)
         self.api_key_env = api_key_env
-        wanted = {"country": country, "search_lang": search_lang, "extra_snippets": extra_snippets or None}
-        self.fields: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        fields = {"country": country, "search_lang": search_lang, "extra_snippets": extra_snippets or None}
+        self.fields: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class BraveSearch(RemoteSearch):
         return cut(query.text), self.fields
 
     def check(self) -> None:
-        """Whether there is a key. Whether it is good is not asked: every request costs."""
+        """Only that there is a key, not that it is valid: every request is billed. Raises: ConfigError."""
         if not os.environ.get(self.api_key_env):
             raise ConfigError(
                 f"{SETTINGS}.api_key_env",
@@ -96,17 +96,17 @@ class BraveSearch(RemoteSearch):
 
 
 def cut(text: str) -> str:
-    """A query within the API's limits."""
+    """The query within the API's limits."""
     return " ".join(text.split()[:MAX_WORDS])[:MAX_CHARACTERS]
 
 
 def plain(text: Any) -> str:
-    """Without markup and entities."""
+    """The text without markup and entities."""
     return " ".join(html.unescape(MARKUP.sub("", str(text or ""))).split())
 
 
 def read_results(answer: Any, top_k: int) -> list[Document]:
-    """The documents of an answer; none where the web has none. Raises: ValueError when it is not of the API."""
+    """The documents of an answer, possibly none. Raises: ValueError when the answer is not in the API's format."""
     web = (answer.get("web") or {"results": []}) if isinstance(answer, dict) else None
     pages = web.get("results") if isinstance(web, dict) else None
     if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):

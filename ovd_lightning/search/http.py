@@ -1,4 +1,4 @@
-"""A retrieval server that speaks Search-R1's ``/retrieve``: an existing one works unchanged."""
+"""A retrieval server with Search-R1's ``/retrieve`` protocol: existing ones work unchanged."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import SETTINGS, Document, Query, SearchResult, read_document
 from ovd_lightning.search.remote import Call, Failure, RemoteSearch
+from ovd_lightning.settings.ranges import PositiveInt
 
 if TYPE_CHECKING:
     import httpx
 
-SPOILT_STATUS = (400, 413, 422, 500)
-"""What a server may say to a whole request because of one query in it (or because there are too many)."""
+SPLIT_STATUS = (400, 413, 422, 500)
+"""Status codes that one bad query of a request may cause (or too many queries): they are then sent one by one."""
 
 
 class HTTPSearch(RemoteSearch):
@@ -23,8 +24,7 @@ class HTTPSearch(RemoteSearch):
 
     Args:
         url: With its path, e.g. http://127.0.0.1:8000/retrieve.
-        queries_per_request: Queries in one request. One that spoils a request does not spoil the others: they are
-            then sent one by one.
+        queries_per_request: Queries in one request. When it fails because of one of them, they are sent one by one.
         return_scores: Ask for scores.
         **remote: See `RemoteSearch`.
     """
@@ -32,13 +32,11 @@ class HTTPSearch(RemoteSearch):
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000/retrieve",
-        queries_per_request: int = 64,
+        queries_per_request: PositiveInt = 64,
         return_scores: bool = True,
         **remote: Any,
     ) -> None:
         super().__init__(url, **remote)
-        if queries_per_request < 1:
-            raise ConfigError(f"{SETTINGS}.queries_per_request", f"is {queries_per_request}.", "Use 1 or more.")
         self.queries_per_request = queries_per_request
         self.return_scores = return_scores
 
@@ -47,7 +45,7 @@ class HTTPSearch(RemoteSearch):
         return f"http:{self.url}"
 
     def check(self) -> None:
-        """Asks one question: an address that answers something else than the protocol is found out here."""
+        """Sends one query, so that a wrong address fails before the run. Raises: ConfigError."""
         (answer,) = self.service.send([self._call(["capital of France"], 1)], max_retries=0)
         self.service.take_traffic()
         if isinstance(answer, Failure):
@@ -63,15 +61,15 @@ class HTTPSearch(RemoteSearch):
         results: dict[int, SearchResult] = {}
         while chunks:
             answers = self.service.send([self._call([queries[i].text for i in rows], top_k) for rows in chunks])
-            alone: list[list[int]] = []
+            single: list[list[int]] = []
             for rows, answer in zip(chunks, answers, strict=True):
                 if not isinstance(answer, Failure):
                     results |= {i: SearchResult(documents=found) for i, found in zip(rows, answer, strict=True)}
-                elif answer.status in SPOILT_STATUS and len(rows) > 1:
-                    alone += [[i] for i in rows]
+                elif answer.status in SPLIT_STATUS and len(rows) > 1:
+                    single += [[i] for i in rows]
                 else:
                     results |= {i: SearchResult(error=answer.reason) for i in rows}
-            chunks = alone
+            chunks = single
         return [results[i] for i in range(len(queries))]
 
     def _call(self, texts: list[str], top_k: int) -> Call:
@@ -86,7 +84,7 @@ class HTTPSearch(RemoteSearch):
 
 
 def read_results(answer: Any, queries: int, top_k: int) -> list[list[Document]]:
-    """The documents of each query from a server's answer. Raises: ValueError when it is not of the protocol."""
+    """The documents for each query. Raises: ValueError when the answer does not follow the protocol."""
     rows = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise ValueError('the answer has no "result" with a list a query')
@@ -96,7 +94,7 @@ def read_results(answer: Any, queries: int, top_k: int) -> list[list[Document]]:
 
 
 def _read_entry(entry: Any) -> Document:
-    """One document, with its score or without. Some servers write scores as texts."""
+    """One document, with or without a score. Some servers write scores as strings."""
     score = None
     if isinstance(entry, dict) and "document" in entry:
         entry, score = entry["document"], entry.get("score")

@@ -1,9 +1,10 @@
-"""What every search engine behind a URL shares: time-outs, retries, limits, and rest for a service that is down."""
+"""What search engines behind a URL share: timeouts, retries, rate limits, a circuit breaker."""
 
 from __future__ import annotations
 
 from ovd_lightning.search.base import SETTINGS, SearchEngine
-from ovd_lightning.service import COUNTED, Call, Failure, checked_service
+from ovd_lightning.service import COUNTED, Call, Failure, Service, check_url
+from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Call", "Failure", "RemoteSearch"]
 
@@ -11,21 +12,21 @@ __all__ = ["Call", "Failure", "RemoteSearch"]
 class RemoteSearch(SearchEngine):
     """A search engine behind a URL.
 
-    A search takes bounded time whatever the service does: n requests at most ceil(n / ``max_concurrency``) times
-    ``max_retries`` + 1 time-outs with the waits between, and after ``breaker_failures`` requests that were given up in
-    a row no more are sent.
+    A search takes bounded time whatever the service does: n requests take at most ceil(n / ``max_concurrency``) times
+    ``max_retries`` + 1 timeouts with the backoff between them, and after ``breaker_failures`` failed requests in a row
+    the circuit is open.
 
     Args:
         url: of the service.
         timeout_s: for one HTTP request.
         max_retries: after too many requests (429), server errors (5xx), broken connections, answers that cannot be
-            read, and timeouts.
+            parsed, and timeouts.
         backoff_s: wait before the first retry; doubles with each, up to a quarter longer at random.
         max_concurrency: requests in flight.
-        requests_per_minute: limit of this process, retries included; null: none. Every rank has its own.
-        breaker_failures: calls given up in a row after which the service is left alone: searches then fail at once.
-        breaker_pause_s: for how long; then one search tries again.
-        cache: file that keeps what was found; null: nothing is kept.
+        requests_per_minute: limit per rank, retries included; null: none.
+        breaker_failures: failed calls in a row after which the circuit is open: searches then fail at once.
+        breaker_pause_s: for how long; then one search is sent as a probe.
+        cache: file with all results so far; null: no cache.
     """
 
     counted = COUNTED
@@ -33,19 +34,19 @@ class RemoteSearch(SearchEngine):
     def __init__(
         self,
         url: str,
-        timeout_s: float = 30.0,
-        max_retries: int = 3,
-        backoff_s: float = 0.5,
-        max_concurrency: int = 8,
-        requests_per_minute: int | None = None,
-        breaker_failures: int = 8,
-        breaker_pause_s: float = 30.0,
+        timeout_s: PositiveFloat = 30.0,
+        max_retries: NonNegativeInt = 3,
+        backoff_s: NonNegativeFloat = 0.5,
+        max_concurrency: PositiveInt = 8,
+        requests_per_minute: PositiveInt | None = None,
+        breaker_failures: PositiveInt = 8,
+        breaker_pause_s: NonNegativeFloat = 30.0,
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
+        check_url(f"{SETTINGS}.url", url)
         self.url = url
-        self.service = checked_service(
-            SETTINGS,
+        self.service = Service(
             url,
             timeout_s=timeout_s,
             max_retries=max_retries,

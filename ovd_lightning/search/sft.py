@@ -34,7 +34,7 @@ from ovd_lightning.files import write_text
 from ovd_lightning.metrics import sub_exact_match
 from ovd_lightning.round.transcripts import read_transcripts
 from ovd_lightning.search.base import Document
-from ovd_lightning.search.simulated import FIELDS, TOLD, UNTOLD
+from ovd_lightning.search.simulated import FIELDS, WITH_ANSWER, WITHOUT_ANSWER
 from ovd_lightning.tasks.search import SearchEnvironment
 
 TEXTS = (
@@ -190,7 +190,7 @@ def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], l
 class Asking:
     """What `SimulatedSearch` sends: its prompt, and a system message before it (None: the chat template's own)."""
 
-    prompt: str = TOLD
+    prompt: str = WITH_ANSWER
     system: str | None = None
 
     @classmethod
@@ -209,7 +209,7 @@ class Asking:
         settings = search.get("init_args") or {}
         if settings.get("chat") is False:
             raise ConfigError("--search", f"{path} has chat: false, and chat data are written.", "Set chat to true.")
-        prompt = settings.get("prompt") or (TOLD if settings.get("tell_answer", True) else UNTOLD)
+        prompt = settings.get("prompt") or (WITH_ANSWER if settings.get("tell_answer", True) else WITHOUT_ANSWER)
         return cls(prompt=prompt, system=settings.get("system"))
 
     def messages(self, pair: Pair) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """A language model as search engine, after ZeroSearch (arXiv 2505.04588; appendix A.6.1 of the paper uses its models).
 
-It writes the documents that a search might have found, useful or noisy ones. How often noisy ones is a curriculum: the
-search becomes worse while the student becomes better at it.
+It writes the documents that a search might have found, useful or noisy. The share of noisy ones is a curriculum: the
+search gets worse while the student gets better.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult, placeholders
 from ovd_lightning.search.written import read_documents
 from ovd_lightning.seeds import seed_of
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 
-TOLD = """\
+WITH_ANSWER = """\
 You play a web search engine. Someone who wants to answer a question has sent you a query. Write the {count} documents \
 that your results would show, each in one paragraph of about 30 words.
 
@@ -33,9 +34,9 @@ each document with its number, as in "Doc 1: ...".
 Query: {query}
 {Kind} documents:
 """
-"""Our prompt, in ZeroSearch's spirit; its own, on which its published models were tuned, is in configs/search."""
+"""Our prompt, similar to ZeroSearch's. Its own, on which its published models were tuned, is in configs/search."""
 
-UNTOLD = """\
+WITHOUT_ANSWER = """\
 You play a web search engine. Someone has sent you a query. Write the {count} documents that your results would show, \
 each in one paragraph of about 30 words.
 
@@ -51,23 +52,23 @@ FIELDS = {"query", "question", "answer", "count", "kind", "Kind"}
 
 
 class SimulatedSearch(SearchEngine):
-    """Documents written by a language model. Its prompt holds the problem's true answer, so that it can be useful
-    beyond what it knows: **with it, an evaluation measures a student who was told the answers** (``tells_answer``).
+    """Documents written by a language model. Its prompt contains the problem's true answer, so that documents are
+    useful beyond what the model knows: **an evaluation with it measures a student that may see the answers**
+    (``tells_answer``).
 
     Args:
         engine: Writes the documents: any engine, an OpenAI-compatible server of a published simulation model included.
         chat: Send the prompt as a user message through the engine's chat template.
         system: System message before it; null: the template's own, if it has one.
-        prompt: A prompt of your own, with {query} and any of {question}, {answer} (the first alternative), {count},
-            {kind} ("useful" or "noisy") and {Kind}; null: ours.
-        tell_answer: Whether our prompt holds question and true answer. A prompt of your own does if it has {answer}.
-        noise_start: Probability of noisy documents when training begins.
-        noise_end: ... and when it ends; between, start + (4^progress - 1) / 3 * (end - start).
-        evaluation_noise: ... and in evaluations.
-        temperature: Of the documents (ZeroSearch: 0.8).
-        max_tokens: Limit of all documents of a query together (ZeroSearch: 600).
-        cache: File that keeps what was written, so that a repeated run is served the same documents; null: nothing is
-            kept.
+        prompt: A custom prompt with {query} and any of {question}, {answer} (the first alternative), {count}, {kind}
+            ("useful" or "noisy") and {Kind}; null: the default.
+        tell_answer: Whether the default prompt contains question and true answer. A custom one does if it has {answer}.
+        noise_start: Probability of noisy documents at the start of training.
+        noise_end: Probability at its end; in between, start + (4^progress - 1) / 3 * (end - start).
+        evaluation_noise: Probability in evaluations.
+        temperature: Sampling temperature (ZeroSearch: 0.8).
+        max_tokens: Limit for all documents of a query together (ZeroSearch: 600).
+        cache: File with all documents so far, so that a repeated run gets the same ones; null: no cache.
     """
 
     counted = ("noisy_documents", "unreadable", "simulator_prompt_tokens", "simulator_completion_tokens")
@@ -79,37 +80,28 @@ class SimulatedSearch(SearchEngine):
         system: str | None = None,
         prompt: str | None = None,
         tell_answer: bool = True,
-        noise_start: float = 0.0,
-        noise_end: float = 0.5,
-        evaluation_noise: float = 0.0,
-        temperature: float = 0.8,
-        max_tokens: int = 600,
+        noise_start: ClosedUnitInterval = 0.0,
+        noise_end: ClosedUnitInterval = 0.5,
+        evaluation_noise: ClosedUnitInterval = 0.0,
+        temperature: NonNegativeFloat = 0.8,
+        max_tokens: PositiveInt = 600,
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
-        for name, value in (("start", noise_start), ("end", noise_end)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{SETTINGS}.noise_{name}", f"is {value}.", "Use a value in [0, 1].")
-        if not 0 <= evaluation_noise <= 1:
-            raise ConfigError(f"{SETTINGS}.evaluation_noise", f"is {evaluation_noise}.", "Use a value in [0, 1].")
-        if temperature < 0:
-            raise ConfigError(f"{SETTINGS}.temperature", f"is {temperature}.", "Use 0 or more.")
-        if max_tokens < 1:
-            raise ConfigError(f"{SETTINGS}.max_tokens", f"is {max_tokens}.", "Use 1 or more.")
         if system is not None and not chat:
             raise ConfigError(f"{SETTINGS}.system", "is a message, but chat is false.", "Put it into prompt.")
         self.engine = engine
         self.chat = chat
         self.system = system
-        self.prompt = prompt if prompt is not None else TOLD if tell_answer else UNTOLD
+        self.prompt = prompt if prompt is not None else WITH_ANSWER if tell_answer else WITHOUT_ANSWER
         self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         fields = placeholders(self.prompt)
         if fields is None or "query" not in fields or fields - FIELDS:
             raise ConfigError(
                 f"{SETTINGS}.prompt",
-                "has no {query}, or a placeholder that there is not.",
-                f"Use {', '.join('{' + name + '}' for name in sorted(FIELDS))}; a brace itself is written twice.",
+                "has no {query}, or an unknown placeholder.",
+                f"Use {', '.join('{' + name + '}' for name in sorted(FIELDS))}; double a literal brace.",
             )
         self.tells_answer = "answer" in fields
         if self.tells_answer and not tell_answer:
@@ -134,7 +126,7 @@ class SimulatedSearch(SearchEngine):
     def check(self) -> None:
         with located(f"{SETTINGS}.engine"):
             self.engine.check()
-        takes_messages = getattr(self.engine, "api", None) == "chat"  # an endpoint has the template itself
+        takes_messages = getattr(self.engine, "api", None) == "chat"  # the endpoint has the template
         if self.chat and not takes_messages and not getattr(self.engine.tokenizer, "chat_template", None):
             raise ConfigError(
                 f"{SETTINGS}.chat",
@@ -158,19 +150,19 @@ class SimulatedSearch(SearchEngine):
     # ---------------------------------------------------------------- noise
 
     def noise(self, progress: float | None) -> float:
-        """Probability of noisy documents when a share ``progress`` of the training is over; None: evaluation."""
+        """Probability of noisy documents after a share ``progress`` of the training; None: in an evaluation."""
         if progress is None:
             return self.evaluation_noise
         return self.noise_start + (4**progress - 1) / 3 * (self.noise_end - self.noise_start)
 
     def is_noisy(self, query: Query) -> bool:
-        """Drawn from the query's seed: the same turn of the same trajectory is treated alike when a run is repeated."""
+        """Drawn from the query's seed: the same in a repeated run."""
         return random.Random(seed_of(query.seed, "noise")).random() < self.noise(query.progress)
 
     # ------------------------------------------------------------ searching
 
     def identity(self, query: Query) -> tuple[Any, ...]:
-        text = self.render(query, count=0)  # the number of documents is part of the key anyway
+        text = self.render(query, count=0)  # the cache key contains the number of documents anyway
         return text, query.seed, self.system, self.chat, self.sampling.temperature, self.sampling.max_tokens
 
     def search(self, queries: Sequence[Query], top_k: int) -> list[SearchResult]:
@@ -212,7 +204,7 @@ class SimulatedSearch(SearchEngine):
         return [*system, {"role": "user", "content": text}]
 
     def _too_long(self, prompt: Prompt) -> str | None:
-        """Why the engine could not take the prompt: one such query must not spoil the others."""
+        """The error for a prompt that exceeds the context: checked here, so that the other queries still run."""
         tokenizer, context = self.engine.tokenizer, self.engine.max_context
         if tokenizer is None or context is None or (self.chat and not getattr(tokenizer, "chat_template", None)):
             return None
@@ -232,9 +224,9 @@ class SimulatedSearch(SearchEngine):
         try:
             return self.engine.generate(requests, sampling)
         except EndpointDown as error:
-            # An endpoint that is given up stops a run that needs it. A search that fails does not.
-            lost = Completion(text="", token_ids=None, logprobs=None, truncated=False, error=str(error))
-            return [lost] * len(requests)
+            # a failed search does not stop the run, unlike a failed teacher
+            failed = Completion(text="", token_ids=None, logprobs=None, truncated=False, error=str(error))
+            return [failed] * len(requests)
 
     def _read(self, completion: Completion, top_k: int) -> SearchResult:
         self._counts["simulator_prompt_tokens"] += completion.prompt_tokens

@@ -1,4 +1,4 @@
-"""A model's call of a tool, in the form of Hermes: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``."""
+"""A model's tool call in Hermes format: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
-"""The tool as a chat template takes it."""
+"""The tool's definition for a chat template."""
 
 
 class NoCall(ValueError):
-    """A turn wants to call a tool and does it wrongly; says how."""
+    """A turn tries to call a tool, but the call cannot be parsed; the message says why."""
 
 
 class WrongCall(NoCall):
-    """The call can be read, but there is no such tool, or nothing that it could run."""
+    """The call can be parsed, but there is no such tool, or it has no program."""
 
 
 def call_of(turn: str, thinking: bool = False) -> str | None:
-    """The program that a turn asks to run; None when it asks for nothing.
+    """The program that a turn asks to run; None when it calls no tool.
 
-    The first call that can be read counts. One in a thought is none, nor is one that is only spoken of. What models
-    write for a call is read as long as it can mean one thing only: raw line breaks in JSON's texts, ``parameters`` for
-    ``arguments``, arguments as a JSON text (OpenAI's form), a Markdown fence around the JSON or around the program.
+    The first call that can be parsed counts. A call inside a thought or only mentioned is none. Common deviations with
+    one possible meaning are accepted: raw line breaks in JSON strings, ``parameters`` for ``arguments``, arguments as a
+    JSON string (OpenAI's format), a Markdown fence around the JSON or the program.
 
     Args:
         thinking: the turn begins inside a thought.
-    Raises: NoCall; WrongCall where what is wrong is the call and not how it is written.
+    Raises: NoCall; WrongCall where the call is well-formed and wrong.
     """
-    said, _ = spoken(turn, thinking)
+    text, _ = spoken(turn, thinking)
     problem: NoCall | None = None
     start = 0
-    while (at := said.find(OPEN, start)) >= 0:
+    while (at := text.find(OPEN, start)) >= 0:
         start = at + len(OPEN)
         try:
-            call, start = _read(said, start)
+            call, start = _parse(text, start)
         except NoCall as error:
             problem = problem or error
         else:
@@ -63,8 +63,8 @@ def call_of(turn: str, thinking: bool = False) -> str | None:
     return None
 
 
-def _read(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """The call whose opening tag ends at ``start``, and where it ends. Raises: NoCall."""
+def _parse(text: str, start: int) -> tuple[dict[str, Any], int]:
+    """(call whose opening tag ends at ``start``, its end). Raises: NoCall."""
     if text.find(CLOSE, start) < 0:
         raise NoCall(f"{OPEN} without {CLOSE}")
     rest = text[start:]
@@ -93,7 +93,7 @@ def _read(text: str, start: int) -> tuple[dict[str, Any], int]:
 
 
 def _program(call: dict[str, Any]) -> str:
-    """What a call runs. Raises: WrongCall."""
+    """The program of a call. Raises: WrongCall."""
     if call["name"] != TOOL:
         raise WrongCall(f"no tool is named {call['name'][:50]!r}")
     arguments = call.get("arguments", call.get("parameters"))
@@ -109,9 +109,9 @@ def _program(call: dict[str, Any]) -> str:
 
 
 def unfenced(code: str) -> str:
-    """A program without the Markdown fence around it, and without what stands around that.
+    """A program without a Markdown fence and the text around it.
 
-    A line of backticks is Python only inside a text of several lines, so behind the quotes of one nothing is a fence.
+    In Python a line of backticks can only be inside a multi-line string, so after triple quotes nothing is a fence.
     """
     fence = _FENCE.search(code)
     if fence is None or '"""' in code[: fence.start()] or "'''" in code[: fence.start()]:
@@ -122,7 +122,7 @@ def unfenced(code: str) -> str:
 
 
 def hermes_call(code: str) -> str:
-    """The call that asks to run ``code``, on one line."""
+    """The call that runs ``code``, on one line."""
     return OPEN + json.dumps({"name": TOOL, "arguments": {"code": code}}, ensure_ascii=False) + CLOSE
 
 
@@ -130,7 +130,7 @@ def hermes_system(instruction: str = "") -> str:
     """A system message that offers the tool, word for word as the chat templates of Qwen2.5 and Qwen3 write it.
 
     Args:
-        instruction: what stands before it.
+        instruction: text before it.
     """
     tool = json.dumps(SCHEMA, ensure_ascii=False)
     return (

@@ -1,6 +1,6 @@
-"""What Linux offers to confine a process and Python's standard library does not: namespaces, Landlock, seccomp.
+"""Linux's ways to confine a process that Python's standard library lacks: namespaces, Landlock, seccomp.
 
-Imported by the sandbox's helper process alone. Standard library only.
+Imported only by the sandbox's helper process. Standard library only.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ def not_dumpable() -> None:
 
 
 def no_new_privileges() -> None:
-    """For good, of this process and its descendants: no execve gives a privilege."""
+    """Permanently, for this process and its descendants: no execve gives a privilege."""
     _prctl("prctl(NO_NEW_PRIVS)", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_bounding_set() -> None:
-    """No power can come back that is once given up. Works while there is the power to do so."""
+    """A capability that is dropped cannot be regained. Has an effect only with CAP_SETPCAP."""
     for capability in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
-            break  # one more than the kernel knows
+            break  # past the last one that the kernel has
 
 
 def drop_capabilities() -> None:
-    """Of the superuser's powers (or a user namespace's) none is left, nor can any come back."""
+    """Drop all capabilities of the superuser (or of a user namespace) permanently."""
     drop_bounding_set()
     header = struct.pack("=Ii", 0x20080522, 0)
     _checked("capset", _libc.capset(header, bytes(24)))
@@ -103,7 +103,7 @@ def setns(descriptor: int, kind: int) -> None:
 
 
 def new_user_namespace() -> None:
-    """In which this process is the superuser, and outside of which it is what it was."""
+    """Enter a user namespace in which this process is the superuser; outside of it nothing changes."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -118,17 +118,17 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
 
 
 def unmount(target: str) -> None:
-    """At once for whoever looks, later for whoever holds something open in it."""
+    """Detach at once; files that are open in it stay usable."""
     _checked(f"umount {target}", _libc.umount2(target.encode(), ctypes.c_int(_MNT_DETACH)))
 
 
 def keep_mounts_private() -> None:
-    """What is mounted from now on is mounted in this namespace alone."""
+    """Later mounts are visible in this namespace only."""
     mount("none", "/", None, MS_REC | MS_SLAVE)
 
 
 def bind_readonly(source: str, target: str) -> None:
-    """``source``, with what is mounted below it, also at ``target``; nothing can be written there."""
+    """Mount ``source``, with the mounts below it, read-only at ``target``."""
     mount(source, target, None, MS_BIND | MS_REC)
     locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC | 1024 | 2048 | 4096)
     kept = sum(new for old, new in ((1024, 1 << 10), (2048, 1 << 11), (4096, 1 << 21)) if locked & old)
@@ -137,9 +137,9 @@ def bind_readonly(source: str, target: str) -> None:
 
 
 def enter_new_root(shown: Iterable[str], devices: Iterable[str], workspace: str) -> None:
-    """Leave the file system behind for one that holds ``shown`` (files and folders, read-only, where they were),
-    ``devices`` and an empty folder ``workspace``. Needs private mounts, see above."""
-    base = "/tmp"  # any folder that is there: it is mounted over in this namespace alone
+    """Replace the file system by one with ``shown`` (files and folders, read-only, at their paths), ``devices`` and an
+    empty folder ``workspace``. Requires :func:`keep_mounts_private`."""
+    base = "/tmp"  # any existing folder: the mount over it is visible in this namespace only
     mount("tmpfs", base, "tmpfs", MS_NOSUID, "mode=0755,size=1m")
     old = f"{base}/.old"
     os.mkdir(old)
@@ -239,8 +239,8 @@ _REFUSED = {
     "sched_setparam": (142, 118), "sched_setattr": (314, 274), "sched_setaffinity": (203, 122),
     "migrate_pages": (256, 238), "move_pages": (279, 239),
 }  # fmt: skip
-"""System calls that answer EPERM: no socket, no program started, no look into another process, nothing that only an
-administrator needs, and no memory that the limit on address space does not count."""
+"""System calls that fail with EPERM: sockets, starting programs, access to other processes, administration, and memory
+that the limit on address space does not count."""
 _REFUSED_IN_SIGHT = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54),
@@ -248,11 +248,11 @@ _REFUSED_IN_SIGHT = {
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
 }  # fmt: skip
-"""Where the machine's files are in sight: what Landlock lets be done to those that cannot be opened."""
+"""Where the machine's files are visible: what Landlock allows on files that it does not let a process open."""
 _CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
 _SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 _FCNTL, _F_SIGNALS = {"x86_64": 72, "aarch64": 25}, (8, 10, 15)
-"""F_SETOWN, F_SETSIG and F_SETOWN_EX send signals by a detour."""
+"""F_SETOWN, F_SETSIG and F_SETOWN_EX, which send signals indirectly."""
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
 _KILLS = {"x86_64": (62, 200, 234), "aarch64": (129, 130, 131)}
 """kill, tkill, tgkill."""
@@ -264,7 +264,7 @@ _NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
 
 
 def seccomp_known() -> bool:
-    """Whether the kernel filters system calls and this machine's numbers are known here."""
+    """Whether the kernel filters system calls and this architecture's numbers are known."""
     try:
         return MACHINE in _AUDIT_ARCH and struct.calcsize("P") == 8 and _prctl("seccomp", 21) >= 0
     except OSError:
@@ -291,14 +291,14 @@ def _program(process: int, in_sight: bool) -> Iterator[Instruction]:
         if (call := numbers[column]) is not None:
             yield _EQUAL, 0, 1, call
             yield refuse
-    # its flags lie in memory, where a filter cannot look: the C library then takes clone
+    # clone3's flags are in memory, which a filter cannot read; the C library falls back to clone
     yield _EQUAL, 0, 1, _CLONE3
     yield missing
 
     def guarded(
         call: int, argument: int, test: int, operands: Sequence[int], refused_when: bool
     ) -> Iterator[Instruction]:
-        """``call`` is refused when the test of one of its arguments is true of any operand, or else of none."""
+        """Refuse ``call`` when the test of an argument is true for any operand, or (not ``refused_when``) for none."""
         body = len(operands) + 3
         yield _EQUAL, 0, body, call
         yield _LOAD, 0, 0, _FIRST_ARGUMENT_AT + 8 * argument
@@ -324,17 +324,17 @@ class _Filter(ctypes.Structure):
 
 @cache
 def seccomp_filter(process: int, in_sight: bool) -> bytes:
-    """What :func:`seccomp` of this process hands to the kernel; worth making ahead, where its id is known."""
+    """The filter that :func:`seccomp` installs; cached, so that it can be made before the process is forked."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in _program(process, in_sight))
 
 
 def seccomp(in_sight: bool) -> None:
-    """For good, of this process and its descendants: the system calls of ``_REFUSED`` are refused, as are new
-    namespaces, signals by way of a descriptor, and limits of other processes.
+    """Permanently refuse, to this process and its descendants, the system calls of ``_REFUSED``, new namespaces,
+    signals through a descriptor, and limits of other processes.
 
     Args:
-        in_sight: the machine's processes and files are in sight: also refuse signals to any other process, and to
-            change a file's owner, mode, times and attributes.
+        in_sight: the machine's processes and files are visible: also refuse signals to other processes and changes of
+            a file's owner, mode, times and attributes.
     """
     no_new_privileges()
     code = seccomp_filter(os.getpid(), in_sight)

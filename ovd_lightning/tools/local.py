@@ -1,4 +1,4 @@
-"""A sandbox on this machine: every program in processes of its own, under the limits that the kernel offers."""
+"""A sandbox on this machine: every program in its own processes, under the limits that the kernel offers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.workers.pool import Pool, WorkerError
 
@@ -23,63 +24,52 @@ PROTECTIONS = (
 MECHANISMS = ("namespaces", "user namespaces", "landlock", "seccomp")
 HELPER = Path(__file__).with_name("zygote.py")
 TRIALS = 3
-"""Of a first program: a machine that is busy starting may give it no time."""
+"""Of the first program, which may time out on a machine that is busy starting."""
 GRACE_S = 60.0
-"""Seconds beyond a program's own after which the helper itself is given up and replaced."""
+"""Seconds after a program's limit at which the helper itself is replaced."""
 
 
 class LocalSandbox(Sandbox):
     """Runs programs in processes that are killed, with everything that they started, when they exceed a limit.
 
-    What keeps a program from files, network and other processes depends on the kernel; docs/sandbox.md says what each
-    mechanism does, and what none of them does. `protections` says which are at work here.
+    The protection of files, network and other processes depends on the kernel; docs/sandbox.md describes what each
+    mechanism does, and what none of them does. `protections` lists those in use.
 
     Args:
-        time_s: seconds for one program, by the clock. Most need milliseconds, and a whole round waits for its slowest
-            program; the reference of SOD allows 60.
-        memory_mb: of one program: address space of each of its processes, and what they hold together.
+        time_s: wall-clock seconds for one program. Most need milliseconds, and a round waits for its slowest program;
+            SOD's reference code allows 60.
+        memory_mb: for one program: address space of each of its processes, and the memory of all of them together.
         processes: processes and threads of one program at a time, itself included.
-        file_mb: what one program may write, in a folder that goes with it.
-        output_bytes: of standard output and of standard error that are kept, half from the beginning, half from the
-            end.
-        packages: what programs may import beside the standard library; imported once, so that a program pays nothing
-            for it. The folder that they are installed in can be read as a whole.
-        print_value: print the value of a program's last line where that is an expression, as an interactive
-            interpreter does: models often leave out the print.
-        workers: programs at a time; null: one a processor of this machine, at most 16.
-        require: protections without which no program is run, from time, memory, processes, survivors, files, disk,
-            network, programs, output, environment.
-        without: mechanisms that are not used though they are there, from namespaces, user namespaces, landlock,
-            seccomp: for a machine on which one of them misbehaves.
+        file_mb: what one program may write, in a folder that is removed with it.
+        output_bytes: kept bytes of standard output and of standard error, half from the start, half from the end.
+        packages: what programs may import besides the standard library; imported once, at no cost to a program. The
+            folder of their installation is readable as a whole.
+        print_value: print the value of a program's last line if it is an expression, like an interactive interpreter:
+            models often omit the print.
+        workers: programs at a time; null: one per processor of this machine, at most 16.
+        require: protections that must be available, from time, memory, processes, survivors, files, disk, network,
+            programs, output, environment.
+        without: mechanisms not to use, from namespaces, user namespaces, landlock, seccomp: for a machine on which one
+            of them misbehaves.
 
     Raises:
-        ConfigError: a setting is wrong; when it starts, also that a required protection is missing.
+        ConfigError: a setting is wrong; at the start, also that a required protection is missing.
     """
 
     def __init__(
         self,
-        time_s: float = 10.0,
-        memory_mb: int = 2048,
-        processes: int = 32,
-        file_mb: int = 64,
-        output_bytes: int = 65536,
+        time_s: PositiveFloat = 10.0,
+        memory_mb: PositiveInt = 2048,
+        processes: PositiveInt = 32,
+        file_mb: PositiveInt = 64,
+        output_bytes: PositiveInt = 65536,
         packages: Sequence[str] = ("numpy", "sympy"),
         print_value: bool = True,
-        workers: int | None = None,
+        workers: PositiveInt | None = None,
         require: Sequence[str] = (),
         without: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("time_s", time_s, 0.1),
-            ("memory_mb", memory_mb, 64),
-            ("processes", processes, 1),
-            ("file_mb", file_mb, 1),
-            ("output_bytes", output_bytes, 256),
-            ("workers", 1 if workers is None else workers, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"{SETTINGS}.{name}", f"is {value}.", f"Use {least} or more.")
         for name, given, known in (("require", require, PROTECTIONS), ("without", without, MECHANISMS)):
             if unknown := sorted(set(given) - set(known)):
                 raise ConfigError(f"{SETTINGS}.{name}", f"names {', '.join(unknown)}.", f"Use {', '.join(known)}.")
@@ -108,7 +98,7 @@ class LocalSandbox(Sandbox):
         }
 
     def _folders(self) -> list[str]:
-        """Where the packages lie. Raises: ConfigError when one is not installed."""
+        """The folders of the packages. Raises: ConfigError when one is not installed."""
         folders = []
         for package in self.packages:
             try:
@@ -124,7 +114,7 @@ class LocalSandbox(Sandbox):
         return list(dict.fromkeys(folders))
 
     def check(self) -> None:
-        """Starts the helper and runs a program. Raises: ConfigError."""
+        """Start the helper and run a program. Raises: ConfigError."""
         self.start()
 
     def start(self) -> None:
@@ -163,14 +153,14 @@ class LocalSandbox(Sandbox):
             raise
         if first.stdout != "42\n":
             self.close()
-            said = first.failed or first.killed or first.stderr.strip() or first.stdout
+            output = first.failed or first.killed or first.stderr.strip() or first.stdout
             raise ConfigError(
-                SETTINGS, f"a first program does not run: {said[-500:]}",
+                SETTINGS, f"a first program does not run: {output[-500:]}",
                 "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md.",
             )  # fmt: skip
 
     def _refuse(self, found: dict[str, Any]) -> None:
-        """Stop where a required protection is missing, and say so where an important one is."""
+        """Raise ConfigError when a required protection is missing; warn when an important one is."""
         notes = "; ".join(f"{name[6:]}: {why}" for name, why in found.items() if name.startswith("note: "))
         if missing := [name for name in self.require if self._protections and self._protections[name] is None]:
             raise ConfigError(
@@ -192,7 +182,7 @@ class LocalSandbox(Sandbox):
         return [] if self._pool is None else self._pool.pids
 
     def protections(self) -> dict[str, str | None]:
-        """Protection -> the mechanism behind it; None where there is none on this machine. Starts the sandbox."""
+        """Protection -> its mechanism; None where this machine has none. Starts the sandbox."""
         self.start()
         return dict(self._protections or {})
 

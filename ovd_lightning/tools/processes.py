@@ -1,4 +1,4 @@
-"""Watching over processes: what they print, whom they start, what they leave. Standard library only."""
+"""Processes: their output, descendants, limits and files. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def tried(attempt: Callable[[], object]) -> str | None:
-    """What goes wrong with it, tried in another process; None: nothing."""
+    """The error of ``attempt``, which runs in a forked process; None: it succeeded."""
     source, sink = os.pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -24,13 +24,13 @@ def tried(attempt: Callable[[], object]) -> str | None:
             os._exit(1)
     os.close(sink)
     with open(source, "rb") as stream:
-        said = stream.read().decode()
+        message = stream.read().decode()
     status = os.waitpid(pid, 0)[1]
-    return None if status == 0 else said or f"status {status}"
+    return None if status == 0 else message or f"status {status}"
 
 
 class Kept:
-    """Bytes of a stream: the first and the last ``limit`` / 2 of them."""
+    """The first and the last ``limit`` / 2 bytes of a stream."""
 
     def __init__(self, limit: int) -> None:
         self.half, self.head, self.tail, self.total = max(1, limit // 2), bytearray(), bytearray(), 0
@@ -56,14 +56,14 @@ class Kept:
 
 
 def limit(kind: int, most: int) -> None:
-    """Soft and hard limit of this process, no higher than the hard one that it has."""
+    """Set this process's soft and hard limit, at most to its present hard limit."""
     hard = resource.getrlimit(kind)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(kind, (most, most))
 
 
 def read(source: int, into: Kept, most: int = 1 << 26) -> bool:
-    """Everything that is there, up to ``most`` bytes; False at the end of the stream."""
+    """Read what is available, up to ``most`` bytes; False at the end of the stream."""
     while most > 0:
         try:
             data = os.read(source, 1 << 16)
@@ -77,12 +77,12 @@ def read(source: int, into: Kept, most: int = 1 << 26) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children and so on, as far as they are not orphans."""
+    """Children, their children and so on, without orphans."""
     found: list[int] = []
     waiting = [pid]
     while waiting:
         parent = waiting.pop()
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             for task in os.listdir(f"/proc/{parent}/task"):
                 children = [*map(int, Path(f"/proc/{parent}/task/{task}/children").read_text().split())]
                 found += children
@@ -91,7 +91,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def tasks_of(user: int) -> int:
-    """Threads of a user's processes."""
+    """Number of threads of a user's processes."""
     total = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -102,7 +102,7 @@ def tasks_of(user: int) -> int:
 
 
 def open_up(retry: Callable[..., Any], path: str, _: object) -> None:
-    """A folder that its owner had closed is opened, then removed all the same. Links are never followed."""
+    """Error handler of shutil.rmtree: grants permissions on a folder and removes it. Links are never followed."""
     parent = os.path.dirname(path)
     for folder in (parent, path):
         if not os.path.islink(folder):

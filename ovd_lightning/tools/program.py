@@ -13,18 +13,18 @@ import types
 from typing import Any, NoReturn
 
 NAME = "main.py"
-"""What the program is called in tracebacks."""
+"""The program's file name in tracebacks."""
 
 
 def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
-    # by lines: what was printed before a kill is there
+    # line buffering, so that output from before a kill is not lost
     return io.TextIOWrapper(
         open(descriptor, mode + "b", closefd=False), "utf-8", "backslashreplace", line_buffering=mode == "w"
     )
 
 
 def _seed() -> None:
-    """The same program prints the same: the random state that a process inherits is the same in every call."""
+    """Reset the inherited random state, so that the same program prints the same."""
     if (random := sys.modules.get("random")) is not None:
         random.seed(0)
     if (numpy := sys.modules.get("numpy.random")) is not None:
@@ -32,11 +32,11 @@ def _seed() -> None:
 
 
 def run_main(code: str, names: dict[str, Any], print_value: bool) -> None:
-    """Run a program with the global ``names``. Works alone: its source is sent to remote sandboxes.
+    """Run a program with the globals ``names``. Self-contained: its source is sent to remote sandboxes.
 
     Args:
-        print_value: print the value of the last line, where that is an expression and not None, as an interactive
-            interpreter does.
+        print_value: print the value of the last line if it is an expression and not None, like an interactive
+            interpreter.
     """
     import ast
     import linecache
@@ -53,7 +53,7 @@ def run_main(code: str, names: dict[str, Any], print_value: bool) -> None:
 
 
 def traceback_of(error: BaseException) -> str:
-    """As the interpreter prints it for ``main.py``. Works alone, see above."""
+    """The traceback as the interpreter prints it for ``main.py``. Self-contained, see above."""
     import traceback
 
     frames = error.__traceback__
@@ -63,7 +63,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def execute(code: str, print_value: bool) -> NoReturn:
-    """Ends this process: with 0, with what ``sys.exit`` was given, or with 1 and a traceback."""
+    """Run the program and end this process with its exit code; an exception prints its traceback."""
     for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         stream = _stream(descriptor, mode)
         setattr(sys, name, stream)
@@ -76,7 +76,7 @@ def execute(code: str, print_value: bool) -> NoReturn:
     _seed()
     status = _run(code, module.__dict__, print_value)
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads as the interpreter does
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, like the interpreter
         atexit._run_exitfuncs()
     except BaseException:
         status = status or 1
@@ -95,18 +95,18 @@ def _run(code: str, names: dict[str, Any], print_value: bool) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return (end.code or 0) & 0xFF
-        _say(str(end.code) + "\n")
+        _print_error(str(end.code) + "\n")
         return 1
     except BaseException as error:
         try:
-            _say(traceback_of(error))
-        except BaseException:  # no memory is left to tell
-            _say(type(error).__name__ + "\n")
+            _print_error(traceback_of(error))
+        except BaseException:  # out of memory
+            _print_error(type(error).__name__ + "\n")
         return 1
     return 0
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     data = text.encode("utf-8", "backslashreplace")

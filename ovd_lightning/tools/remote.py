@@ -1,4 +1,4 @@
-"""A sandbox behind a URL that speaks SandboxFusion's ``/run_code`` (github.com/bytedance/SandboxFusion)."""
+"""A sandbox behind a URL, with SandboxFusion's ``/run_code`` protocol (github.com/bytedance/SandboxFusion)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.service import COUNTED, Call, Failure, check_limits, checked_service
+from ovd_lightning.service import COUNTED, Call, Failure, Service, check_url
+from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.tools.program import run_main, traceback_of
 
@@ -17,32 +18,32 @@ if TYPE_CHECKING:
     import httpx
 
 LATENCY_S = 20.0
-"""Seconds for a request beyond those of its program: waiting for a place on the server, and the way there and back."""
+"""Seconds for a request besides its program's: the server's queue and the network."""
 STATUSES = ("Success", "Failed", "SandboxError")
 
 
 class RemoteSandbox(Sandbox):
-    """Posts each program to a server that runs it in a container or a machine of its own: for untrusted models at
+    """Posts each program to a server that runs it in a container or on a machine of its own: for untrusted models at
     scale, and for machines whose kernel protects too little.
 
-    A round takes bounded time whatever the server does: n programs at most ceil(n / ``max_concurrency``) times
-    ``max_retries`` + 1 time-outs with the waits between, and after ``breaker_failures`` programs that were given up in
-    a row no more are sent. A program may have run even if its answer was lost, so a retry may run it twice.
+    A round takes bounded time whatever the server does: n programs take at most ceil(n / ``max_concurrency``) times
+    ``max_retries`` + 1 timeouts with the backoff between them, and after ``breaker_failures`` failed programs in a row
+    the circuit is open. A program may have run even if its answer was lost, so a retry may run it twice.
 
     Args:
         url: With its path, e.g. http://127.0.0.1:8080/run_code.
         time_s: seconds for one program (SOD: 60).
         memory_mb: of one program, where the server limits it (SOD: 2048).
         print_value: see `LocalSandbox`.
-        latency_s: seconds for one request beyond those of its program.
-        answer_mb: an answer that is longer is a failure.
+        latency_s: seconds for one request besides its program's.
+        answer_mb: a longer answer is a failure.
         max_retries: after too many requests (429), server errors (5xx), broken connections, answers that cannot be
-            read, and timeouts.
+            parsed, and timeouts.
         backoff_s: wait before the first retry; doubles with each, up to a quarter longer at random.
-        max_concurrency: programs in flight; every rank has its own.
-        requests_per_minute: limit of this process, retries included; null: none.
-        breaker_failures: programs given up in a row after which the server is left alone: calls then fail at once.
-        breaker_pause_s: for how long; then one program tries again.
+        max_concurrency: programs in flight per rank.
+        requests_per_minute: limit per rank, retries included; null: none.
+        breaker_failures: failed programs in a row after which the circuit is open: calls then fail at once.
+        breaker_pause_s: for how long; then one program is sent as a probe.
     """
 
     counted = COUNTED
@@ -50,29 +51,24 @@ class RemoteSandbox(Sandbox):
     def __init__(
         self,
         url: str = "http://127.0.0.1:8080/run_code",
-        time_s: float = 10.0,
-        memory_mb: int = 2048,
+        time_s: PositiveFloat = 10.0,
+        memory_mb: PositiveInt = 2048,
         print_value: bool = True,
-        latency_s: float = LATENCY_S,
-        answer_mb: int = 16,
-        max_retries: int = 3,
-        backoff_s: float = 0.5,
-        max_concurrency: int = 32,
-        requests_per_minute: int | None = None,
-        breaker_failures: int = 8,
-        breaker_pause_s: float = 30.0,
+        latency_s: NonNegativeFloat = LATENCY_S,
+        answer_mb: PositiveInt = 16,
+        max_retries: NonNegativeInt = 3,
+        backoff_s: NonNegativeFloat = 0.5,
+        max_concurrency: PositiveInt = 32,
+        requests_per_minute: PositiveInt | None = None,
+        breaker_failures: PositiveInt = 8,
+        breaker_pause_s: NonNegativeFloat = 30.0,
     ) -> None:
         super().__init__()
-        check_limits(
-            SETTINGS,
-            positive={"time_s": time_s, "memory_mb": memory_mb, "answer_mb": answer_mb},
-            not_negative={"latency_s": latency_s},
-        )
+        check_url(f"{SETTINGS}.url", url)
         self.url = url
         self.time_s, self.memory_mb, self.print_value = time_s, memory_mb, print_value
         self.answer_bytes = answer_mb << 20
-        self.service = checked_service(
-            SETTINGS,
+        self.service = Service(
             url,
             timeout_s=time_s + latency_s,
             max_retries=max_retries,
@@ -159,9 +155,9 @@ class RemoteSandbox(Sandbox):
 
 
 def read_answer(answer: Any, time_s: float) -> Execution:
-    """A server's answer. Raises: ValueError when it is not of the protocol."""
+    """The result in a server's answer. Raises: ValueError when the answer does not follow the protocol."""
     if not isinstance(answer, dict) or answer.get("status") not in STATUSES:
-        raise ValueError(f'the answer has no "status" out of {", ".join(STATUSES)}')
+        raise ValueError(f'"status" is none of {", ".join(STATUSES)}')
     if answer["status"] == "SandboxError":
         return Execution(failed=f"SandboxError: {answer.get('message')}"[:500])
     result = answer.get("run_result")

@@ -1,16 +1,15 @@
-"""The local sandbox's helper: ``python -I -S zygote.py SETTINGS``, one JSON object a line in and out.
+"""The local sandbox's helper: ``python -I -S zygote.py SETTINGS``, one JSON object per line in and out.
 
-It is trusted and runs no program itself. What programs may import it imports once; then it forks for each of them,
-which costs milliseconds where a new interpreter costs half a second. Its processes, where the kernel has namespaces:
+It is trusted and runs no program itself. It imports once what programs may import and forks for each program, which
+takes milliseconds where a new interpreter takes half a second. Its processes, where the kernel has namespaces:
 
     helper         started by the trainer's pool; only waits
     └ zygote       first process of new namespaces: sees no process, no network, no file but libraries
-      └ init       one a program: first process of a process namespace, with an empty file system to write to
+      └ init       one per program: first process of a process namespace, with an empty file system to write to
         └ program  under limits, without rights, behind Landlock and seccomp
 
-A namespace of processes ends with its first process, so killing ``init`` kills all that a program started, whatever it
-did to get away. Where a mechanism is missing the others are used all the same; ``describe`` says which are.
-Standard library only.
+A process namespace ends with its first process, so killing ``init`` kills everything that a program started. Where a
+mechanism is missing the others are still used; ``describe`` reports them. Standard library only.
 """
 
 from __future__ import annotations
@@ -29,23 +28,21 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ovd_lightning.tools import program
-from ovd_lightning.tools.processes import Kept, descendants, limit, open_up, read, tasks_of, tried
+from ovd_lightning.tools.confinement import DEVICES, LINUX, WORKSPACE, Confinement
+from ovd_lightning.tools.processes import Kept, descendants, limit, open_up, read, tasks_of
 from ovd_lightning.workers import pipe
 
-LINUX = sys.platform == "linux"
 if LINUX:
     from ovd_lightning.tools import linux
 
-WORKSPACE = "/home/sandbox"
-"""Of a program, where it has a file system of its own. No library lies below it."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": WORKSPACE,
@@ -57,54 +54,38 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
-"""What extension modules load late."""
+"""What extension modules may load at run time."""
 OPEN_FILES = 64
 LOOK_S = 0.05
-"""Seconds between two looks at the memory of a program's processes."""
+"""Seconds between checks of the memory of a program's processes."""
 END_S = 10.0
-"""Seconds in which everything that a program started is ended, where it cannot be done at once."""
+"""Seconds to end everything that a program started, where the kernel does not do it at once."""
 STATUS = 3
-"""Descriptor on which a program's process tells that it begins, or why it cannot; closed before it does."""
+"""Descriptor to which a program's process writes that it begins, or why it cannot; closed before the program runs."""
 BEGUN = "+"
 START_S = 30.0
-"""Seconds in which a program must have begun; its own time begins then."""
-NOT_BEGUN = f"it was not begun within {START_S:g} s"
-_IDLE_S = 1.0
-"""Seconds between two looks at whether the trainer is still there."""
+"""Seconds in which a program must begin; its own time starts then."""
+NOT_BEGUN = f"it did not begin within {START_S:g} s"
 
 
-class Zygote:
-    """Finds out what the machine permits, confines itself, and runs programs one after the other.
+class Zygote(Confinement):
+    """Confines itself as far as the machine permits and runs programs one after the other.
 
     Settings: time_s, memory_mb, processes, file_mb, output_bytes, print_value; ``modules`` to import ahead and the
-    ``paths`` that they lie in; ``without``: mechanisms not to use.
+    ``paths`` that contain them; ``without``: mechanisms not to use.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings["without"])
         self.time_s, self.memory = float(settings["time_s"]), int(settings["memory_mb"]) << 20
         self.processes, self.file_bytes = int(settings["processes"]), int(settings["file_mb"]) << 20
         self.output_bytes = int(settings["output_bytes"])
         self.print_value = bool(settings["print_value"])
         self.modules, self.paths = list(settings["modules"]), list(settings["paths"])
-        self.without = set(settings["without"])
-        self.notes: dict[str, str] = {}
-        """Mechanism -> why it is not used."""
-        self.readable: list[str] = []
-        self.namespaces = self.own_count = self.seccomp = False
-        self.landlock = 0
-        self.parent = os.getppid()
-        self.superuser = os.geteuid() == 0
-        self.user: int | None = None
-        """Whom a program runs as; None: as whom this process does."""
-        self.proc: int | None = None
-        """A /proc that shows this process and a running program's, nothing else."""
-
-    # -------------------------------------------------------------- beginning
 
     def prepare(self) -> None:
-        """Import what programs may import, then see nothing but that."""
+        """Import what programs may import, then hide everything else."""
         standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
         sys.path[:] = [p for p in sys.path if p and not p.endswith(".zip") and Path(p) != Path(__file__).parents[2]]
         sys.path += [path for path in self.paths if path not in sys.path]
@@ -114,130 +95,18 @@ class Zygote:
         for name in self.modules:
             importlib.import_module(name)
         if "numpy" in self.modules:
-            importlib.import_module("numpy.random")  # which numpy itself does late: its state is to be the same always
+            importlib.import_module("numpy.random")  # which numpy imports late: its state must always be the same
         for name in [name for name in sys.modules if name.partition(".")[0] == "ovd_lightning"]:
             del sys.modules[name]
         shown = {*standard, *self.paths, *(p for p in sys.path if os.path.isdir(p)), *LIBRARIES}
         inside = [os.path.realpath(path) for path in shown if os.path.exists(path)]
-        # a link and what it leads to: both names are looked for
+        # both a link and its target
         names = sorted({*(p for p in shown if os.path.exists(p)), *inside})
         self.readable = [p for p in names if not any(p.startswith(q + "/") for q in names)]
         gc.collect()
-        gc.freeze()  # what was imported is never written to by a collection, so it stays shared
+        gc.freeze()  # a collection does not write to what was imported, so its memory stays shared
         if LINUX:
-            self._choose()
-
-    def _use(self, mechanism: str, attempt: Callable[[], object]) -> bool:
-        reason = "switched off" if mechanism in self.without else tried(attempt)
-        if reason is not None:
-            self.notes[mechanism] = reason
-        return reason is None
-
-    def _choose(self) -> None:
-        if self.superuser and self._use("namespaces", lambda: self._enter(False)):
-            self.namespaces = True
-            self._enter(False)
-        elif self._use("namespaces", lambda: self._enter(True)):
-            self.notes.pop("namespaces", None)
-            self.namespaces = True
-            self._enter(True)
-        if self.superuser:
-            self.user = next((u for u in (1_879_048_192 + os.getpid(), 65534) if self._can_be(u)), None)
-        self.own_count = self._use("user namespaces", self._count_alone)
-        if self._use("landlock", lambda: linux.landlock(self.readable, [WORKSPACE])):
-            self.landlock = linux.landlock_version()
-        self.seccomp = linux.seccomp_known() and self._use("seccomp", lambda: linux.seccomp(not self.namespaces))
-        if self.namespaces:
-            linux.seccomp_filter(2, False)  # every program is the second process of its namespace
-        else:
-            linux.adopt_orphans()
-
-    def _enter(self, as_superuser: bool) -> None:
-        """Go on as the first process of new namespaces, in a new root. The old process waits for this one's end."""
-        if as_superuser:
-            linux.new_user_namespace()
-        linux.unshare(
-            linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
-        )
-        if (pid := os.fork()) != 0:
-            self._wait_for(pid)
-        linux.die_with_parent()
-        self.own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        linux.keep_mounts_private()
-        with contextlib.suppress(OSError):  # a container that hides parts of /proc permits no other
-            linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-            self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        linux.enter_new_root(self.readable, DEVICES, WORKSPACE)
-        linux.unshare(linux.CLONE_NEWPID)  # as every call will, there and back
-        linux.setns(self.own_processes, linux.CLONE_NEWPID)
-
-    def _wait_for(self, pid: int) -> NoReturn:
-        """The helper's own process from now on: ends with the zygote, or when the trainer is gone."""
-        os.closerange(0, 2)
-        os.closerange(3, 1 << 16)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it wakes the wait below
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if os.getppid() != self.parent:
-                os._exit(0)  # and the zygote dies with its parent
-            signal.sigtimedwait({signal.SIGCHLD}, _IDLE_S)
-        os._exit(os.waitstatus_to_exitcode(ended[1]) & 0xFF)
-
-    def abandoned(self) -> bool:
-        """The trainer is gone, though a fork of it may still hold the pipe open."""
-        return not self.namespaces and os.getppid() != self.parent
-
-    def _can_be(self, user: int) -> bool:
-        """Whether a process of this user can read the libraries, which may lie in somebody's home."""
-
-        def attempt() -> None:
-            self._become(user)
-            for path in self.readable:
-                with os.scandir(path) if os.path.isdir(path) else open(path, "rb"):
-                    pass
-
-        reason = tried(attempt)
-        if reason is not None:
-            self.notes["another user"] = reason
-        return reason is None
-
-    def _become(self, user: int | None = None) -> None:
-        user = self.user if user is None else user
-        if user is not None:
-            os.setgroups([])
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
-
-    def _count_alone(self) -> None:
-        """In a user namespace of its own a process counts its descendants and nobody else's."""
-        self._become()
-        linux.unshare(linux.CLONE_NEWUSER)
-
-    def describe(self) -> dict[str, str | None]:
-        """Protection -> by what; None: there is none here."""
-        separate = self.user is not None or not self.superuser
-        guards = [name for name, there in (("seccomp", self.seccomp), ("namespace", self.namespaces)) if there]
-        files = [f"Landlock {self.landlock}"] * bool(self.landlock) + ["own root"] * self.namespaces
-        if self.landlock >= 4:
-            guards.append(f"Landlock {self.landlock}")
-        memory = "limit of each process" + (", watch over all of them" if self.proc is not None else "")
-        ends = "process namespace" if self.namespaces else "search for descendants" if LINUX else None
-        alone = self.own_count or (self.namespaces and not self.superuser)
-        counted = "counted in a namespace" if alone else "counted by user" if self.user else "of this user"
-        return {
-            "time": "clock, processor time",
-            "memory": memory if LINUX else None,
-            "processes": counted if LINUX and separate else None,
-            "survivors": ends,
-            "files": " + ".join(files) or None,
-            "disk": "own file system" if self.namespaces else "limit of each file",
-            "network": " + ".join(guards) or None,
-            "programs": "seccomp" if self.seccomp else None,
-            "output": "both ends kept",
-            "environment": "own",
-            **{f"note: {name}": reason for name, reason in self.notes.items()},
-        }
-
-    # ---------------------------------------------------------------- a program
+            self.choose()
 
     def run(self, code: str) -> dict[str, Any]:
         """See `ovd_lightning.tools.base.Execution`."""
@@ -269,7 +138,7 @@ class Zygote:
         return self._result(out, err, status.text(), killed, seconds)
 
     def _follow(self, kept: dict[int, Kept], status: Kept) -> tuple[str | None, float]:
-        """Read what is printed until the program has ended: (why it is to be killed, if so; when it began)."""
+        """Read the output until the program ends: (why it must be killed, or None; when it began)."""
         begun = time.monotonic()
         look, deadline = begun + LOOK_S, begun + START_S
         with selectors.DefaultSelector() as selector:
@@ -297,7 +166,7 @@ class Zygote:
         return None, begun
 
     def _memory(self) -> int:
-        """Bytes that the program's processes hold, roughly: what they share with this process is not counted."""
+        """Bytes used by the program's processes, roughly: memory shared with this process is not counted."""
         if self.proc is None:
             return 0
         own, total = self._anonymous("self"), 0
@@ -341,7 +210,7 @@ class Zygote:
 
     @contextlib.contextmanager
     def _workspace(self) -> Iterator[str]:
-        """An empty folder; in a file system of its own it is made later, and goes with the namespace."""
+        """An empty folder. With namespaces it is a file system mounted later, which ends with them."""
         if self.namespaces:
             yield WORKSPACE
             return
@@ -353,10 +222,8 @@ class Zygote:
         finally:
             shutil.rmtree(folder, onerror=open_up)
 
-    # ------------------------------------------------------------- its processes
-
     def _init(self, code: str, workspace: str, sinks: list[int]) -> None:
-        """The first process of a program: waits for it, tells its status and ends, and everything with it."""
+        """The first process of a program: waits for it, reports its status and ends, and everything with it."""
         # no new session: Linux schedules each as a group of its own, and a new group may wait for seconds
         os.setpgid(0, 0)
         if LINUX:
@@ -395,7 +262,7 @@ class Zygote:
         os.closerange(STATUS + 1, 1 << 16)
         os.chdir(workspace)
         os.environ["HOME"] = os.environ["TMPDIR"] = workspace
-        tempfile.tempdir = None  # asked for before
+        tempfile.tempdir = None  # cached
         os.umask(0o077)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         limits = {
@@ -409,11 +276,11 @@ class Zygote:
         for kind, most in limits.items():
             limit(kind, most)
         if LINUX:
-            linux.drop_bounding_set()  # a user namespace has another, and another user no power over it
+            linux.drop_bounding_set()  # now: a user namespace has a set of its own, another user may not drop it
         if LINUX and self.own_count:
-            self._count_alone()
+            self.count_alone()
         else:
-            self._become()
+            self.become()
         if LINUX:
             limit(resource.RLIMIT_NPROC, self._counted_with_it() + self.processes)
             linux.drop_capabilities()
@@ -423,14 +290,14 @@ class Zygote:
                 linux.seccomp(not self.namespaces)
 
     def _counted_with_it(self) -> int:
-        """Processes that are no program's and count for the limit all the same."""
+        """Processes besides the program's that count towards its limit."""
         if self.own_count or self.user is not None:
             return 0
         # in a user namespace of the zygote: that, its parent, and the program's first process
         return 3 if self.namespaces else tasks_of(os.getuid())
 
     def _end(self, init: int) -> None:
-        """Nothing that the program started is left."""
+        """End everything that the program started."""
         if not LINUX:
             with contextlib.suppress(OSError):
                 os.killpg(init, signal.SIGKILL)
@@ -441,7 +308,7 @@ class Zygote:
         os.waitpid(init, 0)
 
     def _hunt(self, init: int) -> None:
-        """Kill descendants until there are none: they cannot leave, for this process adopts them."""
+        """Kill descendants until there are none: orphans are adopted by this process, so none can escape."""
         until = time.monotonic() + END_S
         while time.monotonic() < until:
             for pid in descendants(os.getpid()):
@@ -457,7 +324,7 @@ class Zygote:
 
 
 def main() -> None:
-    if dict(os.environ) != ENVIRONMENT:  # the trainer's, which may hold keys: gone from memory and from /proc
+    if dict(os.environ) != ENVIRONMENT:  # the trainer's may contain keys: remove them from memory and from /proc
         os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, sys.argv[1]], ENVIRONMENT)
     source, sink = pipe.take_over()
     os.chdir("/")

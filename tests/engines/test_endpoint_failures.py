@@ -15,7 +15,10 @@ import pytest
 
 from ovd_lightning.engines.base import Request, Sampling
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.engines.prompts import estimate_tokens
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.pretrained import load_tokenizer
+from ovd_lightning.service import Limits
 from tests.limits import patient
 
 Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
@@ -245,6 +248,71 @@ def test_requests_per_minute(scripted: Callable[..., Scripted]) -> None:
     engine = client(server, requests_per_minute=600, prompts_per_request=1)
     engine.generate([Request(prompt=str(i)) for i in range(5)], Sampling())
     assert server.times[-1] - server.times[0] >= 0.35
+
+
+def test_tokens_per_minute(scripted: Callable[..., Scripted]) -> None:
+    """A minute's worth is sent at once, then 600 tokens take 0.6 s; also in a later batch, on the same budget."""
+    server = scripted(complete)
+    prompt, limit = "p" * 400, 60_000  # 100 tokens, by four characters a token
+    engine = client(server, tokens_per_minute=limit, prompts_per_request=1, max_concurrency=16)
+    wanted = [59_400, 600, 600, 600, 600, 600]
+    requests = [Request(prompt=prompt, max_tokens=tokens - 100) for tokens in wanted]
+    begun = time.monotonic()
+    assert all(c.error is None for c in engine.generate(requests[:-1], Sampling()))
+    assert engine.generate(requests[-1:], Sampling())[0].error is None
+    tokens = [100 + body["max_tokens"] for body in server.seen]
+    assert sorted(tokens) == sorted(wanted)
+    for i, when in enumerate(server.times):
+        assert sum(tokens[: i + 1]) <= limit + (when - begun) * limit / 60
+
+
+def test_a_request_of_more_tokens_than_a_minute_allows_waits_for_the_rest(scripted: Callable[..., Scripted]) -> None:
+    server = scripted(complete)
+    begun = time.monotonic()
+    engine = client(server, tokens_per_minute=60_000)
+    assert engine.generate([Request(prompt="p" * 400, max_tokens=60_400)], Sampling())[0].error is None
+    assert server.times[0] - begun >= 0.5
+
+
+def test_without_limits_nothing_waits() -> None:
+    async def suspends() -> bool:
+        waiting = Limits(8, None, None).acquire(10**9)
+        try:
+            waiting.send(None)
+        except StopIteration:
+            return False
+        return True
+
+    assert not asyncio.run(suspends())
+
+
+def test_tokens_of_a_prompt_are_estimated_before_it_is_sent(tied_path: str) -> None:
+    tokenizer = load_tokenizer("tokenizer", tied_path)  # one token per character
+    messages = [{"role": "system", "content": "four"}, {"role": "user", "content": "andseven"}]
+    assert [estimate_tokens(prompt, None) for prompt in ([1, 2, 3], "12345", messages)] == [3, 2, 3]
+    assert [estimate_tokens(prompt, tokenizer) for prompt in ([1, 2, 3], "12345", messages)] == [3, 5, 12]
+
+
+def test_an_outage_in_the_middle_of_a_batch_is_waited_for(scripted: Callable[..., Scripted]) -> None:
+    """Much longer than the retries: calls that were on their way when it began are no more at fault than others."""
+    server = scripted(*[complete] * 4, *[status(503)] * 40, complete)
+    engine = client(
+        server, prompts_per_request=1, max_concurrency=4, max_retries=1, patience_s=60, max_failures=2, backoff_s=0.001
+    )
+    completions = engine.generate([Request(prompt=str(i)) for i in range(12)], Sampling())
+    assert [c.text for c in completions] == [str(i) for i in range(12)]
+    assert engine.usage.failures == 0
+
+
+def test_a_call_that_fails_while_others_succeed_is_given_up_soon(scripted: Callable[..., Scripted]) -> None:
+    def choosy(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        (status(503) if body["prompt"] == ["bad"] else complete)(handler, body)
+
+    engine = client(scripted(choosy), prompts_per_request=1, max_concurrency=2, patience_s=60, backoff_s=0.05)
+    prompts = ["bad", *map(str, range(60))]
+    completions = engine.generate([Request(prompt=p) for p in prompts], Sampling())
+    assert [c.error is None for c in completions] == [False] + [True] * 60
+    assert 2 <= engine.usage.retries < 10
 
 
 def test_candidates_given_as_text(scripted: Callable[..., Scripted]) -> None:

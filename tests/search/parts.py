@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
 
 from ovd_lightning.engines.base import Request, Sampling
 from ovd_lightning.round.turns import Episode, play, student_speaks
@@ -153,6 +157,15 @@ class Server:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def refused(cls: type, settings: dict[str, Any]) -> str:
+    """What the parser says to settings of a class that are out of range."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "given")
+    with pytest.raises(ArgumentError) as error:
+        parser.parse_object({"given": settings})
+    return str(error.value)
 
 
 # -------------------------------------------------------------------- rollouts

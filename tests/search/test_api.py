@@ -1,4 +1,4 @@
-"""The Brave Search API, spoken by a local server: what is sent, what is read, what is paid for once, and the key."""
+"""The Brave Search API, played by a local server: what is sent, what is read, what is paid for once, and the key."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_the_plan_allows_so_many_requests_a_minute(serve: Serve) -> None:
     server = serve(says(found()))
     ask(client(server, requests_per_minute=600), *"abcde")
     assert server.times[-1] - server.times[0] >= 0.35
-    assert BraveSearch().service._interval_s == 1.0  # the free plan, unless told otherwise
+    assert BraveSearch().service.requests_per_minute == 60  # the free plan is the default
 
 
 def test_the_key_is_nowhere(

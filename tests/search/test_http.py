@@ -1,4 +1,4 @@
-"""Search-R1's ``/retrieve`` over servers that are well, slow, broken, dying and gone."""
+"""Search-R1's ``/retrieve`` over servers that are healthy, slow, broken, dying and gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ovd_lightning.search.base import Document, SearchResult
 from ovd_lightning.search.http import HTTPSearch, read_results
 from ovd_lightning.tasks.search import SearchEnvironment
 from tests.limits import patient
-from tests.search.parts import Answer, Server, closes, hangs, query, roll, says, send, status, trickles
+from tests.search.parts import Answer, Server, closes, hangs, query, refused, roll, says, send, status, trickles
 
 Serve = Callable[..., Server]
 
@@ -168,10 +168,10 @@ def test_requests_per_minute(serve: Serve) -> None:
     assert server.times[-1] - server.times[0] >= 0.35
 
 
-# ----------------------------------------------------------- left alone while it is down
+# ----------------------------------------------------------------------- circuit breaker
 
 
-def test_a_service_that_is_down_is_left_alone_and_the_rest_fails_at_once(serve: Serve) -> None:
+def test_the_circuit_opens_when_a_service_is_down_and_the_rest_fails_at_once(serve: Serve) -> None:
     server = serve(hangs)
     settings = {"timeout_s": 0.2, "max_retries": 1, "queries_per_request": 1, "max_concurrency": 2}
     engine = client(server, breaker_failures=3, breaker_pause_s=60, **settings)
@@ -183,19 +183,19 @@ def test_a_service_that_is_down_is_left_alone_and_the_rest_fails_at_once(serve: 
     assert sent <= 8
     assert engine.take_counts()["skipped_requests"] >= 46
     (result,) = ask(engine, "again")
-    assert "left alone after" in (result.error or "")
+    assert "the circuit is open after" in (result.error or "")
     assert len(server.bodies) == sent
 
 
-def test_one_search_tries_again_after_the_pause_and_the_others_wait_for_it(
+def test_one_search_probes_an_open_circuit_after_the_pause_and_the_others_wait_for_it(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(status(503), status(503), status(503), finds)
     engine = client(server, breaker_failures=2, breaker_pause_s=0.5, max_retries=0, queries_per_request=1)
     assert all(result.error for result in ask(engine, "a", "b"))
-    assert [r.levelno for r in caplog.records if "left alone" in r.message] == [logging.WARNING]
+    assert [r.levelno for r in caplog.records if "circuit is open" in r.message] == [logging.WARNING]
     time.sleep(0.55)
-    assert all(result.error for result in ask(engine, "c", "d"))  # the trial fails: nothing else is sent
+    assert all(result.error for result in ask(engine, "c", "d"))  # the probe fails: nothing else is sent
     assert len(server.bodies) == 3
     time.sleep(0.55)
     assert texts(ask(engine, "e", "f", "g")) == ["E", "F", "G"]
@@ -227,7 +227,6 @@ def test_check_asks_a_question(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"url": "localhost:8000"}, "url"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"max_retries": -1}, "max_retries"),
         ({"queries_per_request": 0}, "queries_per_request"),
@@ -238,8 +237,12 @@ def test_check_asks_a_question(serve: Serve) -> None:
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=rf"search.init_args.{named}\b"):
-        HTTPSearch(**settings)
+    assert f'"given.{named}"' in refused(HTTPSearch, settings)
+
+
+def test_a_wrong_address() -> None:
+    with pytest.raises(ConfigError, match=r"search.init_args.url: 'localhost:8000' is no address"):
+        HTTPSearch(url="localhost:8000")
 
 
 def test_inside_a_running_event_loop(serve: Serve) -> None:

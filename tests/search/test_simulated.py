@@ -20,7 +20,7 @@ from ovd_lightning.search.written import read_documents
 from ovd_lightning.tasks.search import SearchEnvironment
 from tests.helpers import ScriptedEngine, save_tiny_model
 from tests.limits import patient
-from tests.search.parts import Server, in_order, problem, query, roll, send
+from tests.search.parts import Server, in_order, problem, query, refused, roll, send
 
 Serve = Callable[..., Server]
 
@@ -337,11 +337,6 @@ def test_the_engines_life_is_the_environments() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"noise_start": -0.1}, "noise_start"),
-        ({"noise_end": 1.1}, "noise_end"),
-        ({"evaluation_noise": 2}, "evaluation_noise"),
-        ({"temperature": -1}, "temperature"),
-        ({"max_tokens": 0}, "max_tokens"),
         ({"prompt": "no place for it"}, "prompt"),
         ({"prompt": "{query} {title}"}, "prompt"),
         ({"prompt": "{query} {"}, "prompt"),
@@ -351,6 +346,16 @@ def test_the_engines_life_is_the_environments() -> None:
 def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=rf"search.init_args.{named}\b"):
         simulated(written(""), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"noise_start": -0.1}, {"noise_end": 1.1}, {"evaluation_noise": 2}, {"temperature": -1}, {"max_tokens": 0}],
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    engine = {"class_path": "ovd_lightning.engines.hf.HFEngine", "init_args": {"model": "m"}}
+    (named,) = settings
+    assert f'"given.{named}"' in refused(SimulatedSearch, {"engine": engine, **settings})
 
 
 def test_messages_need_a_template(byte_tokenizer: Any, serve: Serve) -> None:

@@ -18,6 +18,7 @@ import pytest
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.tools.local import PROTECTIONS, LocalSandbox
 from tests.limits import patient
+from tests.search.parts import refused
 from tests.tools.parts import SMALL, descendants, one, outputs
 
 
@@ -206,10 +207,6 @@ def test_nothing_outlives_the_trainer_or_a_closed_sandbox() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"time_s": 0}, "time_s: is 0"),
-        ({"memory_mb": 1}, "memory_mb: is 1"),
-        ({"processes": 0}, "processes: is 0"),
-        ({"workers": 0}, "workers: is 0"),
         ({"require": ["everything"]}, "require: names everything"),
         ({"without": ["memory"]}, "without: names memory"),
     ],
@@ -217,6 +214,11 @@ def test_nothing_outlives_the_trainer_or_a_closed_sandbox() -> None:
 def test_wrong_settings(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         LocalSandbox(**settings)
+
+
+@pytest.mark.parametrize("name", ["time_s", "memory_mb", "processes", "file_mb", "output_bytes", "workers"])
+def test_settings_out_of_range(name: str) -> None:
+    assert f'"given.{name}"' in refused(LocalSandbox, {name: 0})
 
 
 def test_a_package_that_is_not_installed_and_limits_that_are_too_small_are_found_before_training() -> None:

@@ -1,4 +1,4 @@
-"""A teacher behind an endpoint that misbehaves, through a real ``fit``: nothing crashes, nothing is silent."""
+"""A teacher behind an endpoint that misbehaves, through a real ``fit``: no crash, and every failure is reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def arguments(server: BadEndpoint, folder: Path, **settings: object) -> list[str
 
 @pytest.mark.slow
 def test_every_passing_fault_is_retried_and_every_odd_answer_read(tmp_path: Path) -> None:
-    """Each request meets the next fault of the list first, and an honest answer when it comes again."""
+    """Each request gets the next fault of the list first, and an honest answer when it is retried."""
     good: dict[str, object] = {**PASSING, **{n: says(m) for n, m in NO_LOGPROBS.items()}, "hang": hang}
     faults, odd = list(good.items()), list(ODD.items())
     met: set[bytes] = set()
@@ -84,9 +84,9 @@ def test_every_passing_fault_is_retried_and_every_odd_answer_read(tmp_path: Path
         assert row["score/parse_failures"] == row["teacher/failed_calls"] == row["teacher/demonstration_failures"] == 0
         assert row["teacher/retried_calls"] > 20
         assert row["score/mass"] == pytest.approx(0.8)
-    said = done.stdout + done.stderr
-    assert "were sent again" in said
-    assert "bad_answer" in said
+    output = done.stdout + done.stderr
+    assert "were sent again" in output
+    assert "bad_answer" in output
     for body in server.seen:
         assert body["top_p"] == 1.0
         assert body["presence_penalty"] == body["frequency_penalty"] == 0.0
@@ -94,7 +94,7 @@ def test_every_passing_fault_is_retried_and_every_odd_answer_read(tmp_path: Path
 
 @pytest.mark.slow
 def test_nothing_is_no_demonstration(tmp_path: Path) -> None:
-    """A teacher that refuses, is filtered or only thinks replaces nothing, and the run says so."""
+    """A teacher that refuses, is filtered or only thinks replaces nothing, and the run reports it."""
     modes = list(NO_TEXT.items())
 
     def play(handler: BaseHTTPRequestHandler, body: Body, number: int) -> None:
@@ -121,7 +121,7 @@ def test_nothing_is_no_demonstration(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_was_paid_for_survives_an_outage(tmp_path: Path) -> None:
-    """The endpoint dies after 60 answers: they are on the disk, and a repeated run asks for the rest alone."""
+    """The endpoint dies after 60 answers: they are on disk, and a repeated run requests only the rest."""
     alive = threading.Event()
 
     def play(handler: BaseHTTPRequestHandler, body: Body, number: int) -> None:

@@ -299,7 +299,8 @@ def scored_over_http(folder: Path, url: str) -> list[str]:
         "--method.init_args.teacher.init_args.read=text", f"{engine}=ovd_lightning.engines.openai.OpenAIEngine",
         f"{engine}.init_args.model=teacher", f"{engine}.init_args.base_url={url}",
         f"{engine}.init_args.vllm_extensions=false", f"{engine}.init_args.max_retries=0",
-        f"{engine}.init_args.max_failures=1", f"--trainer.default_root_dir={folder}",
+        f"{engine}.init_args.max_failures=1", f"{engine}.init_args.patience_s=0",
+        f"--trainer.default_root_dir={folder}",
     ]  # fmt: skip
 
 
