@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
@@ -31,6 +31,7 @@ from ovd_lightning.evaluation.wandb_tables import Shown, log_tables
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
@@ -64,30 +65,19 @@ class BenchmarkCallback(L.Callback):
 
     def __init__(
         self,
-        every_n_rounds: int = 10,
-        max_tokens: int | None = None,
+        every_n_rounds: NonNegativeInt = 10,
+        max_tokens: PositiveInt | None = None,
         greedy: bool = True,
-        samples: int = 0,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        samples: NonNegativeInt = 0,
+        temperature: PositiveFloat | None = None,
+        top_p: HalfOpenUnitInterval | None = None,
         before_training: bool | list[EvalSplit] = True,
         after_training: bool | list[EvalSplit] = True,
         rejection: TestingRejection | None = None,
         save: bool = True,
         folder: str | None = None,
-        wandb_rows: int = 10_000,
+        wandb_rows: NonNegativeInt = 10_000,
     ) -> None:
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError("benchmark.max_tokens", f"is {max_tokens}.", "Use 1 or more, or null.")
-        if temperature is not None and temperature <= 0:
-            raise ConfigError("benchmark.temperature", f"is {temperature}.", "Use a positive value; greedy is apart.")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ConfigError("benchmark.top_p", f"is {top_p}.", "Use a value in (0, 1].")
-        if every_n_rounds < 0:
-            raise ConfigError("benchmark.every_n_rounds", f"is {every_n_rounds}.", "Use 0 (never) or more.")
-        for name, count in (("samples", samples), ("wandb_rows", wandb_rows)):
-            if count < 0:
-                raise ConfigError(f"benchmark.{name}", f"is {count}.", "Use 0 or more.")
         if not greedy and not samples:
             raise ConfigError("benchmark.greedy", "is false without samples: nothing is answered.", "Set samples.")
         self.every_n_rounds = every_n_rounds
@@ -96,8 +86,8 @@ class BenchmarkCallback(L.Callback):
         self.samples = samples
         self.temperature = temperature
         self.top_p = top_p
-        self.before_training = _splits("before_training", before_training)
-        self.after_training = _splits("after_training", after_training)
+        self.before_training = _splits(before_training)
+        self.after_training = _splits(after_training)
         self.rejection = rejection
         self.save = save
         self.folder = folder
@@ -433,11 +423,8 @@ class BenchmarkCallback(L.Callback):
         rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how}")
 
 
-def _splits(setting: str, value: bool | Sequence[str]) -> list[EvalSplit]:
-    """True: both; False: neither. Raises: ConfigError for a split that is not evaluated."""
+def _splits(value: bool | Sequence[EvalSplit]) -> list[EvalSplit]:
+    """True: both; False: neither."""
     if isinstance(value, bool):
         return list(PREFIX) if value else []
-    for name in value:
-        if name not in get_args(EvalSplit):
-            raise ConfigError(f"benchmark.{setting}", f"names {name!r}.", "Use validation, test, true or false.")
     return [split for split in PREFIX if split in value]
