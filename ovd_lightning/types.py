@@ -24,7 +24,7 @@ StopReason = Literal["end_of_sequence", "stop_text", "token_limit", "turn_limit"
 - ``end_of_sequence``: the model emitted its end-of-sequence token.
 - ``stop_text``: at a text that ends a turn, after which the environment said that the trajectory is over.
 - ``token_limit``: at the limit of the completion, of the turn or of the engine's context: it is truncated.
-- ``turn_limit``: this was the generation after the environment's last reply, complete in itself.
+- ``turn_limit``: the environment's replies are used up, and the generation after the last one was complete.
 - ``error``: nothing was generated, e.g. because the endpoint failed.
 """
 

@@ -140,6 +140,14 @@ class RolloutCallback(L.Callback):
             raise ConfigError("trainer", "RolloutCallback works with OVDModule and OVDDataModule.", "Use them.")
         return pl_module, data
 
+    @staticmethod
+    def of(trainer: L.Trainer) -> RolloutCallback:
+        """The trainer's. Raises: ConfigError where it has none."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RolloutCallback):
+                return callback
+        raise ConfigError("trainer.callbacks", "holds no RolloutCallback, whose engine answers.", "Add one.")
+
     def sync(self, trainer: L.Trainer, module: OVDModule) -> None:
         """Give the engine the student's weights if it does not have them; the first time, check that it then samples
         as the student does. Collective: every rank enters.

@@ -92,7 +92,7 @@ class Round:
             y.policy_version, y.student_tokens = self.policy_version, len(y.completion_ids)
             groups[g].sampled.append(y)
         self.finish(sampled)
-        log_sampled(sampled, self)
+        log_sampled(sampled, self.task, self.metrics)
         return groups
 
     def finish(self, trajectories: Sequence[Trajectory]) -> None:
@@ -200,14 +200,12 @@ class Round:
 
     def log_mean(self, name: str, values: Sequence[float]) -> None:
         """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""
-        self.metrics.add_mean(name, float(sum(values)), len(values))
+        self.metrics.log_mean(name, values)
 
     def log_sum(self, name: str, value: float) -> None:
+        """The sum over ranks, and over all calls of the round."""
         self.metrics.add_sum(name, value)
 
     def log_histogram(self, name: str, values: Sequence[float], bins: Sequence[float]) -> None:
-        """Counts of ``values`` in the bin of the nearest of ``bins`` (a mean score falls between two)."""
-        counts = [0] * len(bins)
-        for value in values:
-            counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += 1
-        self.metrics.histograms[name] = (list(bins), counts)
+        """Counts of ``values`` in the bin of the nearest of ``bins``."""
+        self.metrics.log_histogram(name, values, bins)

@@ -65,8 +65,8 @@ def run_round(
     method.annotate(groups, round)
     if method.teacher is not None:
         report_troubles(method.teacher, round)
-    log_environment(round)
-    log_mixture(groups, round, method.credits_trajectories)
+    log_environment(round.task.environment, round.metrics)
+    log_mixture(groups, round.metrics, method.credits_trajectories)
     if transcripts is not None:
         transcripts.write(round.index, groups)
     # The mixture becomes optimiser steps of micro-batches, with log-probabilities under the weights as they are now.

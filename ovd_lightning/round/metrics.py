@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
+from ovd_lightning.tasks.base import Task
+from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Group, StopReason, Trajectory
-
-if TYPE_CHECKING:
-    from ovd_lightning.round.context import Round
 
 
 @dataclass(slots=True)
@@ -25,6 +24,17 @@ class RoundMetrics:
     """name -> (values, counts)"""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """phase -> seconds"""
+
+    def log_mean(self, name: str, values: Sequence[float]) -> None:
+        """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""
+        self.add_mean(name, float(sum(values)), len(values))
+
+    def log_histogram(self, name: str, values: Sequence[float], bins: Sequence[float]) -> None:
+        """Counts of ``values`` in the bin of the nearest of ``bins`` (a mean score falls between two)."""
+        counts = [0] * len(bins)
+        for value in values:
+            counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += 1
+        self.histograms[name] = (list(bins), counts)
 
     def add_mean(self, name: str, total: float, count: int) -> None:
         """``total``: the sum of ``count`` values."""
@@ -77,26 +87,26 @@ class RoundMetrics:
         return values
 
 
-def log_sampled(sampled: Sequence[Trajectory], round: Round) -> None:
+def log_sampled(sampled: Sequence[Trajectory], task: Task, metrics: RoundMetrics) -> None:
     """What the student sampled, before anything is replaced."""
-    round.log_mean("reward/student", [y.reward for y in sampled])
-    round.log_mean("completion/length_mean", [float(y.trainable_tokens) for y in sampled])
-    round.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
+    metrics.log_mean("reward/student", [y.reward for y in sampled])
+    metrics.log_mean("completion/length_mean", [float(y.trainable_tokens) for y in sampled])
+    metrics.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
     for reason in get_args(StopReason):
-        round.log_mean(f"completion/stop/{reason}", [float(y.stop_reason == reason) for y in sampled])
-    round.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
-    round.log_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
-    round.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
-    for name in round.task.metrics:
-        round.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
-    if round.task.environment is not None:
-        round.log_mean("environment/turns_mean", [float(y.turns) for y in sampled])
-        round.log_mean("environment/invalid_mean", [float(y.invalid) for y in sampled])
-        round.log_mean("environment/failed_mean", [float(y.failed) for y in sampled])
-        round.log_mean("environment/observation_tokens_mean", [float(y.observation_tokens) for y in sampled])
+        metrics.log_mean(f"completion/stop/{reason}", [float(y.stop_reason == reason) for y in sampled])
+    metrics.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
+    metrics.add_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
+    metrics.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
+    for name in task.metrics:
+        metrics.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
+    if task.environment is not None:
+        metrics.log_mean("environment/turns_mean", [float(y.turns) for y in sampled])
+        metrics.log_mean("environment/invalid_mean", [float(y.invalid) for y in sampled])
+        metrics.log_mean("environment/failed_mean", [float(y.failed) for y in sampled])
+        metrics.log_mean("environment/observation_tokens_mean", [float(y.observation_tokens) for y in sampled])
 
 
-def log_mixture(groups: Sequence[Group], round: Round, credited: bool) -> None:
+def log_mixture(groups: Sequence[Group], metrics: RoundMetrics, credited: bool) -> None:
     """What the round trains on.
 
     Args:
@@ -105,20 +115,19 @@ def log_mixture(groups: Sequence[Group], round: Round, credited: bool) -> None:
     mixture = [y for g in groups for y in g.mixture]
     if credited:
         idle = [float(all(abs(a) < 1e-8 for y in g.mixture for a in y.advantages)) for g in groups]
-        round.log_mean("ovd/zero_advantage_groups", idle)
-    round.log_mean("reward/mixture", [y.reward for y in mixture])
-    round.log_mean("ovd/teacher_token_fraction", [
+        metrics.log_mean("ovd/zero_advantage_groups", idle)
+    metrics.log_mean("reward/mixture", [y.reward for y in mixture])
+    metrics.log_mean("ovd/teacher_token_fraction", [
         sum(y.completion_mask[y.student_tokens:]) / y.trainable_tokens for y in mixture if y.trainable_tokens
     ])  # fmt: skip
     right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups if g.sampled]
-    round.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
-    round.log_mean("reward/groups_all_wrong", [float(share == 0) for share in right])
+    metrics.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
+    metrics.log_mean("reward/groups_all_wrong", [float(share == 0) for share in right])
 
 
-def log_environment(round: Round) -> None:
+def log_environment(environment: Environment | None, metrics: RoundMetrics) -> None:
     """What the environment counted in this round, for the student's and the teacher's trajectories together."""
-    environment = round.task.environment
     if environment is not None:
         counts = environment.take_counts()
         for name in environment.counted:
-            round.log_sum(f"environment/{name}", counts.get(name, 0.0))
+            metrics.add_sum(f"environment/{name}", counts.get(name, 0.0))

@@ -231,7 +231,8 @@ def _own_end(y: Trajectory, generation: Generation, room: int, max_turns: int) -
     if generation.stop_reason == "error":
         return "error"
     if y.turns > max_turns:  # the generation after the last reply
-        return "token_limit" if generation.stop_reason == "token_limit" else "turn_limit"
+        used_up = max_turns > 0 and generation.stop_reason != "token_limit"
+        return "turn_limit" if used_up else generation.stop_reason
     return generation.stop_reason if len(y.completion_ids) >= room else None
 
 

@@ -1,7 +1,7 @@
-"""The parser's errors in the user's words: one line with the setting, its value, what it takes, and what was meant.
+"""The parser's errors as one line: the setting, its value, what it takes, and what was probably meant.
 
-jsonargparse tells an error as nested text, a level an object, with every member of a type that failed. Here the
-innermost reason is taken, and the levels around it become the setting's dotted name.
+jsonargparse reports an error as nested text, one level per object, with a reason for every member of a union. The
+innermost reason is what went wrong, and the levels around it are the setting's dotted name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ NO_CLASS = re.compile(
 )
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 EXPECTED = re.compile(r"^Expected (?:an? )?(?P<type>.+?)(?:\. Got value: (?P<value>.*))?$")
+RANGE = re.compile(r"^Use (?P<words>.+?)(?:\. Got value: (?P<value>.*))?$")
+"""Of a type of settings/ranges.py."""
+REGISTERED = re.compile(r"^Not of type \w+: ")
+"""Before the reason of such a type."""
 GIVEN = re.compile(r"^Given value: (.*)$")
 NESTED = re.compile(r"^NestedArg\(key='[^']*', val=(['\"]?)(.*)\1\)$")
 COMMAND = re.compile(r"^(fit|validate|test|predict)\.")
@@ -48,23 +52,23 @@ class Reason:
     keys: tuple[str, ...]
     text: str
     class_path: str | None
-    """Of the object whose argument it is about, or the one that was given."""
+    """Of the object whose argument is wrong, or of the object that was given."""
     owner: str | None
-    """Of the object around the last key."""
+    """Class path of the object around the last key."""
 
 
 @dataclass
-class Told:
-    """A nested error, taken apart."""
+class ParsedError:
+    """A nested error in parts."""
 
     reasons: list[Reason] = field(default_factory=list)
     value: str | None = None
     missing_file: str | None = None
 
 
-def take_apart(message: str) -> Told:
+def parse_error(message: str) -> ParsedError:
     """Reasons with their places: the level of a line is its indentation."""
-    told = Told()
+    parsed = ParsedError()
     levels: list[tuple[int, str | None, str | None]] = []  # indentation, key, class path
     for line in message.splitlines():
         text = line.lstrip()
@@ -81,32 +85,33 @@ def take_apart(message: str) -> Told:
         elif (match := GIVEN_CLASS.match(text)) is not None:
             levels.append((indent, None, match.group(1)))
             text = text[match.end() :].lstrip(": ")
+        text = REGISTERED.sub("", text)
         if not text:
             continue
         keys = tuple(key for _, key, _ in levels if key is not None)
         if (match := GIVEN.match(text)) is not None:
             nested = NESTED.match(match.group(1))
-            told.value = told.value or (nested.group(2) if nested else match.group(1))
+            parsed.value = parsed.value or (nested.group(2) if nested else match.group(1))
         elif text.startswith("Expected a path but "):
-            told.missing_file = text[len("Expected a path but ") :].partition(" either not")[0]
+            parsed.missing_file = text[len("Expected a path but ") :].partition(" either not")[0]
         elif any(match is not None for _, match in kinds(text)) or keys:
             paths = [path for _, _, path in levels if path is not None]
             last = max((n for n, (_, key, _) in enumerate(levels) if key is not None), default=0)
             owners = [path for _, _, path in levels[:last] if path is not None]
-            told.reasons.append(Reason(keys, text, paths[-1] if paths else None, owners[-1] if owners else None))
-    return told
+            parsed.reasons.append(Reason(keys, text, paths[-1] if paths else None, owners[-1] if owners else None))
+    return parsed
 
 
 def kinds(text: str) -> list[tuple[str, re.Match[str] | None]]:
-    """What a reason may be, and whether it is; the one that says most first."""
+    """The kinds of reasons, each with its match in the text; the most informative kind first."""
     return [
         ("unknown", UNKNOWN.match(text)), ("required", REQUIRED.match(text)), ("no class", NO_CLASS.search(text)),
-        ("expected", EXPECTED.match(text)),
+        ("range", RANGE.match(text)), ("expected", EXPECTED.match(text)),
     ]  # fmt: skip
 
 
 def rank(reason: Reason) -> tuple[int, int]:
-    """The innermost reason is the best, and among equals the one that says most."""
+    """The innermost reason ranks highest, and among equals the most informative one."""
     found = [match is not None for _, match in kinds(reason.text)]
     return len(reason.keys), len(found) - found.index(True) if any(found) else 0
 
@@ -133,7 +138,7 @@ def in_words(kind: str) -> str:
 
 
 def explain(parser: Any, message: str) -> str:
-    """A parser's message as one line. Where it is none of those known here, its own words."""
+    """A parser's message as one line; in the parser's own words where its form is not known here."""
     flat = " ".join(message.split())
     if (match := re.match(r"^unrecognized arguments: (\S+)", message)) is not None:
         return _unknown_option(parser, match.group(1))
@@ -149,10 +154,10 @@ def explain(parser: Any, message: str) -> str:
         return f"no command is given. Use one of {', '.join([*parser._subcommands_action.choices, 'dry_run'])}."
     if (match := re.match(r"^argument (?:-\w/)?--([\w.]+): expected (one|at least one) argument", message)) is not None:
         return f"{match.group(1)}: has no value. Write --{match.group(1)} VALUE."
-    told = take_apart(message)
-    if not told.reasons:
+    parsed = parse_error(message)
+    if not parsed.reasons:
         return flat
-    best = max(told.reasons, key=rank)
+    best = max(parsed.reasons, key=rank)
     setting = dotted(best.keys)
     if (match := UNKNOWN.match(best.text)) is not None:
         return _unknown_name(parser, best, setting, match)
@@ -162,9 +167,12 @@ def explain(parser: Any, message: str) -> str:
         added = " ".join(f"--{name} VALUE" for name in names)
         return f"{', '.join(names)}: {'is' if len(names) == 1 else 'are'} not set, and {needs}. Add {added}."
     if NO_CLASS.search(best.text):
-        return _no_class(parser, best, setting, told)
+        return _no_class(parser, best, setting, parsed)
+    reasons = [reason for reason in parsed.reasons if reason.keys == best.keys]
+    if RANGE.match(best.text):
+        return _out_of_range(setting, reasons, parsed)
     if EXPECTED.match(best.text):
-        return _wrong_value(setting, [r for r in told.reasons if r.keys == best.keys], told)
+        return _wrong_value(setting, reasons, parsed)
     return f"{setting}: {' '.join(best.text.split())}"
 
 
@@ -191,9 +199,9 @@ def _unknown_name(parser: Any, reason: Reason, setting: str, match: re.Match[str
     return f"{setting}.init_args.{name}: {cls} takes no {name}. {near or 'It takes ' + ', '.join(known) + '.'}"
 
 
-def _no_class(parser: Any, reason: Reason, setting: str, told: Told) -> str:
+def _no_class(parser: Any, reason: Reason, setting: str, parsed: ParsedError) -> str:
     """A class or a file that is not there, or of the wrong kind."""
-    value = told.missing_file or reason.class_path or told.value or ""
+    value = parsed.missing_file or reason.class_path or parsed.value or ""
     if NESTED.match(value):
         value = NESTED.match(value).group(2)  # type: ignore[union-attr]
     if "/" in value or value.endswith((".yaml", ".yml")):
@@ -212,7 +220,18 @@ def _no_class(parser: Any, reason: Reason, setting: str, told: Told) -> str:
     return f"{setting}: {shown(value) or 'its value'} {problem}. {near or 'Give a class_path or a YAML file.'}"
 
 
-def _wrong_value(setting: str, reasons: list[Reason], told: Told) -> str:
+def _out_of_range(setting: str, reasons: list[Reason], parsed: ParsedError) -> str:
+    """ "is 0. Use 1 or more, or null.": a number outside the range of its type; the last is the union's other type."""
+    found = [match for reason in reasons if (match := RANGE.match(reason.text)) is not None]
+    takes = list(dict.fromkeys(match.group("words") for match in found))
+    element = next((match.group("value") for match in found if match.group("value") is not None), None)
+    if element is None:  # the value itself, of a union
+        others = [match.group("type") for reason in reasons if (match := EXPECTED.match(reason.text)) is not None]
+        takes += [in_words(kind).removeprefix("one of ") for kind in others]
+    return f"{setting}: is {parsed.value if element is None else element}. Use {', or '.join(takes)}."
+
+
+def _wrong_value(setting: str, reasons: list[Reason], parsed: ParsedError) -> str:
     wanted, value = [], None
     for reason in reasons:
         match = EXPECTED.match(reason.text)
@@ -220,7 +239,7 @@ def _wrong_value(setting: str, reasons: list[Reason], told: Told) -> str:
             continue
         wanted.append(in_words(match.group("type")))
         value = value or match.group("value")
-    value = value or told.value
+    value = value or parsed.value
     if value in ("None", "null"):
         return f"{setting}: is not set. {_start_from(setting)}"
     choices = [part for kind in wanted if kind.startswith("one of ") for part in kind[len("one of ") :].split(", ")]

@@ -60,7 +60,7 @@ def constructor_names(cls: type) -> list[str]:
 def classes_in(hint: Any) -> list[type]:
     """The classes in a type, of settings that hold an object: Task of ``dict[str, Task] | None``."""
     if inspect.isclass(hint) and typing.get_origin(hint) is None:
-        return [] if hint.__module__ == "builtins" else [hint]
+        return [] if issubclass(hint, (int, float)) or hint.__module__ == "builtins" else [hint]
     if typing.get_origin(hint) in (typing.Union, UnionType, list, dict, tuple, typing.Annotated):
         return [cls for part in typing.get_args(hint) for cls in classes_in(part)]
     return []

@@ -35,9 +35,11 @@ class Range:
     open_high: bool = False
 
     def __contains__(self, value: float) -> bool:
-        """Whether a number is in the range; nan is in none."""
-        return (self.low < value if self.open_low else self.low <= value) and (
-            value < self.high if self.open_high else value <= self.high
+        """Whether a number is finite and in the range."""
+        return (
+            math.isfinite(value)
+            and (self.low < value if self.open_low else self.low <= value)
+            and (value < self.high if self.open_high else value <= self.high)
         )
 
     def read(self, value: object) -> int | float:
@@ -78,7 +80,6 @@ if TYPE_CHECKING:
     NonNegativeInt = int
     TwoOrMore = int
     ProblemCount = int
-    ProcessCount = int
     PositiveFloat = float
     NonNegativeFloat = float
     ClosedUnitInterval = float
@@ -92,7 +93,6 @@ else:
     NonNegativeInt = number_type("NonNegativeInt", Range(int, 0))
     TwoOrMore = number_type("TwoOrMore", Range(int, 2))
     ProblemCount = number_type("ProblemCount", Range(int, 1, 200_000))
-    ProcessCount = number_type("ProcessCount", Range(int, 1, 256))
     PositiveFloat = number_type("PositiveFloat", Range(float, 0, open_low=True))
     NonNegativeFloat = number_type("NonNegativeFloat", Range(float, 0))
     ClosedUnitInterval = number_type("ClosedUnitInterval", Range(float, 0, 1))

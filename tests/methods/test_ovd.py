@@ -466,11 +466,11 @@ def test_algorithm_1_as_written_learns_nothing_where_the_teacher_intervened(anno
     for group in run.groups:
         assert [y.reward for y in group.mixture] == [1, 1]
         assert all(a == 0 for y in group.mixture for a in y.advantages)
-    log_mixture(run.groups, run.round, credited=True)
+    log_mixture(run.groups, run.round.metrics, credited=True)
     assert mean(run.round, "ovd/zero_advantage_groups") == 1
     assert mean(run.round, "reward/mixture") == 1
     default = annotate([RIGHT, WRONG], [WRONG, WRONG], scores=BAD)
-    log_mixture(default.groups, default.round, credited=True)
+    log_mixture(default.groups, default.round.metrics, credited=True)
     assert mean(default.round, "ovd/zero_advantage_groups") == 0
 
 

@@ -170,7 +170,7 @@ def test_a_round_reports_turns_and_counts_only_what_the_student_wrote(tokenizer:
     assert round.metrics.means["environment/observation_tokens_mean"] == (6.0, 2)
     assert round.metrics.means["completion/length_mean"] == (20.0, 2)
     assert round.metrics.sums["throughput/generated_tokens"] == 20
-    log_environment(round)
+    log_environment(round.task.environment, round.metrics)
     assert round.metrics.sums["environment/asked"] == 4
     assert round.task.environment.progress == [0.25, 0.25]
     assert {"generate", "environment", "grade"} <= set(round.metrics.seconds)

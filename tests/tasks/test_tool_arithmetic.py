@@ -156,7 +156,7 @@ def test_the_steps_are_turns_with_their_results(task: ToolArithmeticTask, tokeni
         "\\boxed{12190}",
     ]
     silent = trajectory(task, tokenizer, QUESTION, CALLS[0], "")
-    assert len(task.split_steps(silent.ids, tokenizer, silent.mask)) == 1
+    assert len(task.split_steps(silent.completion_ids, tokenizer, silent.completion_mask)) == 1
     assert task.split_steps([], tokenizer, []) == []
     assert task.split_steps(y.completion_ids, tokenizer) == [(0, len(y.completion_ids))]
 
@@ -167,7 +167,7 @@ def test_a_result_is_no_answer_and_malformed_json_is_no_call(task: ToolArithmeti
     assert task.grade(boxes.written.partition("</tool_call>")[2], boxes.problem).answer is None
     broken = trajectory(task, tokenizer, QUESTION, CALLS[0].replace(CLOSE, ""), "\\boxed{12190}")
     assert broken.turns == 1
-    assert not any(not written for written in broken.mask)
+    assert not any(not written for written in broken.completion_mask)
 
 
 def test_the_config_has_the_limits_that_were_pretrained_with(task: ToolArithmeticTask) -> None:

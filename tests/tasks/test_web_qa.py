@@ -201,7 +201,7 @@ def test_without_an_environment_a_generation_ends_with_its_answer(bytes_tokenize
     assert task.environment is not None
     assert "</answer>" in task.environment.stop
     y = ask(task, bytes_tokenizer, "<answer> Karel Brunn </answer>", "never said")
-    assert (y.turns, y.stop_reason, y.observation_tokens) == (1, "end_of_sequence", 0)
+    assert (y.turns, y.stop_reason, y.observation_tokens) == (1, "stop_text", 0)
     assert task.grade(y.written, BRIDGE).correct
     unanswered = ask(task, bytes_tokenizer, "I do not know.", "never said")
     assert (unanswered.turns, task.grade(unanswered.written, BRIDGE).answer) == (1, None)
