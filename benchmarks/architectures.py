@@ -28,9 +28,9 @@ def difference(name: str, engine_name: str, dtype: str) -> float:
     """The largest of any token after any sync, in nats."""
     import torch
 
-    from ovd_lightning.callbacks.agreement import distances, sample
     from ovd_lightning.engines.hf import HFEngine
     from ovd_lightning.engines.vllm import VLLMEngine
+    from ovd_lightning.round.sync import distances, sample
     from ovd_lightning.student import Student
     from tests.architectures import save_architecture
 

@@ -9,7 +9,8 @@ import lightning as L
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader
 from ovd_lightning.resume.record import Progress
-from ovd_lightning.round.problems import round_problems
+from ovd_lightning.round.problems import further_problems, round_problems
+from ovd_lightning.settings.ranges import NonNegativeInt, PositiveInt
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Batch, Problem
@@ -39,25 +40,16 @@ class OVDDataModule(L.LightningDataModule):
         self,
         task: Task,
         benchmarks: dict[str, Task] | Suite | None = None,
-        problems_per_round: int = 128,
-        rounds: int = 100,
-        epochs_per_round: int = 1,
-        mini_batches: int = 1,
-        validation_limit: int | None = None,
-        test_limit: int | None = None,
-        eval_batch_size: int = 512,
+        problems_per_round: PositiveInt = 128,
+        rounds: PositiveInt = 100,
+        epochs_per_round: PositiveInt = 1,
+        mini_batches: PositiveInt = 1,
+        validation_limit: NonNegativeInt | None = None,
+        test_limit: NonNegativeInt | None = None,
+        eval_batch_size: PositiveInt = 512,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("problems_per_round", problems_per_round),
-            ("rounds", rounds),
-            ("epochs_per_round", epochs_per_round),
-            ("mini_batches", mini_batches),
-            ("eval_batch_size", eval_batch_size),
-        ):
-            if value < 1:
-                raise ConfigError(f"data.{name}", f"is {value}.", "Use 1 or more.")
         if mini_batches > problems_per_round:
             raise ConfigError(
                 "data.mini_batches",
@@ -100,10 +92,29 @@ class OVDDataModule(L.LightningDataModule):
         tasks = [self.task, *self.benchmarks("validation").values(), *self.benchmarks("test").values()]
         return list({id(t.environment): t.environment for t in tasks if t.environment is not None}.values())
 
-    def problems_of_round(self, index: int, rank: int = 0, world_size: int = 1) -> tuple[list[Problem], int]:
-        """This rank's problems of a round, and the round-wide index of the first."""
-        share = self.problems_per_round // world_size
-        problems = round_problems(self.train_problems(), self.problems_per_round, index, self.seed)
+    def tasks_of(self, stage: str | None) -> list[tuple[Task, Sequence[Problem]]]:
+        """Whose prompts a stage of the trainer (fit, validate, test, predict) begins with."""
+        if stage == "fit":
+            return [(self.task, self.train_problems())]
+        split: Split = "validation" if stage == "validate" else "test"
+        problems = self.eval_problems(split)
+        return [(task, problems[name]) for name, task in self.benchmarks(split).items()]
+
+    def problems_of_round(
+        self, index: int, rank: int = 0, world_size: int = 1, attempt: int = 0
+    ) -> tuple[list[Problem], int]:
+        """This rank's problems of a round, and the round-wide index of the first.
+
+        Args:
+            attempt: above 0: as many further problems, for groups that take the place of others.
+        """
+        known, count = self.train_problems(), self.problems_per_round
+        share = count // world_size
+        problems = (
+            further_problems(known, count, index, self.seed, attempt)
+            if attempt
+            else round_problems(known, count, index, self.seed)
+        )
         return problems[rank * share : (rank + 1) * share], rank * share
 
     # --------------------------------------------------------------- loaders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -13,8 +13,11 @@ from ovd_lightning.methods.base import Method
 from ovd_lightning.pretrained import loading
 from ovd_lightning.resume.record import KEY, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
-from ovd_lightning.round.context import RoundMetrics
+from ovd_lightning.round.metrics import RoundMetrics
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from ovd_lightning.types import Batch
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class OVDModule(L.LightningModule):
@@ -36,26 +39,18 @@ class OVDModule(L.LightningModule):
         self,
         student: str,
         method: Method,
-        learning_rate: float = 1e-6,
+        learning_rate: NonNegativeFloat = 1e-6,
         betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
+        weight_decay: NonNegativeFloat = 0.0,
         lr_scheduler: str = "constant",
-        warmup_fraction: float = 0.0,
-        dtype: str = "float32",
-        chunk_size: int = 1024,
+        warmup_fraction: ClosedUnitInterval = 0.0,
+        dtype: Dtype = "float32",
+        chunk_size: PositiveInt = 1024,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         from transformers import SchedulerType
 
-        if learning_rate < 0:
-            raise ConfigError("model.learning_rate", f"is {learning_rate}.", "Use 0 or more.")
-        if not 0 <= warmup_fraction <= 1:
-            raise ConfigError("model.warmup_fraction", f"is {warmup_fraction}.", "It is a share: 0 to 1.")
-        if chunk_size < 1:
-            raise ConfigError("model.chunk_size", f"is {chunk_size}.", "Use 1 or more.")
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError("model.dtype", f"is {dtype!r}.", "Use float32, bfloat16 or float16.")
         names = [s.value for s in SchedulerType]
         if lr_scheduler not in names:
             raise ConfigError("model.lr_scheduler", f"is {lr_scheduler!r}.", f"Use one of {', '.join(names)}.")
@@ -148,22 +143,19 @@ class OVDModule(L.LightningModule):
             )
         metrics = self.train_metrics
         for name, values in output.means.items():
-            total, count = metrics.means.get(name, (0.0, 0.0))
-            metrics.means[name] = (total + values.sum().item(), count + values.numel())
+            metrics.add_mean(name, values.sum().item(), values.numel())
         for name, values in output.maxima.items():
-            value = values.max().item() if values.numel() else float("-inf")
-            metrics.maxima[name] = max(metrics.maxima.get(name, float("-inf")), value)
-        trained = int(batch.completion_mask.sum())
-        metrics.sums["throughput/trained_tokens"] = metrics.sums.get("throughput/trained_tokens", 0.0) + trained
+            metrics.add_maximum(name, values.max().item() if values.numel() else float("-inf"))
+        metrics.add_sum("throughput/trained_tokens", int(batch.completion_mask.sum()))
         if batch.update == 0:
-            metrics.sums["loss"] = metrics.sums.get("loss", 0.0) + output.loss.item()
+            metrics.add_sum("loss", output.loss.item())
         return output.loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         value = norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item()
-        self.train_metrics.maxima["policy/grad_norm"] = max(self.train_metrics.maxima.get("policy/grad_norm", 0), value)
+        self.train_metrics.add_maximum("policy/grad_norm", value)
 
     def configure_optimizers(self) -> Any:
         from transformers import get_scheduler

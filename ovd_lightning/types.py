@@ -1,4 +1,4 @@
-"""Every noun of the project, once.
+"""The nouns of the project.
 
 Legend for shapes: ``T`` completion tokens of one trajectory, ``K`` its steps, ``N`` trajectories of a
 group, ``B`` rows of a micro-batch, ``L`` its padded length, ``v`` the size of the score vocabulary (10).
@@ -13,9 +13,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ovd_lightning.seeds import seed_of
+
 Source = Literal["student", "teacher", "mixed", "dataset"]
 """Who wrote a trajectory; ``mixed`` is a student prefix that the teacher continued, ``dataset`` a problem's own
 solution."""
+StopReason = Literal["end_of_sequence", "stop_text", "token_limit", "turn_limit", "error"]
+"""Why a generation, or a whole trajectory, ended.
+
+- ``end_of_sequence``: the model emitted its end-of-sequence token.
+- ``stop_text``: at a text that ends a turn, after which the environment said that the trajectory is over.
+- ``token_limit``: at the limit of the completion, of the turn or of the engine's context: it is truncated.
+- ``turn_limit``: the environment's replies are used up, and the generation after the last one was complete.
+- ``error``: nothing was generated, e.g. because the endpoint failed.
+"""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -65,29 +76,41 @@ class Step:
 
 @dataclass(slots=True, kw_only=True)
 class Trajectory:
-    """One rollout's record. Token in, token out: ``completion_ids`` are what was generated."""
+    """One response to a problem, from its first token to its grade. Token in, token out: ``completion_ids`` are what
+    was generated. ``completion_ids``, ``completion_mask`` and ``behaviour_logprobs`` grow together, turn by turn.
+    """
 
     problem: Problem
-    group: int
-    """Index of its group in the round, over all ranks. A problem may have several groups (one-example training)."""
-    sample: int
-    """Index within the group, 0 .. N-1."""
     prompt_ids: list[int]
-    completion_ids: list[int]
+    group: int = 0
+    """Index of its group in the round, over all ranks. A problem may have several groups (one-example training)."""
+    sample: int = 0
+    """Index within the group, 0 .. N-1."""
+    seed: int = 0
+    """Of its first generation; those of later turns follow from it."""
+    completion_ids: list[int] = field(default_factory=list)
     """[T]; ends with the end-of-sequence token when the model emitted one."""
-    completion_mask: list[bool]
+    completion_mask: list[bool] = field(default_factory=list)
     """[T]; True on tokens the student trains on. Observations (environment text) are False."""
-    text: str
+    behaviour_logprobs: list[float] = field(default_factory=list)
+    """[T]; log-probabilities under the sampling policy at the sampling temperature; NaN on tokens that the student's
+    engine did not sample. Empty: on all of them."""
+    text: str = ""
     """``completion_ids`` decoded, special tokens left out."""
-    written: str | None = None
-    """The text without observations and with every mark of a thought, which is what is graded; None: the text is."""
-    turns: int = 1
-    """Generations that it took."""
+    written: str = ""
+    """The text without observations and with every mark of a thought. This is what is graded, so that neither a
+    document nor a thought can answer for the student."""
+    turns: int = 0
+    """Generations so far."""
+    invalid: int = 0
+    """Turns that the environment could not read as an action."""
+    failed: int = 0
+    """Turns whose action the environment could not carry out."""
+    stop_reason: StopReason | None = None
+    """None while it is being generated."""
+    error: str | None = None
+    """What went wrong, where the stop reason is ``error``."""
     source: Source = "student"
-    behaviour_logprobs: list[float] | None = None
-    """[T]; log-probabilities under the sampling policy at the sampling temperature; None for teachers."""
-    truncated: bool = False
-    """Generation stopped at the token limit, not at an end of sequence."""
     policy_version: int = -1
     """``global_step`` of the weights that generated it; -1 for the teacher."""
     student_tokens: int = 0
@@ -116,6 +139,11 @@ class Trajectory:
         return self.group, self.sample
 
     @property
+    def truncated(self) -> bool:
+        """Cut off by a token limit: of the whole completion, or in the middle of its last turn."""
+        return self.stop_reason == "token_limit"
+
+    @property
     def reward(self) -> float:
         if self.grade is None:
             raise RuntimeError(f"trajectory {self.problem.id}/{self.sample} has not been graded yet")
@@ -124,6 +152,15 @@ class Trajectory:
     @property
     def trainable_tokens(self) -> int:
         return sum(self.completion_mask)
+
+    @property
+    def observation_tokens(self) -> int:
+        return len(self.completion_mask) - self.trainable_tokens
+
+    @property
+    def turn_seed(self) -> int:
+        """Of the next generation."""
+        return self.seed if self.turns == 0 else seed_of(self.seed, "turn", self.turns)
 
     def turns_before(self, token: int) -> int:
         """Generations that the environment had replied to before a token: observations that begin before it."""

@@ -1,4 +1,4 @@
-"""Parts that unit tests share: a tiny random student, hand-made trajectories, an engine that says what it is told."""
+"""Parts that unit tests share: a tiny random student, hand-made trajectories, an engine that follows a script."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Scores = Mapping[str, float] | int | None
 
 
 class ScriptedEngine(Engine):
-    """Says what a test prescribes, at the boundary of an engine: next-token probabilities, and texts.
+    """Generates what a test prescribes, at the boundary of an engine: next-token probabilities, and texts.
 
     Args:
         judge: prompt -> what comes next.
@@ -151,10 +151,10 @@ class ScriptedEngine(Engine):
         for prompt in prompts:
             text = as_text(prompt, self._tokenizer)
             self.judged.append(text)
-            said = self.judge(text)
-            if isinstance(said, int):
-                said = {str(said): 1.0}
-            rows.append([math.nan if said is None else log(said.get(t, 0.0)) for t in texts])
+            scores = self.judge(text)
+            if isinstance(scores, int):
+                scores = {str(scores): 1.0}
+            rows.append([math.nan if scores is None else log(scores.get(t, 0.0)) for t in texts])
         return torch.tensor(rows).reshape(len(prompts), len(texts))
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
@@ -208,6 +208,9 @@ def make_group(round: Round, texts: Sequence[str], of: Problem | None = None, gr
             completion_ids=ids,
             completion_mask=[True] * len(ids),
             text=text,
+            written=text,
+            turns=1,
+            stop_reason="end_of_sequence",
             behaviour_logprobs=[-0.5] * len(ids),
             policy_version=0,
             student_tokens=len(ids),
@@ -226,7 +229,8 @@ def trajectory(prompt: int, completion: int, group: int = 0, sample: int = 0, **
         "prompt_ids": [3 + i % (V - 3) for i in range(prompt)],
         "completion_ids": [5 + (7 * i + sample) % (V - 5) for i in range(completion)],
         "completion_mask": [True] * completion,
-        "text": "",
+        "turns": 1,
+        "stop_reason": "end_of_sequence",
         "student_tokens": completion,
         "behaviour_logprobs": [-0.1 * (i + 1) for i in range(completion)],
         "advantages": [1.0] * completion,

@@ -249,9 +249,6 @@ def test_more_mini_batches_than_groups_of_a_rank(check: Check) -> None:
 
 def test_sizes_of_the_data() -> None:
     task = ListTask([problem()])
-    for name in ("problems_per_round", "rounds", "epochs_per_round", "mini_batches", "eval_batch_size"):
-        with pytest.raises(ConfigError, match=rf"data\.{name}: is 0"):
-            OVDDataModule(task, **{name: 0})
     with pytest.raises(ConfigError, match=r"data\.mini_batches: is 9, more than the 8 groups"):
         OVDDataModule(task, problems_per_round=8, mini_batches=9)
 

@@ -19,7 +19,7 @@ from benchmarks.pretrain_calls.vocabulary import CLOSE_RESULT, OPEN_RESULT
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.judges.template import step_prompt
-from ovd_lightning.round.turns import Episode, respond
+from ovd_lightning.round.turns import respond
 from ovd_lightning.tasks.arithmetic import parse
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.environment import Environment
@@ -27,7 +27,7 @@ from ovd_lightning.tasks.tool_arithmetic import ToolArithmeticTask
 from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.tokens import decode, encode_prompt
 from ovd_lightning.tools.local import LocalSandbox
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 
 VERDICTS: dict[Verdict, str] = {
     "right": "right",
@@ -58,26 +58,26 @@ def play(engine: HFEngine, task: ToolArithmeticTask, problems: Sequence[Problem]
     """One trajectory a problem, with the task's environment; temperature 0 is greedy."""
     prompts = [encode_prompt(task.prompt(p), engine.tokenizer, chat=False) for p in problems]
     sampling = Sampling(max_tokens=MAX_TOKENS, temperature=temperature)
-    episodes = respond(engine, engine.tokenizer, task, problems, prompts, range(len(problems)), sampling)
-    return [_played(episode, task, engine) for episode in episodes]
+    trajectories = respond(engine, engine.tokenizer, task, problems, prompts, range(len(problems)), sampling)
+    return [_played(y, task, engine) for y in trajectories]
 
 
-def _played(episode: Episode, task: ToolArithmeticTask, engine: HFEngine) -> Played:
-    spans = task.split_steps(episode.ids, engine.tokenizer, episode.mask)
+def _played(y: Trajectory, task: ToolArithmeticTask, engine: HFEngine) -> Played:
+    spans = task.split_steps(y.completion_ids, engine.tokenizer, y.completion_mask)
     turns = []
     for start, end in spans:
-        runs = itertools.groupby(range(start, end), key=lambda i: episode.mask[i])
-        texts = {own: decode(engine.tokenizer, [episode.ids[i] for i in run]) for own, run in runs}
+        runs = itertools.groupby(range(start, end), key=lambda i: y.completion_mask[i])
+        texts = {own: decode(engine.tokenizer, [y.completion_ids[i] for i in run]) for own, run in runs}
         seen = texts.get(False)
         result = None if seen is None else seen.removeprefix(OPEN_RESULT).removesuffix("\n").removesuffix(CLOSE_RESULT)
         turns.append(Turn(texts.get(True, "").strip(), result))
-    expression = parse(episode.problem.question)
+    expression = parse(y.problem.question)
     return Played(
-        problem=episode.problem,
-        steps=[decode(engine.tokenizer, episode.ids[a:b]).strip() for a, b in spans],
+        problem=y.problem,
+        steps=[decode(engine.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans],
         verdicts=[judged.verdict for judged in judge(expression, turns)],
-        text=episode.said,
-        correct=task.grade(episode.written, episode.problem).correct,
+        text=y.text,
+        correct=task.grade(y.written, y.problem).correct,
         mistake=mistake_of(expression, turns),
     )
 

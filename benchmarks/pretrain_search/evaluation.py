@@ -16,13 +16,13 @@ from benchmarks.pretrain_search.vocabulary import CLOSE, EMPTY, FAILED, INVALID,
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.judges.template import step_prompt
-from ovd_lightning.round.turns import Episode, respond
+from ovd_lightning.round.turns import respond
 from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.search import SearchEnvironment
 from ovd_lightning.tasks.small_world import SmallWorldTask, World, write_corpus
 from ovd_lightning.tokens import decode, encode_prompt
-from ovd_lightning.types import Grade, Problem
+from ovd_lightning.types import Grade, Problem, Trajectory
 
 VERDICTS: dict[Verdict, str] = {
     "right": "right",
@@ -64,24 +64,26 @@ def play(engine: HFEngine, task: SmallWorldTask, problems: Sequence[Problem], te
     tokenizer = engine.tokenizer
     prompts = [encode_prompt(task.prompt(p), tokenizer, chat=False) for p in problems]
     sampling = Sampling(max_tokens=MAX_TOKENS, temperature=temperature)
-    episodes = respond(engine, tokenizer, task, problems, prompts, range(len(problems)), sampling)
-    return [_played(episode, task, engine) for episode in episodes]
+    trajectories = respond(engine, tokenizer, task, problems, prompts, range(len(problems)), sampling)
+    return [_played(y, task, engine) for y in trajectories]
 
 
-def _played(episode: Episode, task: SmallWorldTask, engine: HFEngine) -> Played:
-    problem, meta = episode.problem, episode.problem.meta
-    spans = task.split_steps(episode.ids, engine.tokenizer, episode.mask)
+def _played(y: Trajectory, task: SmallWorldTask, engine: HFEngine) -> Played:
+    problem, meta = y.problem, y.problem.meta
+    spans = task.split_steps(y.completion_ids, engine.tokenizer, y.completion_mask)
     steps = []
     for start, end in spans:
-        runs = itertools.groupby(range(start, end), key=lambda i: episode.mask[i])
-        steps.append([Piece(decode(engine.tokenizer, [episode.ids[i] for i in run]), not own) for own, run in runs])
+        runs = itertools.groupby(range(start, end), key=lambda i: y.completion_mask[i])
+        steps.append(
+            [Piece(decode(engine.tokenizer, [y.completion_ids[i] for i in run]), not own) for own, run in runs]
+        )
     judged = judge(task.world, meta["entity"], meta["relations"], steps)
-    grade = task.grade(episode.written, problem)
+    grade = task.grade(y.written, problem)
     return Played(
         problem=problem,
-        steps=[decode(engine.tokenizer, episode.ids[a:b]).strip() for a, b in spans],
+        steps=[decode(engine.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans],
         verdicts=[step.verdict for step in judged],
-        text=episode.said,
+        text=y.text,
         correct=grade.correct,
         grade=grade,
     )

@@ -6,31 +6,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning import progress
-from ovd_lightning.callbacks.resumed import had, validate_first
+from ovd_lightning.callbacks.resumed import had, how_it_goes_on, validate_first
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.answering import Answering, Decoding, describe
-from ovd_lightning.evaluation.answers import AnswerFiles, Row
+from ovd_lightning.evaluation.answers import AnswerFiles
 from ovd_lightning.evaluation.checks import check_evaluation
 from ovd_lightning.evaluation.fingerprint import fingerprint
-from ovd_lightning.evaluation.interrupted import continuation, trained_updates
+from ovd_lightning.evaluation.interrupted import trained_updates
 from ovd_lightning.evaluation.names import PREFIX, EvalSplit
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.evaluation.results import Evaluation
 from ovd_lightning.evaluation.running import Pass
 from ovd_lightning.evaluation.tally import Tally
-from ovd_lightning.evaluation.wandb_tables import Shown, log_tables
+from ovd_lightning.evaluation.wandb_tables import Shown, log_tables, wandb_loggers
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
@@ -64,30 +64,19 @@ class BenchmarkCallback(L.Callback):
 
     def __init__(
         self,
-        every_n_rounds: int = 10,
-        max_tokens: int | None = None,
+        every_n_rounds: NonNegativeInt = 10,
+        max_tokens: PositiveInt | None = None,
         greedy: bool = True,
-        samples: int = 0,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        samples: NonNegativeInt = 0,
+        temperature: PositiveFloat | None = None,
+        top_p: HalfOpenUnitInterval | None = None,
         before_training: bool | list[EvalSplit] = True,
         after_training: bool | list[EvalSplit] = True,
         rejection: TestingRejection | None = None,
         save: bool = True,
         folder: str | None = None,
-        wandb_rows: int = 10_000,
+        wandb_rows: NonNegativeInt = 10_000,
     ) -> None:
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError("benchmark.max_tokens", f"is {max_tokens}.", "Use 1 or more, or null.")
-        if temperature is not None and temperature <= 0:
-            raise ConfigError("benchmark.temperature", f"is {temperature}.", "Use a positive value; greedy is apart.")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ConfigError("benchmark.top_p", f"is {top_p}.", "Use a value in (0, 1].")
-        if every_n_rounds < 0:
-            raise ConfigError("benchmark.every_n_rounds", f"is {every_n_rounds}.", "Use 0 (never) or more.")
-        for name, count in (("samples", samples), ("wandb_rows", wandb_rows)):
-            if count < 0:
-                raise ConfigError(f"benchmark.{name}", f"is {count}.", "Use 0 or more.")
         if not greedy and not samples:
             raise ConfigError("benchmark.greedy", "is false without samples: nothing is answered.", "Set samples.")
         self.every_n_rounds = every_n_rounds
@@ -96,8 +85,8 @@ class BenchmarkCallback(L.Callback):
         self.samples = samples
         self.temperature = temperature
         self.top_p = top_p
-        self.before_training = _splits("before_training", before_training)
-        self.after_training = _splits("after_training", after_training)
+        self.before_training = _splits(before_training)
+        self.after_training = _splits(after_training)
         self.rejection = rejection
         self.save = save
         self.folder = folder
@@ -126,20 +115,20 @@ class BenchmarkCallback(L.Callback):
 
     def evaluate(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit) -> dict[str, float]:
         """All benchmarks of a split, outside Lightning's own loops; logged at the current step."""
-        data, rollout = self._data(trainer), self._rollout(trainer)
+        data, rollout = self._data(trainer), RolloutCallback.of(trainer)
         with rollout.engine.awake():
             rollout.sync(trainer, module)  # every rank, also one that has nothing to answer
         self._begin(trainer, module, split)
         for loader in data.val_dataloader() if split == "validation" else data.test_dataloader():
             for batch in loader:
                 self._answer(batch)
-        return self._finish(trainer, module, whole=True)
+        return self._finish(trainer, module, complete=True)
 
     def _begin(self, trainer: L.Trainer, module: OVDModule, split: EvalSplit, name: str | None = None) -> None:
         """Collective: every rank enters, also one that has nothing to answer."""
         self._under_way.close()
         self._under_way.enter_context(self._watched(name or split))
-        data, rollout, teacher = self._data(trainer), self._rollout(trainer), module.method.teacher
+        data, rollout, teacher = self._data(trainer), RolloutCallback.of(trainer), module.method.teacher
         tasks, decoding, rejection = data.benchmarks(split), self.decoding(rollout, data), self._active(module)
         weights = self._fingerprint(trainer, module)
         rank, world_size = trainer.global_rank, trainer.world_size
@@ -164,16 +153,14 @@ class BenchmarkCallback(L.Callback):
         if rejection is not None and teacher is not None:
             awake.enter_context(teacher.awake())
         sizes = {benchmark: len(problems) for benchmark, problems in data.eval_problems(split).items()}
-        each = decoding.greedy + decoding.samples
         self._pass = Pass(
             name=name or split,
             split=split,
             tasks=tasks,
             sizes=sizes,
-            shares={benchmark: each * len(range(rank, size, world_size)) for benchmark, size in sizes.items()},
             answering=answering,
             tally=None if name == "predict" else Tally(module.device, decoding, tasks, self.rejection is not None),
-            shown=Shown(self.wandb_rows if self._wandb(trainer) else 0, rank, world_size),
+            shown=Shown(self.wandb_rows if wandb_loggers(trainer.loggers) else 0, rank, world_size),
             awake=awake,
         )
 
@@ -188,15 +175,15 @@ class BenchmarkCallback(L.Callback):
             running.awake.close()
         return running
 
-    def _finish(self, trainer: L.Trainer, module: OVDModule, whole: bool) -> dict[str, float]:
+    def _finish(self, trainer: L.Trainer, module: OVDModule, complete: bool) -> dict[str, float]:
         """Numbers to loggers, files and history. Collective.
 
         Args:
-            whole: every problem must have been answered; otherwise the trainer was told to leave some out.
+            complete: every problem must have been answered; otherwise the trainer was told to leave some out.
         """
         running = self._over()
         assert running is not None
-        benchmarks = running.results(whole)
+        benchmarks = running.results(complete)
         rows = running.shown.gather(list(running.tasks))
         evaluation = Evaluation(
             split=running.split,
@@ -218,7 +205,7 @@ class BenchmarkCallback(L.Callback):
         if trainer.is_global_zero:
             if self.save:
                 evaluation.save(self.path(trainer))
-            self._log_tables(trainer, evaluation, rows, prefix)
+            log_tables(trainer.loggers, evaluation, rows, prefix, self.wandb_rows)
         self._under_way.close()
         return values
 
@@ -230,20 +217,9 @@ class BenchmarkCallback(L.Callback):
             yield
         self.seconds += perf_counter() - start
 
-    def _log_tables(self, trainer: L.Trainer, evaluation: Evaluation, rows: list[Row], prefix: str) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                log_tables(logger, evaluation, rows, prefix)
-        answers = evaluation.reused + evaluation.generated
-        if rows and len(rows) < answers:
-            rank_zero_info(
-                f"{prefix}/answers: W&B's table holds {len(rows)} of {answers} answers, at most {self.wandb_rows} a "
-                "benchmark (benchmark.wandb_rows)"
-            )
-
     def settings(self, trainer: L.Trainer, module: OVDModule, tasks: Mapping[str, Task]) -> dict[str, Any]:
         """How an evaluation is done, as JSON: what its table must be read with. Collective."""
-        rollout = self._rollout(trainer)
+        rollout = RolloutCallback.of(trainer)
         fitting = trainer.state.fn == "fit"
         checkpoint = None if fitting else trainer.ckpt_path
         return {
@@ -297,16 +273,6 @@ class BenchmarkCallback(L.Callback):
         rejection = self.rejection
         return rejection if rejection is not None and rejection.needs_teacher(module.method.teacher) else None
 
-    def _wandb(self, trainer: L.Trainer) -> bool:
-        return any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-
-    @staticmethod
-    def _rollout(trainer: L.Trainer) -> RolloutCallback:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RolloutCallback):
-                return callback
-        raise ConfigError("trainer.callbacks", "holds no RolloutCallback, whose engine answers.", "Add one.")
-
     @staticmethod
     def _data(trainer: L.Trainer) -> OVDDataModule:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -317,7 +283,7 @@ class BenchmarkCallback(L.Callback):
 
     def check_run(self, trainer: L.Trainer, module: OVDModule, stage: str) -> None:
         """What can be known before a first answer. Raises: ConfigError."""
-        data, rollout = self._data(trainer), self._rollout(trainer)
+        data, rollout = self._data(trainer), RolloutCallback.of(trainer)
         decoding = self.decoding(rollout, data)
         # The rollout callback has looked at the problems of Lightning's own loops, with its own limit.
         own: EvalSplit = "validation" if stage in ("fit", "validate") else "test"
@@ -399,8 +365,8 @@ class BenchmarkCallback(L.Callback):
     def _epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, limit: int | float | None) -> None:
         assert isinstance(pl_module, OVDModule)
         if self._pass is not None:
-            whole = isinstance(limit, float) and limit == 1.0
-            pl_module.log_dict(self._finish(trainer, pl_module, whole), logger=False, batch_size=1, sync_dist=True)
+            complete = isinstance(limit, float) and limit == 1.0
+            pl_module.log_dict(self._finish(trainer, pl_module, complete), logger=False, batch_size=1, sync_dist=True)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_end(trainer, pl_module, trainer.limit_val_batches)
@@ -421,23 +387,13 @@ class BenchmarkCallback(L.Callback):
         """Says how the evaluation goes on."""
         running = self._over()
         self._under_way.close()
-        if running is None or running.answering.files is None:
-            return
-        kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"
-        if trainer.state.fn == "fit":
-            how = "It goes on with the run."
-        else:  # with the checkpoint that "last" was
-            checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None
-            command = continuation(Path(trainer.default_root_dir), checkpoint)
-            how = f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
-        rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how}")
+        if running is not None and running.answering.files is not None:
+            kept = f"{len(running.answering.files)} answers are kept in {self.path(trainer)}"
+            rank_zero_info(f"The evaluation ({running.name}) was interrupted; {kept}. {how_it_goes_on(trainer)}")
 
 
-def _splits(setting: str, value: bool | Sequence[str]) -> list[EvalSplit]:
-    """True: both; False: neither. Raises: ConfigError for a split that is not evaluated."""
+def _splits(value: bool | Sequence[EvalSplit]) -> list[EvalSplit]:
+    """True: both; False: neither."""
     if isinstance(value, bool):
         return list(PREFIX) if value else []
-    for name in value:
-        if name not in get_args(EvalSplit):
-            raise ConfigError(f"benchmark.{setting}", f"names {name!r}.", "Use validation, test, true or false.")
     return [split for split in PREFIX if split in value]

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from ovd_lightning.evaluation.interrupted import finished
+from ovd_lightning.evaluation.interrupted import continuation, finished
 from ovd_lightning.evaluation.names import PREFIX, EvalSplit
 
 
@@ -24,6 +24,15 @@ def had(trainer: L.Trainer, folder: Path, split: EvalSplit, settings: Mapping[st
     stem = f"{split}-{trainer.global_step:06d}"
     values = finished(folders, stem, settings, PREFIX[split]) if trainer.is_global_zero else None
     return trainer.strategy.broadcast(values)
+
+
+def how_it_goes_on(trainer: L.Trainer) -> str:
+    """After an evaluation was interrupted, in a sentence."""
+    if trainer.state.fn == "fit":
+        return "It goes on with the run."
+    checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None  # the one that "last" was
+    command = continuation(Path(trainer.default_root_dir), checkpoint)
+    return f"It goes on with\n  {command}" if command else "It goes on when it is repeated with the same folder."
 
 
 def validate_first(trainer: L.Trainer) -> None:

@@ -1,39 +1,39 @@
-"""RolloutCallback: the engine's lifetime, weight sync, teacher scoring and replacement, one pull a round."""
+"""RolloutCallback: hooks, times and logging of the rounds that train; the round itself is round/loop.py."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
 
-from ovd_lightning.callbacks.agreement import check_agreement
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
-from ovd_lightning.progress import expect, finished, phase
-from ovd_lightning.round.collate import collate
-from ovd_lightning.round.context import Round, RoundMetrics
-from ovd_lightning.round.problems import round_problems
+from ovd_lightning.round.context import Round
+from ovd_lightning.round.loop import Training, run_round
+from ovd_lightning.round.metrics import RoundMetrics
+from ovd_lightning.round.sync import check_agreement, first_prompts, send_weights
 from ovd_lightning.round.transcripts import TranscriptWriter
-from ovd_lightning.seeds import seed_of
-from ovd_lightning.teachers.troubles import report_troubles
-from ovd_lightning.types import Batch, Group, Problem
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveFloat, PositiveInt
+from ovd_lightning.types import Batch
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
 TIMES = (*PHASES, "checkpoint", "other", "round")
 """What is logged as time/...: the phases; checkpoints; what is neither; and their sum, a round's wall-clock time from
-the end of the last one to its own, evaluations left out. A checkpoint is written after a round, in the next one's time.
+the end of the last one to its own, without evaluations. A checkpoint is written after a round, in the next one's time.
 """
 
 
 class RolloutCallback(L.Callback):
-    """Fills the data module's ``collect`` slot: sync -> sample -> annotate -> micro-batches.
+    """Fills the data module's ``collect`` slot, has the engine hold the trainer's weights, and logs every round.
 
     A round is collected when the loader is asked for its first micro-batch, which Lightning does between the
     previous round's last ``on_train_batch_end`` and this round's first ``on_train_batch_start``: never ahead.
@@ -50,18 +50,12 @@ class RolloutCallback(L.Callback):
     def __init__(
         self,
         engine: Engine,
-        max_tokens: int = 3072,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        max_tokens: PositiveInt = 3072,
+        temperature: PositiveFloat = 1.0,
+        top_p: HalfOpenUnitInterval = 1.0,
         chat: bool = False,
         transcripts: bool = True,
     ) -> None:
-        if max_tokens < 1:
-            raise ConfigError("rollout.max_tokens", f"is {max_tokens}.", "Use 1 or more.")
-        if temperature <= 0:
-            raise ConfigError("rollout.temperature", f"is {temperature}.", "Groups need samples: use a positive value.")
-        if not 0 < top_p <= 1:
-            raise ConfigError("rollout.top_p", f"is {top_p}.", "Use a value in (0, 1].")
         self.engine = engine
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         self.chat = chat
@@ -76,7 +70,7 @@ class RolloutCallback(L.Callback):
         self._learning_rate = 0.0
         self._synced: tuple[int, int] | None = None
         self._agrees = False
-        """Whether the engine was compared with the student since this stage began."""
+        """Whether the engine has been compared with the student since this stage began."""
         self._used = TokensUsed()
         """What the teacher had read and written when the round began."""
 
@@ -146,32 +140,39 @@ class RolloutCallback(L.Callback):
             raise ConfigError("trainer", "RolloutCallback works with OVDModule and OVDDataModule.", "Use them.")
         return pl_module, data
 
+    @staticmethod
+    def of(trainer: L.Trainer) -> RolloutCallback:
+        """The trainer's. Raises: ConfigError where it has none."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RolloutCallback):
+                return callback
+        raise ConfigError("trainer.callbacks", "holds no RolloutCallback, whose engine answers.", "Add one.")
+
     def sync(self, trainer: L.Trainer, module: OVDModule) -> None:
-        """Give the engine the student's weights if it does not have them; the first time, see whether it then answers
+        """Give the engine the student's weights if it does not have them; the first time, check that it then samples
         as the student does. Collective: every rank enters.
 
         Raises: ConfigError where it does not.
         """
         key = (id(module), trainer.global_step)
         if self._synced != key:
-            weights = module.student.named_weights(checkpoint=self.engine.checkpoint_names)
-            try:
-                self.engine.sync(weights, version=trainer.global_step)
-            except Exception as error:  # whatever an engine raises that cannot load a model's weights
-                if self._agrees:
-                    raise
-                raise ConfigError(
-                    "engine",
-                    f"{self.engine.name} cannot be given the weights of {type(module.student.hf).__name__}: {error}.",
-                    "Use the hf engine (--engine=configs/engine/hf.yaml), or another model.",
-                ) from error
+            send_weights(self.engine, module.student, trainer.global_step, first=not self._agrees)
             self._synced = key
-        if not self._agrees:
-            _, data = self._parts(trainer, module)
-            values = check_agreement(self.engine, trainer, module, data, self.sampling.temperature, self.chat)
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
-            self._agrees = True
+        if self._agrees:
+            return
+        _, data = self._parts(trainer, module)
+        values = check_agreement(
+            self.engine,
+            module.student,
+            first_prompts(self.engine, data.tasks_of(trainer.state.fn), self.chat),
+            self.sampling.temperature,
+            trained_in=module.computes_in(trainer),
+            forward_context=trainer.precision_plugin.forward_context,
+            maximum=lambda value: float(trainer.strategy.reduce(value.to(module.device), reduce_op="max")),
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        self._agrees = True
 
     # ------------------------------------------------------------- one round
 
@@ -179,7 +180,8 @@ class RolloutCallback(L.Callback):
         """Round ``index`` as its micro-batches, generated by the weights of ``trainer.global_step``."""
         if not self._round_start:
             self._round_start, self._aside = time.perf_counter(), 0.0
-        problems, first_group = data.problems_of_round(index, trainer.global_rank, trainer.world_size)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        problems, first_group = data.problems_of_round(index, rank, world_size)
         tokenizer = self.engine.tokenizer
         assert tokenizer is not None
         round = Round(
@@ -193,92 +195,29 @@ class RolloutCallback(L.Callback):
             chat=self.chat,
             first_group=first_group,
             progress=index / data.rounds,
-            further=lambda attempt: self._further(index, attempt, trainer, data),
+            further=lambda attempt: data.problems_of_round(index, rank, world_size, attempt)[0],
         )
+        training = Training(
+            send_weights=lambda: self.sync(trainer, module),
+            fill_logprobs=module.annotate_logprobs,
+            mini_batches=data.mini_batches,
+            epochs=data.epochs_per_round,
+            accumulate=trainer.accumulate_grad_batches,
+            world_size=world_size,
+            all_reduce_sum=lambda value: float(
+                trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum")
+            ),
+        )
+        folder = Path(trainer.default_root_dir) / "transcripts"
         teacher = module.method.teacher
         self._used = TokensUsed() if teacher is None else teacher.used
-        with self.engine.awake():
-            with round.phase("sync"):
-                self.sync(trainer, module)
-            if self.engine.version != trainer.global_step:
-                raise RuntimeError(f"the engine holds step {self.engine.version}, the trainer {trainer.global_step}")
-            groups = module.method.sample(problems, round)
-        module.method.annotate(groups, round)
-        if teacher is not None:
-            report_troubles(teacher, round)
-        round.log_environment_counts()
-        self._describe(groups, round, module.method.credits_trajectories)
-        if self.transcripts:
-            TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)
-        with round.phase("logprobs"):
-            batches = self._batches(groups, round, trainer, module, data)
+        batches = run_round(
+            problems, module.method, round, training, TranscriptWriter(folder, rank) if self.transcripts else None
+        )
         self._pending = round.metrics
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()
         return batches
-
-    @staticmethod
-    def _further(index: int, attempt: int, trainer: L.Trainer, data: OVDDataModule) -> list[Problem]:
-        """This rank's further problems of a round: from an order of their own, so no later round loses its problems."""
-        count = data.problems_per_round
-        share = count // trainer.world_size
-        problems = round_problems(data.train_problems(), count, index, seed_of(data.seed, "further", attempt))
-        return problems[trainer.global_rank * share : (trainer.global_rank + 1) * share]
-
-    def _batches(
-        self, groups: list[Group], round: Round, trainer: L.Trainer, module: OVDModule, data: OVDDataModule
-    ) -> list[Batch]:
-        def all_reduce_sum(value: float) -> float:
-            return float(trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum"))
-
-        pad = round.tokenizer.pad_token_id
-        steps = collate(
-            groups,
-            mini_batches=data.mini_batches,
-            accumulate=trainer.accumulate_grad_batches,
-            aggregation=module.method.aggregation,
-            max_tokens=self.sampling.max_tokens,
-            pad_id=pad if pad is not None else 0,  # masked everywhere; carries no meaning
-            temperature=self.sampling.temperature,
-            round=round.index,
-            policy_version=round.policy_version,
-            world_size=trainer.world_size,
-            all_reduce_sum=all_reduce_sum,
-        )
-        # With one update a round, rho = 1 and no pass for old log-probabilities is needed.
-        old = data.updates_per_round > 1
-        expect(sum(map(len, steps)))
-        steps = [[self._annotated(batch, module, old) for batch in step] for step in steps]
-        batches = [
-            replace(batch, update=epoch * data.mini_batches + i)
-            for epoch in range(data.epochs_per_round)
-            for i, step in enumerate(steps)
-            for batch in step
-        ]
-        batches[-1].last_in_round = True
-        return batches
-
-    @staticmethod
-    def _annotated(batch: Batch, module: OVDModule, old: bool) -> Batch:
-        with phase("requests"):  # of a teacher that is asked for log-probabilities
-            batch = module.annotate_logprobs(batch, old)
-        finished()
-        return batch
-
-    @staticmethod
-    def _describe(groups: list[Group], round: Round, credited: bool = True) -> None:
-        """Metrics of the mixture that every method shares."""
-        mixture = [y for g in groups for y in g.mixture]
-        if credited:
-            idle = [float(all(abs(a) < 1e-8 for y in g.mixture for a in y.advantages)) for g in groups]
-            round.log_mean("ovd/zero_advantage_groups", idle)
-        round.log_mean("reward/mixture", [y.reward for y in mixture])
-        round.log_mean("ovd/teacher_token_fraction", [
-            sum(y.completion_mask[y.student_tokens:]) / y.trainable_tokens for y in mixture if y.trainable_tokens
-        ])  # fmt: skip
-        right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups if g.sampled]
-        round.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])
-        round.log_mean("reward/groups_all_wrong", [float(share == 0) for share in right])
 
     # --------------------------------------------------------------- logging
 
@@ -307,15 +246,13 @@ class RolloutCallback(L.Callback):
         module, data = self._parts(trainer, pl_module)
         metrics, trained = self._pending, module.train_metrics
         self._close_round(trainer, metrics)
-        metrics.means.update(trained.means)
-        metrics.sums.update(trained.sums)
-        metrics.maxima.update(trained.maxima)
+        metrics.update(trained)
         self._pending = None
         if module.method.teacher is not None:
             used = module.method.teacher.used
             metrics.sums["teacher/prompt_tokens"] = used.prompt - self._used.prompt
             metrics.sums["teacher/completion_tokens"] = used.completion - self._used.completion
-        values = self._reduce(metrics, trainer, module)
+        values = metrics.reduce(TIMES, lambda numbers, op: self._over_ranks(numbers, op, trainer, module))
         # Of the round's first update; Lightning averages over micro-batches and ranks.
         values["loss"] = values["loss"] / (trainer.accumulate_grad_batches * trainer.world_size)
         values["round"] = float(batch.round)
@@ -339,39 +276,14 @@ class RolloutCallback(L.Callback):
         module.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
 
     @staticmethod
-    def _reduce(metrics: RoundMetrics, trainer: L.Trainer, module: OVDModule) -> dict[str, float]:
-        """The round's numbers over all ranks: sums, means, histograms add up; maxima and seconds take the largest."""
-        names = sorted(metrics.means)
-        flat = [part for name in names for part in metrics.means[name]]
-        flat += [metrics.sums[name] for name in sorted(metrics.sums)]
-        for name in sorted(metrics.histograms):
-            flat += metrics.histograms[name][1]
-        top = [metrics.maxima[name] for name in sorted(metrics.maxima)] + [metrics.seconds[p] for p in TIMES]
-        device = module.device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        total = trainer.strategy.reduce(torch.tensor(flat, dtype=dtype, device=device), reduce_op="sum").tolist()
-        highest = trainer.strategy.reduce(torch.tensor(top, dtype=dtype, device=device), reduce_op="max").tolist()
-        values: dict[str, float] = {}
-        rest = iter(total)
-        for name in names:
-            amount, count = next(rest), next(rest)
-            if count:
-                values[name] = amount / count
-        for name in sorted(metrics.sums):
-            values[name] = next(rest)
-        for name in sorted(metrics.histograms):
-            bins, counts = metrics.histograms[name]
-            metrics.histograms[name] = (bins, [int(next(rest)) for _ in counts])
-        for name, value in zip([*sorted(metrics.maxima), *(f"time/{p}" for p in TIMES)], highest, strict=True):
-            if value != float("-inf") and (value or name != "time/environment"):
-                values[name] = value
-        return values
+    def _over_ranks(values: Sequence[float], op: str, trainer: L.Trainer, module: OVDModule) -> list[float]:
+        dtype = torch.float32 if module.device.type == "mps" else torch.float64
+        reduced: Tensor = trainer.strategy.reduce(torch.tensor(values, dtype=dtype, device=module.device), reduce_op=op)
+        return reduced.tolist()
 
     @staticmethod
     def _log_histograms(logger: Any, metrics: RoundMetrics, step: int) -> None:
         """W&B gets histograms; every logger gets the counts as numbers, so that the run's page can draw them."""
-        from lightning.pytorch.loggers import WandbLogger
-
         for name, (bins, counts) in metrics.histograms.items():
             if isinstance(logger, WandbLogger):
                 import numpy as np

@@ -223,13 +223,13 @@ class Answering:
                 Response(v.text, v.written, v.truncated, v.completion_tokens, v.turns, verification_of(v))
                 for v in verified
             ]
-        episodes = respond(
+        trajectories = respond(
             self.engine, self.tokenizer, task, problems, prompts, [want.seed or 0 for want in wanted], sampling
         )
-        for episode in episodes:
-            if episode.error is not None:
-                raise RunError(f"{self.engine.name} did not answer problem {episode.problem.id!r}: {episode.error}")
-        return [Response(e.said, e.written, e.truncated, sum(e.mask), e.turns) for e in episodes]
+        for y in trajectories:
+            if y.error is not None:
+                raise RunError(f"{self.engine.name} did not answer problem {y.problem.id!r}: {y.error}")
+        return [Response(y.text, y.written, y.truncated, y.trainable_tokens, y.turns) for y in trajectories]
 
     def _row(self, benchmark: str, task: Task, want: Wanted, response: Response, grade: Grade | None) -> Row:
         return {

@@ -8,19 +8,20 @@ score vocabulary during testing", is ``score_reading: sample``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any, get_args
 
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.verification import Record, Verification, VerifiedCompletion, VerifiedStep
 from ovd_lightning.judges.scale import ScoreReading
-from ovd_lightning.round.turns import Episode, respond
+from ovd_lightning.round.turns import respond
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,21 +126,21 @@ class TestingRejection:
         known = [seed_of("test", p.id) if s is None else s for p, s in zip(problems, seeds, strict=True)]
         if not self.needs_teacher(teacher):
             with engine.awake():
-                episodes = respond(engine, tokenizer, task, problems, prompts, known, sampling)
-            return [self._unverified(episode, task, tokenizer) for episode in episodes]
-        episodes = [
-            Episode(problem=problem, prompt_ids=prompt, seed=seed)
+                trajectories = respond(engine, tokenizer, task, problems, prompts, known, sampling)
+            return [self._unverified(y, task, tokenizer) for y in trajectories]
+        trajectories = [
+            Trajectory(problem=problem, prompt_ids=prompt, seed=seed)
             for problem, prompt, seed in zip(problems, prompts, known, strict=True)
         ]
         verified = Verification(self, engine, teacher, task, tokenizer, sampling)
         with engine.awake(), teacher.awake(), teacher.unrecorded():
-            verified.answer(episodes)
-        return [VerifiedCompletion.of(episode, verified.records[id(episode)]) for episode in episodes]
+            verified.answer(trajectories)
+        return [VerifiedCompletion.of(y, verified.records[id(y)]) for y in trajectories]
 
     @staticmethod
-    def _unverified(episode: Episode, task: Task, tokenizer: PreTrainedTokenizerBase) -> VerifiedCompletion:
+    def _unverified(y: Trajectory, task: Task, tokenizer: PreTrainedTokenizerBase) -> VerifiedCompletion:
         record = Record()
-        for a, b in task.split_steps(episode.ids, tokenizer, episode.mask):
-            own = [token for token, written in zip(episode.ids[a:b], episode.mask[a:b], strict=True) if written]
+        for a, b in task.split_steps(y.completion_ids, tokenizer, y.completion_mask):
+            own = list(compress(y.completion_ids[a:b], y.completion_mask[a:b]))
             record.steps.append(VerifiedStep(decode(tokenizer, own).strip(), None, "student", len(own)))
-        return VerifiedCompletion.of(episode, record)
+        return VerifiedCompletion.of(y, record)

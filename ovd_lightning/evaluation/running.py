@@ -40,21 +40,25 @@ class Pass:
     awake: ExitStack
     """Engines that stay awake until it is over."""
     start: float = field(default_factory=perf_counter)
-    shares: Mapping[str, int] = field(default_factory=dict)
-    """Answers of each benchmark that are this rank's, for whoever watches."""
     _answered: dict[str, int] = field(default_factory=dict)
 
     def answer(self, benchmark: str, problems: Sequence[Problem]) -> None:
         """Answer some problems of this rank, and count the verdicts."""
         reused, generated = self.answering.reused, self.answering.generated
         done = self._answered.get(benchmark, 0)
-        with phase(f"{benchmark} answered", self.shares.get(benchmark), done):
+        with phase(f"{benchmark} answered", self._share(benchmark), done):
             lines = self.answering.answer(benchmark, self.tasks[benchmark], problems)
         self._answered[benchmark] = done + sum(map(len, lines))
         if self.tally is not None:
             reused, generated = self.answering.reused - reused, self.answering.generated - generated
             self.tally.add(benchmark, lines, reused, generated)
             self.shown.add(benchmark, lines)
+
+    def _share(self, benchmark: str) -> int:
+        """Answers that are this rank's, for whoever watches."""
+        decoding = self.answering.decoding
+        problems = len(range(self.shown.rank, self.sizes[benchmark], self.shown.world_size))
+        return problems * (decoding.greedy + decoding.samples)
 
     def results(self, whole: bool) -> list[BenchmarkResult]:
         """Collective: every rank enters.

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.judges.base import Judgement, JudgeRequest, UnparsedScores
-from ovd_lightning.round.turns import Episode, Utterance, mark_thoughts, play
+from ovd_lightning.round.turns import Generation, mark_thoughts, rollout
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import decode, same_vocabulary
+from ovd_lightning.types import StopReason, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,14 +96,14 @@ class VerifiedCompletion:
         return sum(s.tokens for s in self.steps if s.source == "teacher") / max(self.completion_tokens, 1)
 
     @classmethod
-    def of(cls, episode: Episode, record: Record) -> VerifiedCompletion:
+    def of(cls, y: Trajectory, record: Record) -> VerifiedCompletion:
         return cls(
-            text=episode.said,
-            written=episode.written,
-            token_ids=episode.ids,
-            truncated=episode.truncated,
-            completion_tokens=sum(episode.mask),
-            turns=episode.turns,
+            text=y.text,
+            written=y.written,
+            token_ids=y.completion_ids,
+            truncated=y.truncated,
+            completion_tokens=y.trainable_tokens,
+            turns=y.turns,
             steps=record.steps,
             wasted_tokens=record.wasted,
             unscored_steps=record.unscored,
@@ -114,9 +115,9 @@ class VerifiedCompletion:
 
 @dataclass(slots=True)
 class _Turn:
-    """One turn of an episode on its way; without an environment, the whole answer."""
+    """One turn of a trajectory on its way; without an environment, the whole answer."""
 
-    episode: Episode
+    trajectory: Trajectory
     record: Record
     room: int
     """Tokens that the turn may have."""
@@ -132,7 +133,7 @@ class _Turn:
     @property
     def ids(self) -> list[int]:
         """What stands of the completion."""
-        return [*self.episode.ids, *self.said]
+        return [*self.trajectory.completion_ids, *self.said]
 
     def accept(self, step: _Step, score: float | None) -> None:
         """The draft's first step stands."""
@@ -161,7 +162,7 @@ class _Step:
 
 
 class Verification:
-    """Writes turns for `ovd_lightning.round.turns.play`: drafts, has them scored, has the bad ones rewritten."""
+    """Writes turns for `ovd_lightning.round.turns.rollout`: drafts, has them scored, has the bad ones rewritten."""
 
     def __init__(
         self,
@@ -182,17 +183,19 @@ class Verification:
         self.unparsed = UnparsedScores(least=LEAST_PROMPTS)
         self.records: dict[int, Record] = {}
 
-    def answer(self, episodes: Sequence[Episode]) -> None:
-        """Advance all episodes to their ends, in place; ``records`` tells how it went, by the episode's identity."""
-        self.records = {id(e): Record() for e in episodes}
+    def answer(self, trajectories: Sequence[Trajectory]) -> None:
+        """Advance all trajectories to their ends, in place; ``records`` tells how it went, by their identity."""
+        self.records = {id(y): Record() for y in trajectories}
         limit, context = self.sampling.max_tokens, self.engine.max_context
-        play(episodes, self.task.environment, self.tokenizer, self.speak, limit, max_context=context)
-        mark_thoughts(episodes, self.tokenizer)
+        rollout(trajectories, self.task.environment, self.tokenizer, self.generate, limit, max_context=context)
+        mark_thoughts(trajectories, self.tokenizer)
 
-    def speak(self, episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
-        """See `ovd_lightning.round.turns.Speak`."""
+    def generate(
+        self, trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]
+    ) -> list[Generation]:
+        """See `ovd_lightning.round.turns.Policy`."""
         ends = (*self.sampling.stop, *stop)
-        turns = [_Turn(e, self.records[id(e)], room) for e, room in zip(episodes, limits, strict=True)]
+        turns = [_Turn(y, self.records[id(y)], room) for y, room in zip(trajectories, limits, strict=True)]
         while live := [t for t in turns if not t.over]:
             checked = [t for t in live if t.record.drafts < self.settings.max_steps]
             unchecked = [t for t in live if t.record.drafts >= self.settings.max_steps]
@@ -204,7 +207,15 @@ class Verification:
                     t.accept(step, None)
                     t.record.unchecked += 1
                 t.finish()
-        return [Utterance(ids=t.said, text=decode(self.tokenizer, t.said), truncated=t.truncated) for t in turns]
+        return [
+            Generation(ids=t.said, text=decode(self.tokenizer, t.said), stop_reason=self._stop_reason(t, ends))
+            for t in turns
+        ]
+
+    def _stop_reason(self, turn: _Turn, ends: tuple[str, ...]) -> StopReason:
+        if turn.truncated:
+            return "token_limit"
+        return "stop_text" if self._over(turn.said, ends) else "end_of_sequence"
 
     def _draft(self, turns: Sequence[_Turn], stop: tuple[str, ...], ends: tuple[str, ...]) -> None:
         """Let the student go on until it has written one of ``stop``; after one of ``ends`` the turn is over."""
@@ -213,9 +224,9 @@ class Verification:
         requests = []
         for t in turns:
             ids = [*t.ids, *t.draft]
-            seed = seed_of(t.episode.seed, "draft", len(ids))
+            seed = seed_of(t.trajectory.seed, "draft", len(ids))
             left = t.room - len(t.said) - len(t.draft)
-            requests.append(Request(prompt=[*t.episode.prompt_ids, *ids], seed=seed, max_tokens=left))
+            requests.append(Request(prompt=[*t.trajectory.prompt_ids, *ids], seed=seed, max_tokens=left))
         completions = self.engine.generate(requests, replace(self.sampling, stop=stop))
         for t, completion in zip(turns, completions, strict=True):
             assert completion.token_ids is not None, "a student's engine returns token ids"
@@ -241,7 +252,7 @@ class Verification:
         stand = len(turn.ids)
         ids = [*turn.ids, *turn.draft]
         probe = [] if turn.last else self.probe
-        mask = [*turn.episode.mask, *[True] * (len(turn.said) + len(turn.draft) + len(probe))]
+        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.said) + len(turn.draft) + len(probe))]
         spans = self.task.split_steps([*ids, *probe], self.tokenizer, mask)
         texts = [decode(self.tokenizer, ids[a:b]).strip() for a, b in spans]
         steps: list[_Step] = []
@@ -252,7 +263,7 @@ class Verification:
             text = decode(self.tokenizer, ids[begin:b]).strip()
             if a < stand and not text:
                 continue  # belongs to a step that stands
-            request = JudgeRequest(problem=turn.episode.problem, previous=tuple(texts[:k]), step=texts[k])
+            request = JudgeRequest(problem=turn.trajectory.problem, previous=tuple(texts[:k]), step=texts[k])
             steps.append(_Step(b - begin, text, request))
             begin = b
         return steps
@@ -276,7 +287,7 @@ class Verification:
         self._rewrite(rejected, ends)
 
     def _read(self, judgement: Judgement, turn: _Turn) -> float | None:
-        rng = random.Random(seed_of(turn.episode.seed, "score", len(turn.ids)))
+        rng = random.Random(seed_of(turn.trajectory.seed, "score", len(turn.ids)))
         how, temperature = self.settings.score_reading, self.settings.score_temperature
         return judgement.read(self.teacher.scale, how, temperature, rng)
 
@@ -290,9 +301,9 @@ class Verification:
 
     def _rewrite(self, rejected: Sequence[tuple[_Turn, _Step, float]], ends: tuple[str, ...]) -> None:
         completions = self.teacher.demonstrate(
-            [self.task.prompt(t.episode.problem) for t, *_ in rejected],
+            [self.task.prompt(t.trajectory.problem) for t, *_ in rejected],
             [decode(self.tokenizer, t.ids) for t, *_ in rejected],
-            [seed_of(t.episode.seed, "rewrite", len(t.ids)) for t, *_ in rejected],
+            [seed_of(t.trajectory.seed, "rewrite", len(t.ids)) for t, *_ in rejected],
             [t.room - len(t.said) for t, *_ in rejected],
             stop=(*self.step_stops, *ends),
             system=self.task.system,
@@ -327,7 +338,7 @@ class Verification:
         ended = not stopped and not completion.truncated
         ids = student_tokens(completion, self.tokenizer, self.same, ended, turn.room - len(turn.said))
         stand, room = len(turn.ids), turn.room - len(turn.said)
-        mask = [*turn.episode.mask, *[True] * (len(turn.said) + len(ids) + len(self.probe))]
+        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.said) + len(ids) + len(self.probe))]
         spans = self.task.split_steps([*turn.ids, *ids, *self.probe], self.tokenizer, mask)
         whole = next((b - stand for _, b in spans if stand < b <= stand + len(ids)), None)
         if whole is not None and decode(self.tokenizer, ids[whole:]).strip():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
 from ovd_lightning.evaluation.answers import Row
 from ovd_lightning.evaluation.table import columns, lines
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
-
     from ovd_lightning.evaluation.results import Evaluation
 
 FIELDS = ("benchmark", "id", "decoding", "sample", "question", "response", "answer", "reference", "correct", "reward",
@@ -56,9 +57,24 @@ class Shown:
         return rows
 
 
-def log_tables(logger: WandbLogger, evaluation: Evaluation, rows: Sequence[Row], prefix: str) -> None:
-    """``<prefix>/table``: the printed table, numbers as numbers. ``<prefix>/answers``: a line an answer, with response
-    and verdict."""
+def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+def log_tables(loggers: Sequence[Logger], evaluation: Evaluation, rows: Sequence[Row], prefix: str, limit: int) -> None:
+    """To W&B: ``<prefix>/table``, the printed table, numbers as numbers; ``<prefix>/answers``, a line an answer, with
+    response and verdict. Says how many answers ``limit``, lines a benchmark, left out."""
+    for logger in wandb_loggers(loggers):
+        _log(logger, evaluation, rows, prefix)
+    answers = evaluation.reused + evaluation.generated
+    if rows and len(rows) < answers:
+        rank_zero_info(
+            f"{prefix}/answers: W&B's table holds {len(rows)} of {answers} answers, at most {limit} a benchmark "
+            "(benchmark.wandb_rows)"
+        )
+
+
+def _log(logger: WandbLogger, evaluation: Evaluation, rows: Sequence[Row], prefix: str) -> None:
     import wandb
 
     row = wandb.Table(columns=[*columns(evaluation)], allow_mixed_types=True)

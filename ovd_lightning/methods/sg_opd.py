@@ -135,7 +135,7 @@ class SGOPD(TokenLevel):
             written = round.demonstrate(demonstrator, list(missing.values()), [0] * len(missing), seeds)
         new = {
             key: {"ids": y.completion_ids, "mask": y.completion_mask, "text": y.text, "written": y.written,
-                  "turns": y.turns, "truncated": y.truncated}
+                  "turns": y.turns, "stop_reason": y.stop_reason}
             for key, y in zip(missing, written, strict=True) if y is not None
         }  # fmt: skip
         self.cache.put(new)
@@ -145,7 +145,8 @@ class SGOPD(TokenLevel):
             if key in known:
                 kept = known[key]
                 y.completion_ids, y.completion_mask, y.text = list(kept["ids"]), list(kept["mask"]), kept["text"]
-                y.written, y.turns, y.truncated, y.source = kept["written"], kept["turns"], kept["truncated"], "teacher"
+                y.written, y.turns, y.stop_reason = kept["written"], kept["turns"], kept["stop_reason"]
+                y.source = "teacher"
                 made.append(y)
         round.finish(made)
         ledger = demonstrator.take_ledger()

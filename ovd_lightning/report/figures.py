@@ -67,6 +67,14 @@ PANELS = (
     Panel(id="learning-rate", title="Learning rate", metrics=("optim/learning_rate",), optional=True),
     Panel(id="length", title="Completion length", metrics=("completion/length_mean",), unit="tokens"),
     Panel(
+        id="stop",
+        title="Why completions end",
+        metrics=("completion/stop/*",),
+        unit="share of trajectories",
+        share=True,
+        optional=True,
+    ),
+    Panel(
         id="time",
         title="Time per phase",
         metrics=("time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train", "time/*"),

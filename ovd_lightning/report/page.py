@@ -26,7 +26,7 @@ RAW_LIMIT = 8_000_000
 STEP_TEXT_LIMIT = 20_000
 """Characters of one step."""
 KEPT = (
-    "sample source in_mixture reward correct answer score accepted advantage truncated tokens student_tokens "
+    "sample source in_mixture reward correct answer score accepted advantage stop_reason tokens student_tokens "
     "policy_version"
 ).split()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from ovd_lightning.methods.base import Aggregation
 from ovd_lightning.types import Batch, Group, TeacherInputs, Trajectory
+
+if TYPE_CHECKING:
+    from ovd_lightning.methods.base import Aggregation
 
 
 def split_balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -75,7 +78,7 @@ def to_batch(
         advantages[b, span] = torch.tensor(y.advantages) * trained
         token_weights[b, span] = weight * trained
         imitation_mask[b, span] = trained & (y.imitation is not None)
-        if y.behaviour_logprobs is not None:
+        if y.behaviour_logprobs:
             behaviour[b, span] = torch.tensor(y.behaviour_logprobs)
     return Batch(
         input_ids=input_ids,
@@ -98,10 +101,8 @@ def teacher_inputs(trajectories: Sequence[Trajectory], pad_id: int) -> TeacherIn
     if all(y.teacher_prompt_ids is None for y in trajectories):
         return None
     prompts = [y.prompt_ids if y.teacher_prompt_ids is None else y.teacher_prompt_ids for y in trajectories]
-    rows, length = (
-        len(trajectories),
-        max(len(p) + len(y.completion_ids) for p, y in zip(prompts, trajectories, strict=True)),
-    )
+    rows = len(trajectories)
+    length = max(len(p) + len(y.completion_ids) for p, y in zip(prompts, trajectories, strict=True))
     input_ids = torch.full((rows, length), pad_id, dtype=torch.long)
     attention_mask = torch.zeros((rows, length), dtype=torch.long)
     mask = torch.zeros((rows, length - 1), dtype=torch.bool)
@@ -135,15 +136,7 @@ def loss_weights(
 
 def idle_row(groups: Sequence[Group], pad_id: int) -> Trajectory:
     """A trajectory of no tokens, which trains nothing: every micro-batch needs a row, whatever a method left out."""
-    return Trajectory(
-        problem=groups[0].problem,
-        group=-1,
-        sample=-1,
-        prompt_ids=[pad_id],
-        completion_ids=[],
-        completion_mask=[],
-        text="",
-    )
+    return Trajectory(problem=groups[0].problem, group=-1, sample=-1, prompt_ids=[pad_id])
 
 
 def collate(

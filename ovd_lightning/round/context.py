@@ -1,11 +1,10 @@
-"""Problems x task x engine -> graded groups, and the context of one round. Knows no Lightning."""
+"""What a method may do in a round: sample, have demonstrations written, draw seeds, time phases, log. No Lightning."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import progress
 from ovd_lightning.engines.base import Engine, Sampling
-from ovd_lightning.round.turns import Episode, play, respond, teacher_speaks
+from ovd_lightning.round.metrics import RoundMetrics, log_sampled
+from ovd_lightning.round.turns import respond, rollout, teacher_policy
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tokens import decode, encode_prompt
 from ovd_lightning.types import Group, Problem, Step, Trajectory
@@ -24,20 +24,6 @@ if TYPE_CHECKING:
 
     from ovd_lightning.tasks.base import Task
     from ovd_lightning.teachers.demonstrator import Demonstrator
-
-
-@dataclass(slots=True)
-class RoundMetrics:
-    """What a round measured, as sums that add up over ranks."""
-
-    means: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """name -> (sum, count)"""
-    sums: dict[str, float] = field(default_factory=dict)
-    maxima: dict[str, float] = field(default_factory=dict)
-    histograms: dict[str, tuple[list[float], list[int]]] = field(default_factory=dict)
-    """name -> (values, counts)"""
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """phase -> seconds of this rank"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +51,12 @@ class Round:
     """Attempt 1, 2, ... -> as many problems again as the round has, for a method that draws further groups."""
     metrics: RoundMetrics = field(default_factory=RoundMetrics)
 
+    @property
+    def pad_id(self) -> int:
+        """Padding is masked everywhere, so that any id serves."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad
+
     # --------------------------------------------------------------- sampling
 
     def sample_student(
@@ -81,9 +73,9 @@ class Round:
         system = self.task.system
         prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
-        episodes: list[Episode] = []
+        sampled: list[Trajectory] = []
         if wanted:  # a rank may have none, and logs the same metrics
-            episodes = respond(
+            sampled = respond(
                 self.engine,
                 self.tokenizer,
                 self.task,
@@ -95,56 +87,13 @@ class Round:
                 self.phase,
             )
         groups = [Group(problem=p, sampled=[]) for p in problems]
-        for (g, j), episode in zip(wanted, episodes, strict=True):
-            y = self._trajectory(episode, indices[g], j)
-            y.policy_version, y.student_tokens = self.policy_version, len(episode.ids)
+        for (g, j), y in zip(wanted, sampled, strict=True):
+            y.group, y.sample = indices[g], j
+            y.policy_version, y.student_tokens = self.policy_version, len(y.completion_ids)
             groups[g].sampled.append(y)
-        sampled = [y for group in groups for y in group.sampled]
         self.finish(sampled)
-        self.log_mean("reward/student", [y.reward for y in sampled])
-        self.log_mean("completion/length_mean", [float(y.trainable_tokens) for y in sampled])
-        self.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
-        self.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
-        self.log_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
-        self.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
-        for name in self.task.metrics:
-            self.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
-        self._log_environment(episodes)
+        log_sampled(sampled, self.task, self.metrics)
         return groups
-
-    @staticmethod
-    def _trajectory(episode: Episode, group: int, sample: int) -> Trajectory:
-        known = not all(math.isnan(p) for p in episode.logprobs)
-        return Trajectory(
-            problem=episode.problem,
-            group=group,
-            sample=sample,
-            prompt_ids=episode.prompt_ids,
-            completion_ids=episode.ids,
-            completion_mask=episode.mask,
-            text=episode.said,
-            written=episode.written,
-            turns=episode.turns,
-            behaviour_logprobs=episode.logprobs if known else None,
-            truncated=episode.truncated,
-        )
-
-    def _log_environment(self, episodes: Sequence[Episode]) -> None:
-        """What the student's trajectories met in the environment."""
-        if self.task.environment is None:
-            return
-        self.log_mean("environment/turns_mean", [float(e.turns) for e in episodes])
-        self.log_mean("environment/invalid_mean", [float(e.invalid) for e in episodes])
-        self.log_mean("environment/failed_mean", [float(e.failed) for e in episodes])
-        self.log_mean("environment/observation_tokens_mean", [float(e.observed) for e in episodes])
-
-    def log_environment_counts(self) -> None:
-        """What the environment counted in this round, student's and teacher's trajectories together; at its end."""
-        environment = self.task.environment
-        if environment is not None:
-            counts = environment.take_counts()
-            for name in environment.counted:
-                self.log_sum(f"environment/{name}", counts.get(name, 0.0))
 
     def finish(self, trajectories: Sequence[Trajectory]) -> None:
         """Split into steps and grade, all at once: a checker may work in parallel."""
@@ -153,9 +102,7 @@ class Round:
             texts = [decode(self.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans]
             y.steps = [Step(start=a, end=b, text=text) for (a, b), text in zip(spans, texts, strict=True)]
         with self.phase("grade"):
-            grades = self.task.grade_many(
-                [y.text if y.written is None else y.written for y in trajectories], [y.problem for y in trajectories]
-            )
+            grades = self.task.grade_many([y.written for y in trajectories], [y.problem for y in trajectories])
         for y, grade in zip(trajectories, grades, strict=True):
             y.grade = grade
         self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
@@ -167,9 +114,6 @@ class Round:
             group=self.first_group + slot,
             sample=sample,
             prompt_ids=encode_prompt(self.task.prompt(problem), self.tokenizer, self.chat, self.task.system),
-            completion_ids=[],
-            completion_mask=[],
-            text="",
         )
 
     def demonstrate(
@@ -190,34 +134,33 @@ class Round:
         """
         if seeds is None:
             seeds = [self.seed("demonstrate", *y.key) for y in replaced]
-        episodes = [
-            Episode(
-                problem=y.problem,
-                prompt_ids=y.prompt_ids,
-                seed=seed,
-                ids=y.completion_ids[:n],
-                mask=y.completion_mask[:n],
-                logprobs=[math.nan] * n,
-                said=decode(self.tokenizer, y.completion_ids[:n]) if n else "",
-                written=decode(self.tokenizer, list(compress(y.completion_ids[:n], y.completion_mask))) if n else "",
-                turns=y.turns_before(n),
-            )
-            for y, n, seed in zip(replaced, kept, seeds, strict=True)
-        ]
-        if episodes:
-            speak = teacher_speaks(teacher, self.task, self.tokenizer)
-            play(episodes, self.task.environment, self.tokenizer, speak, self.sampling.max_tokens, self.progress)
-        written: list[Trajectory | None] = []
-        for y, n, episode in zip(replaced, kept, episodes, strict=True):
-            if episode.error is not None:
-                written.append(None)
-                continue
-            new = self._trajectory(episode, *y.key)
-            new.source, new.student_tokens = "mixed" if n else "teacher", n
-            written.append(new)
+        begun = [self._prefix(y, n, seed) for y, n, seed in zip(replaced, kept, seeds, strict=True)]
+        if begun:
+            policy = teacher_policy(teacher, self.task, self.tokenizer)
+            rollout(begun, self.task.environment, self.tokenizer, policy, self.sampling.max_tokens, self.progress)
+        written = [None if y.stop_reason == "error" else y for y in begun]
         self.finish([y for y in written if y is not None])
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
+
+    def _prefix(self, y: Trajectory, kept: int, seed: int) -> Trajectory:
+        """The first ``kept`` completion tokens of a trajectory, which the teacher continues."""
+        ids, mask = y.completion_ids[:kept], y.completion_mask[:kept]
+        return Trajectory(
+            problem=y.problem,
+            group=y.group,
+            sample=y.sample,
+            prompt_ids=y.prompt_ids,
+            seed=seed,
+            completion_ids=ids,
+            completion_mask=mask,
+            behaviour_logprobs=[math.nan] * kept,
+            text=decode(self.tokenizer, ids) if kept else "",
+            written=decode(self.tokenizer, list(compress(ids, mask))) if kept else "",
+            turns=y.turns_before(kept),
+            source="mixed" if kept else "teacher",
+            student_tokens=kept,
+        )
 
     def reference(self, problem: Problem, slot: int, sample: int = 0) -> Trajectory:
         """The problem's own solution as a trajectory, ended, ungraded; cut off at the student's limit."""
@@ -225,10 +168,11 @@ class Round:
         ids = self.tokenizer.encode(problem.meta["solution"], add_special_tokens=False, split_special_tokens=True)
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
-        y.truncated = len(ids) > self.sampling.max_tokens
+        y.turns, y.stop_reason = 1, "token_limit" if len(ids) > self.sampling.max_tokens else "end_of_sequence"
         y.completion_ids = ids[: self.sampling.max_tokens]
         y.completion_mask = [True] * len(y.completion_ids)
-        y.text, y.source = decode(self.tokenizer, y.completion_ids), "dataset"
+        y.text = y.written = decode(self.tokenizer, y.completion_ids)
+        y.source = "dataset"
         return y
 
     # ------------------------------------------------------------- randomness
@@ -256,15 +200,12 @@ class Round:
 
     def log_mean(self, name: str, values: Sequence[float]) -> None:
         """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""
-        total, count = self.metrics.means.get(name, (0.0, 0.0))
-        self.metrics.means[name] = (total + float(sum(values)), count + len(values))
+        self.metrics.log_mean(name, values)
 
     def log_sum(self, name: str, value: float) -> None:
-        self.metrics.sums[name] = self.metrics.sums.get(name, 0.0) + value
+        """The sum over ranks, and over all calls of the round."""
+        self.metrics.add_sum(name, value)
 
     def log_histogram(self, name: str, values: Sequence[float], bins: Sequence[float]) -> None:
-        """Counts of ``values`` in the bin of the nearest of ``bins`` (a mean score falls between two)."""
-        counts = [0] * len(bins)
-        for value in values:
-            counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += 1
-        self.metrics.histograms[name] = (list(bins), counts)
+        """Counts of ``values`` in the bin of the nearest of ``bins``."""
+        self.metrics.log_histogram(name, values, bins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.types import Problem
 
 
@@ -24,3 +25,9 @@ def round_problems(problems: Sequence[Problem], count: int, round: int, seed: in
             random.Random(f"{seed}/{epoch}").shuffle(order)
         chosen.append(problems[order[position % len(problems)]])
     return chosen
+
+
+def further_problems(problems: Sequence[Problem], count: int, round: int, seed: int, attempt: int) -> list[Problem]:
+    """As many problems again, for groups that take the place of others: from an order of their own for each attempt
+    (1, 2, ...), so that no later round loses its problems."""
+    return round_problems(problems, count, round, seed_of(seed, "further", attempt))

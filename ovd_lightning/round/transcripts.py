@@ -12,7 +12,7 @@ from ovd_lightning.types import Group, Trajectory
 
 
 def record(y: Trajectory, round: int, in_mixture: bool) -> dict[str, Any]:
-    """What a transcript line holds of a trajectory. ``in_mixture`` is false for one that was replaced."""
+    """A trajectory as a line of a transcript. ``in_mixture`` is false for one that was replaced."""
     assert y.grade is not None
     return {
         "round": round,
@@ -32,8 +32,9 @@ def record(y: Trajectory, round: int, in_mixture: bool) -> dict[str, Any]:
         "accepted": y.accepted,
         "advantage": sum(y.advantages) / len(y.advantages) if y.advantages else None,
         "truncated": y.truncated,
+        "stop_reason": y.stop_reason,
         "tokens": y.trainable_tokens,
-        "observation_tokens": len(y.completion_ids) - y.trainable_tokens,
+        "observation_tokens": y.observation_tokens,
         "turns": y.turns,
         "student_tokens": y.student_tokens,
         "policy_version": y.policy_version,
@@ -51,8 +52,8 @@ def _rounded(distribution: list[float] | None) -> list[float] | None:
 class TranscriptWriter:
     """Writes ``round-000000.jsonl`` (``round-000000-rank1.jsonl`` on other ranks) under a folder.
 
-    A file appears whole or not at all, so a killed run leaves no half a line, and a round that is repeated after
-    a resume replaces its file.
+    A file appears complete or not at all, so that a killed run leaves no partial line. A round that is repeated after a
+    resume replaces its file.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:

@@ -1,7 +1,7 @@
-"""Trajectories of several turns: whoever writes takes a turn, the environment replies, until done.
+"""Rollouts of several turns: the policy generates a turn, the environment replies, until the trajectory is over.
 
-All live trajectories advance together, with one call of the engine and one of the environment a turn. Token in, token
-out: what was generated goes into the next prompt as the very ids that were sampled, observations are encoded once.
+All unfinished trajectories advance together, with one call of the engine and one of the environment a turn. Token in,
+token out: generated tokens go into the next prompt as the very ids that were sampled; observations are encoded once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ovd_lightning import progress as watched
@@ -21,7 +21,7 @@ from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.tokens import decode, same_vocabulary
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, StopReason, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,114 +31,78 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Utterance:
-    """What was written in one turn, in the student's tokens."""
+class Generation:
+    """What a policy generated in one turn, in the student's tokens."""
 
     ids: list[int]
     text: str
+    stop_reason: StopReason
+    """``token_limit``: the turn's."""
     logprobs: list[float] | None = None
     """[len(ids)] under the sampling policy; None from a teacher."""
-    truncated: bool = False
-    """Stopped by the turn's token limit."""
     error: str | None = None
-    """Why nothing was written; the episode ends."""
+    """Why nothing was generated, where the stop reason is ``error``."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Episode:
-    """A trajectory on its way. ``ids``, ``mask`` and ``logprobs`` grow together, [T]."""
-
-    problem: Problem
-    prompt_ids: list[int]
-    seed: int
-    ids: list[int] = field(default_factory=list)
-    mask: list[bool] = field(default_factory=list)
-    """False on observations."""
-    logprobs: list[float] = field(default_factory=list)
-    """NaN on observations and on what a teacher wrote."""
-    said: str = ""
-    """The completion so far as text, observations included."""
-    written: str = ""
-    """The same without observations, in the end with every mark of a thought: what is graded, so that neither a
-    document nor a thought can answer for the student."""
-    turns: int = 0
-    """Generations so far."""
-    invalid: int = 0
-    failed: int = 0
-    done: bool = False
-    truncated: bool = False
-    """Ended by the limit of the whole completion, or in the middle of its last turn."""
-    error: str | None = None
-
-    @property
-    def turn_seed(self) -> int:
-        """Of the next generation: the first has the episode's own."""
-        return self.seed if self.turns == 0 else seed_of(self.seed, "turn", self.turns)
-
-    @property
-    def observed(self) -> int:
-        """Observation tokens."""
-        return len(self.mask) - sum(self.mask)
+Policy = Callable[[Sequence[Trajectory], Sequence[int], tuple[str, ...]], list[Generation]]
+"""(unfinished trajectories, token limit of each, texts that end a turn) -> the next turn of each."""
 
 
-Speak = Callable[[Sequence[Episode], Sequence[int], tuple[str, ...]], list[Utterance]]
-"""(live episodes, token limit of each, texts after which a turn ends) -> what each says next."""
+def student_policy(engine: Engine, sampling: Sampling) -> Policy:
+    """pi_S: turns from the student's engine, each with a seed of its own."""
 
-
-def student_speaks(engine: Engine, sampling: Sampling) -> Speak:
-    """Turns written by the student's engine, each with a seed of its own."""
-
-    def speak(episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+    def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
         requests = [
-            Request(prompt=[*e.prompt_ids, *e.ids], seed=e.turn_seed, max_tokens=limit)
-            for e, limit in zip(episodes, limits, strict=True)
+            Request(prompt=[*y.prompt_ids, *y.completion_ids], seed=y.turn_seed, max_tokens=limit)
+            for y, limit in zip(trajectories, limits, strict=True)
         ]
-        completions = engine.generate(requests, replace(sampling, stop=(*sampling.stop, *stop)))
-        return [_utterance(completion) for completion in completions]
+        stop = (*sampling.stop, *stop)
+        completions = engine.generate(requests, replace(sampling, stop=stop))
+        return [_generation(completion, stop) for completion in completions]
 
-    return speak
+    return generate
 
 
-def teacher_speaks(teacher: Demonstrator, task: Task, tokenizer: PreTrainedTokenizerBase) -> Speak:
-    """Turns written by a teacher, which sees text and has a vocabulary of its own; heard in the student's tokens."""
+def _generation(completion: Completion, stop: tuple[str, ...]) -> Generation:
+    assert completion.token_ids is not None, "a student's engine returns token ids"
+    stopped = any(text in completion.text for text in stop)
+    reason: StopReason = "stop_text" if stopped else "end_of_sequence"
+    return Generation(
+        ids=completion.token_ids,
+        text=completion.text,
+        logprobs=completion.logprobs,
+        stop_reason="token_limit" if completion.truncated else reason,
+    )
+
+
+def teacher_policy(teacher: Demonstrator, task: Task, tokenizer: PreTrainedTokenizerBase) -> Policy:
+    """pi_T: turns from a teacher, which reads text and has a vocabulary of its own, in the student's tokens."""
     same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
 
-    def speak(episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+    def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
         completions = teacher.demonstrate(
-            [task.prompt(e.problem) for e in episodes],
-            [e.said for e in episodes],
-            [e.turn_seed for e in episodes],
+            [task.prompt(y.problem) for y in trajectories],
+            [y.text for y in trajectories],
+            [y.turn_seed for y in trajectories],
             limits,
             stop=stop,
             system=task.system,
         )
-        said = []
-        for completion, limit in zip(completions, limits, strict=True):
-            stopped = bool(stop) and completion.text.endswith(stop)
-            ended = False if stopped else None
-            ids = [] if completion.error else student_tokens(completion, tokenizer, same, ended, limit)
-            cut = len(ids) > limit
-            said.append(
-                Utterance(
-                    ids=ids[:limit],
-                    text=decode(tokenizer, ids[:limit]),
-                    truncated=completion.truncated or cut,
-                    error=completion.error,
-                )
-            )
-        return said
+        return [translate(completion, limit, stop) for completion, limit in zip(completions, limits, strict=True)]
 
-    return speak
+    def translate(completion: Completion, limit: int, stop: tuple[str, ...]) -> Generation:
+        if completion.error is not None:
+            return Generation(ids=[], text="", stop_reason="error", error=completion.error)
+        stopped = bool(stop) and completion.text.endswith(stop)
+        ids = student_tokens(completion, tokenizer, same, False if stopped else None, limit)
+        reason: StopReason = "stop_text" if stopped else "end_of_sequence"
+        return Generation(
+            ids=ids[:limit],
+            text=decode(tokenizer, ids[:limit]),
+            stop_reason="token_limit" if completion.truncated or len(ids) > limit else reason,
+        )
 
-
-def _utterance(completion: Completion) -> Utterance:
-    assert completion.token_ids is not None, "a student's engine returns token ids"
-    return Utterance(
-        ids=completion.token_ids,
-        text=completion.text,
-        logprobs=completion.logprobs,
-        truncated=completion.truncated,
-    )
+    return generate
 
 
 def respond(
@@ -151,122 +115,140 @@ def respond(
     sampling: Sampling,
     progress: float | None = None,
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
-) -> list[Episode]:
-    """The student's answer to each prompt: one generation, or turns with the task's environment.
+) -> list[Trajectory]:
+    """The student's response to each prompt: one generation, or turns with the task's environment.
 
     Args:
         prompts: the problems' prompts in the student's tokens.
         seeds: one a prompt; ignored when greedy.
         progress: see `Environment.reply`.
         phase: times what it encloses; asked for "generate" and "environment".
+    Returns:
+        One finished trajectory a prompt, without steps and grade.
     """
-    episodes = [
-        Episode(problem=problem, prompt_ids=prompt, seed=seed)
+    trajectories = [
+        Trajectory(problem=problem, prompt_ids=prompt, seed=seed)
         for problem, prompt, seed in zip(problems, prompts, seeds, strict=True)
     ]
-    speak = student_speaks(engine, sampling)
+    policy = student_policy(engine, sampling)
 
-    def timed(live: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+    def timed(unfinished: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
         with phase("generate"):
-            return speak(live, limits, stop)
+            return policy(unfinished, limits, stop)
 
     with phase("environment"):
-        play(episodes, task.environment, tokenizer, timed, sampling.max_tokens, progress, engine.max_context)
-    mark_thoughts(episodes, tokenizer)
-    return episodes
+        rollout(trajectories, task.environment, tokenizer, timed, sampling.max_tokens, progress, engine.max_context)
+    mark_thoughts(trajectories, tokenizer)
+    return trajectories
 
 
-def mark_thoughts(episodes: Sequence[Episode], tokenizer: PreTrainedTokenizerBase) -> None:
+def mark_thoughts(trajectories: Sequence[Trajectory], tokenizer: PreTrainedTokenizerBase) -> None:
     """Let what is graded show every thought: also one that the prompt opened."""
     special = thoughts.special_marks(tokenizer)
-    for e in episodes:
-        e.written = thoughts.with_marks(tokenizer, special, e.prompt_ids, e.ids, e.mask, e.written)
+    for y in trajectories:
+        y.written = thoughts.with_marks(
+            tokenizer, special, y.prompt_ids, y.completion_ids, y.completion_mask, y.written
+        )
 
 
-def play(
-    episodes: Sequence[Episode],
+def rollout(
+    trajectories: Sequence[Trajectory],
     environment: Environment | None,
     tokenizer: PreTrainedTokenizerBase,
-    speak: Speak,
+    policy: Policy,
     max_tokens: int,
     progress: float | None = None,
     max_context: int | None = None,
 ) -> None:
-    """Advance all episodes together to their ends, in place.
+    """Advance all trajectories together to their ends, in place.
 
     Args:
+        trajectories: without a completion, or with a prefix that is continued.
         environment: None: one generation each.
         max_tokens: limit of a completion, observations included.
         progress: share of the training that is over; None: evaluation.
         max_context: prompt plus completion that the engine holds.
     """
-    room = [max_tokens if max_context is None else min(max_tokens, max_context - len(e.prompt_ids)) for e in episodes]
+    room = [
+        max_tokens if max_context is None else min(max_tokens, max_context - len(y.prompt_ids)) for y in trajectories
+    ]
     if environment is None:
-        limits = [r - len(e.ids) for e, r in zip(episodes, room, strict=True)]
-        for e, said in zip(episodes, speak(episodes, limits, ()), strict=True):
-            _hear(e, said)
-            e.turns, e.done = e.turns + 1, True
+        limits = [r - len(y.completion_ids) for y, r in zip(trajectories, room, strict=True)]
+        for y, generation in zip(trajectories, policy(trajectories, limits, ()), strict=True):
+            append(y, generation)
+            y.stop_reason = generation.stop_reason
         return
     with environment.awake():
-        _take_turns(episodes, room, environment, tokenizer, speak, progress)
+        _take_turns(trajectories, room, environment, tokenizer, policy, progress)
 
 
 def _take_turns(
-    episodes: Sequence[Episode],
+    trajectories: Sequence[Trajectory],
     room: Sequence[int],
     environment: Environment,
     tokenizer: PreTrainedTokenizerBase,
-    speak: Speak,
+    policy: Policy,
     progress: float | None,
 ) -> None:
     """``room``: tokens that each completion may have."""
-    watched.expect(len(episodes))
-    while live := [(e, r) for e, r in zip(episodes, room, strict=True) if not e.done]:
-        limits = [min(environment.max_turn_tokens, r - len(e.ids)) for e, r in live]
-        history = [e.said for e, _ in live]
-        with watched.phase(f"turn {live[0][0].turns + 1}"):
-            utterances = speak([e for e, _ in live], limits, environment.stop)
-        for (e, r), said in zip(live, utterances, strict=True):
-            _hear(e, said)
-            e.turns += 1
-            e.done = e.done or e.turns > environment.max_turns or len(e.ids) >= r
-        asking = [
-            (e, r, Turn(
-                problem=e.problem, index=e.turns - 1, text=e.said[len(before):], history=before,
-                seed=seed_of(e.seed, "reply", e.turns - 1),
-            ))
-            for (e, r), before in zip(live, history, strict=True) if not e.done
-        ]  # fmt: skip
+    watched.expect(len(trajectories))
+    while unfinished := [(y, r) for y, r in zip(trajectories, room, strict=True) if y.stop_reason is None]:
+        limits = [min(environment.max_turn_tokens, r - len(y.completion_ids)) for y, r in unfinished]
+        history = [y.text for y, _ in unfinished]
+        with watched.phase(f"turn {unfinished[0][0].turns + 1}"):
+            generations = policy([y for y, _ in unfinished], limits, environment.stop)
+        turns = []
+        for (y, r), before, generation in zip(unfinished, history, generations, strict=True):
+            append(y, generation)
+            y.stop_reason = _own_end(y, generation, r, environment.max_turns)
+            if y.stop_reason is None:
+                turn = Turn(
+                    problem=y.problem,
+                    index=y.turns - 1,
+                    text=y.text[len(before) :],
+                    history=before,
+                    seed=seed_of(y.seed, "reply", y.turns - 1),
+                )
+                turns.append((y, r, generation, turn))
         with watched.phase("reply"):
-            replies = environment.reply([turn for *_, turn in asking], progress) if asking else []
-        for (e, r, _), reply in zip(asking, replies, strict=True):
-            e.invalid += not reply.valid
-            e.failed += reply.failed
+            replies = environment.reply([turn for *_, turn in turns], progress) if turns else []
+        for (y, r, generation, _), reply in zip(turns, replies, strict=True):
+            y.invalid += not reply.valid
+            y.failed += reply.failed
             if reply.done:
-                e.done = True
+                y.stop_reason = generation.stop_reason
                 continue
-            _observe(e, reply, tokenizer, environment.max_observation_tokens)
-            if len(e.ids) >= r:  # no token left to answer with
-                del e.ids[r:], e.mask[r:], e.logprobs[r:]
-                e.said = decode(tokenizer, e.ids)
-                e.done = e.truncated = True
-        watched.finished(sum(e.done for e, _ in live))
+            observe(y, reply, tokenizer, environment.max_observation_tokens)
+            if len(y.completion_ids) >= r:  # no token is left to answer with
+                del y.completion_ids[r:], y.completion_mask[r:], y.behaviour_logprobs[r:]
+                y.text = decode(tokenizer, y.completion_ids)
+                y.stop_reason = "token_limit"
+        watched.finished(sum(y.stop_reason is not None for y, _ in unfinished))
 
 
-def _hear(episode: Episode, said: Utterance) -> None:
-    if said.error is not None:
-        episode.done, episode.error = True, said.error
-        return
-    episode.ids += said.ids
-    episode.mask += [True] * len(said.ids)
-    episode.logprobs += said.logprobs if said.logprobs is not None else [math.nan] * len(said.ids)
-    episode.said += said.text
-    episode.written += said.text
-    episode.truncated = said.truncated
+def _own_end(y: Trajectory, generation: Generation, room: int, max_turns: int) -> StopReason | None:
+    """Why a trajectory ends with this generation, whatever the environment would reply; None: it may go on."""
+    if generation.stop_reason == "error":
+        return "error"
+    if y.turns > max_turns:  # the generation after the last reply
+        used_up = max_turns > 0 and generation.stop_reason != "token_limit"
+        return "turn_limit" if used_up else generation.stop_reason
+    return generation.stop_reason if len(y.completion_ids) >= room else None
 
 
-def _observe(episode: Episode, reply: Reply, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-    """Append the observation, its body cut to ``limit`` tokens.
+def append(y: Trajectory, generation: Generation) -> None:
+    """Append a turn's tokens, to be trained on, and its text."""
+    y.turns += 1
+    y.error = generation.error
+    y.completion_ids += generation.ids
+    y.completion_mask += [True] * len(generation.ids)
+    y.behaviour_logprobs += _unknown(generation.ids) if generation.logprobs is None else generation.logprobs
+    y.text += generation.text
+    y.written += generation.text
+
+
+def observe(y: Trajectory, reply: Reply, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    """Append the observation, its body cut to ``limit`` tokens. It is context and never trained on.
 
     The body is text and nothing else: what looks like a special token in it (an end of sequence, a marker of the chat
     template) is not one. Prefix and suffix are the environment's own: what looks like one there is one. As much as
@@ -284,13 +266,17 @@ def _observe(episode: Episode, reply: Reply, tokenizer: PreTrainedTokenizerBase,
         *as_text(tokenizer, before + body + after),
         *(tokenizer.encode(tail, add_special_tokens=False) if tail else []),
     ]
-    episode.ids += ids
-    episode.mask += [False] * len(ids)
-    episode.logprobs += [math.nan] * len(ids)
+    y.completion_ids += ids
+    y.completion_mask += [False] * len(ids)
+    y.behaviour_logprobs += _unknown(ids)
     # as decoding the ids would give it, special tokens left out
     left_out = special.sub if special is not None else lambda _, text: text
-    episode.said += left_out("", head) + before + body + after + left_out("", tail)
-    episode.truncated = False
+    y.text += left_out("", head) + before + body + after + left_out("", tail)
+
+
+def _unknown(ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of tokens that the student's engine did not sample."""
+    return [math.nan] * len(ids)
 
 
 def _split_after_last(special: re.Pattern[str] | None, text: str) -> tuple[str, str]:

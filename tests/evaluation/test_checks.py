@@ -24,27 +24,6 @@ from tests.workflow.cli import ROOT
 DECODING = Decoding(greedy=True, samples=0, max_tokens=64, temperature=1.0, top_p=1.0, chat=False, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "setting"),
-    [
-        ({"greedy": False}, "benchmark.greedy"),
-        ({"samples": -1}, "benchmark.samples"),
-        ({"wandb_rows": -1}, "benchmark.wandb_rows"),
-        ({"temperature": 0.0}, "benchmark.temperature"),
-        ({"top_p": 1.5}, "benchmark.top_p"),
-        ({"max_tokens": 0}, "benchmark.max_tokens"),
-        ({"every_n_rounds": -1}, "benchmark.every_n_rounds"),
-        ({"before_training": ["train"]}, "benchmark.before_training"),
-        ({"after_training": ["tests"]}, "benchmark.after_training"),
-    ],
-    ids=str,
-)
-def test_a_wrong_setting_is_named(settings: dict[str, Any], setting: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        BenchmarkCallback(**settings)
-    assert error.value.setting == setting
-
-
 def test_splits_of_both_ends() -> None:
     callback = BenchmarkCallback(before_training=False, after_training=["test"])
     assert (callback.before_training, callback.after_training) == ([], ["test"])

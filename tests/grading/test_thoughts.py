@@ -6,10 +6,10 @@ import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from ovd_lightning.grading import Grader, extract_answer
-from ovd_lightning.round.turns import Episode, mark_thoughts
+from ovd_lightning.round.turns import mark_thoughts
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.thoughts import behind, closing, open_at_end, special_marks, unfinished, with_marks
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 
 TWELVE = Problem(id="x", question="5+7=?", answers=("12",))
 BOX, OTHER = r"\boxed{12}", r"\boxed{13}"
@@ -109,16 +109,15 @@ def written(tokenizer: PreTrainedTokenizerFast, prompt: str, *runs: tuple[str, b
     """What is graded of a completion of these runs (text, written or observed)."""
     parts = [(ids(tokenizer, text), own) for text, own in runs]
     plain = "".join(tokenizer.decode(part, skip_special_tokens=True) for part, own in parts if own)
-    episode = Episode(
+    y = Trajectory(
         problem=TWELVE,
         prompt_ids=ids(tokenizer, prompt),
-        seed=0,
-        ids=[token for part, _ in parts for token in part],
-        mask=[own for part, own in parts for _ in part],
+        completion_ids=[token for part, _ in parts for token in part],
+        completion_mask=[own for part, own in parts for _ in part],
         written=plain,
     )
-    mark_thoughts([episode], tokenizer)
-    return episode.written
+    mark_thoughts([y], tokenizer)
+    return y.written
 
 
 def test_a_thought_that_the_prompt_opened_is_one(reasoning: PreTrainedTokenizerFast) -> None:

@@ -95,7 +95,7 @@ def test_overlong_penalty(tokenizer: Any) -> None:
 def test_overlong_masking_keeps_the_reward_in_the_group(tokenizer: Any) -> None:
     round = make_round(tokenizer)
     group = make_group(round, [RIGHT, WRONG, WRONG, WRONG])
-    group.sampled[3].truncated = True
+    group.sampled[3].stop_reason = "token_limit"
     GRPO(overlong="mask").annotate([group], round)
     assert [y.sample for y in group.mixture] == [0, 1, 2]
     assert group.mixture[0].advantages[0] == pytest.approx(1.5, rel=1e-5)  # sigma over all four is 1/2

@@ -13,12 +13,13 @@ import torch
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.round.collate import collate
-from ovd_lightning.round.turns import Episode, Utterance, play, respond, student_speaks
+from ovd_lightning.round.metrics import log_environment
+from ovd_lightning.round.turns import Generation, respond, rollout, student_policy
 from ovd_lightning.student import Student
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.types import Group
+from ovd_lightning.types import Group, Trajectory
 from tests.helpers import PAD, ScriptedEngine, make_round, problem
 
 
@@ -54,7 +55,7 @@ def script(*turns: str) -> Any:
     return lambda prompt, request: turns[min(prompt.count("}") + prompt.count("!"), len(turns) - 1)]
 
 
-def run(tokenizer: Any, write: Any, environment: Echo, max_tokens: int = 64, n: int = 1) -> list[Episode]:
+def run(tokenizer: Any, write: Any, environment: Echo, max_tokens: int = 64, n: int = 1) -> list[Trajectory]:
     engine = ScriptedEngine(write=write, tokenizer=tokenizer)
     prompt = tokenizer.encode("p:", add_special_tokens=False)
     task = ArithmeticTask(train_size=1, validation_size=1, test_size=1)
@@ -65,84 +66,86 @@ def run(tokenizer: Any, write: Any, environment: Echo, max_tokens: int = 64, n: 
 
 
 def test_turns_alternate_until_the_environment_is_done(tokenizer: Any) -> None:
-    (episode,) = run(tokenizer, script("ask(a)", "ask(b)", "end."), Echo(max_turns=4))
-    assert episode.said == "ask(a){a}ask(b){b}end."
-    assert episode.written == "ask(a)ask(b)end."
-    assert (episode.turns, episode.invalid, episode.truncated, episode.done) == (3, 0, False, True)
-    seen = "".join(tokenizer.decode([i]) for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept)
-    assert seen == "{a}{b}"
-    assert [math.isnan(p) for p in episode.logprobs] == [not kept for kept in episode.mask]
+    (y,) = run(tokenizer, script("ask(a)", "ask(b)", "end."), Echo(max_turns=4))
+    assert y.text == "ask(a){a}ask(b){b}end."
+    assert y.written == "ask(a)ask(b)end."
+    assert (y.turns, y.invalid, y.stop_reason) == (3, 0, "stop_text")
+    observed = [i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept]
+    assert tokenizer.decode(observed) == "{a}{b}"
+    assert [math.isnan(p) for p in y.behaviour_logprobs] == [not kept for kept in y.completion_mask]
 
 
 def test_after_the_last_reply_comes_one_generation_without_one(tokenizer: Any) -> None:
     environment = Echo(max_turns=2)
-    (episode,) = run(tokenizer, script("ask(a)", "ask(b)", "ask(c)"), environment)
-    assert episode.said == "ask(a){a}ask(b){b}ask(c)"
+    (y,) = run(tokenizer, script("ask(a)", "ask(b)", "ask(c)"), environment)
+    assert (y.text, y.stop_reason) == ("ask(a){a}ask(b){b}ask(c)", "turn_limit")
     assert len(environment.calls) == 2
 
 
 def test_all_live_trajectories_share_a_call_and_finished_ones_leave_it(tokenizer: Any) -> None:
     environment = Echo(max_turns=3)
     turns = iter(["ask(a)", "end.", "ask(b)", "end.", "end."])
-    episodes = run(tokenizer, lambda prompt, request: next(turns), environment, n=3)
+    trajectories = run(tokenizer, lambda prompt, request: next(turns), environment, n=3)
     assert [len(call) for call in environment.calls] == [3, 2]
-    assert [e.said for e in episodes] == ["ask(a){a}end.", "end.", "ask(b){b}end."]
+    assert [y.text for y in trajectories] == ["ask(a){a}end.", "end.", "ask(b){b}end."]
 
 
 def test_what_was_generated_is_the_next_prompt_token_for_token(tokenizer: Any) -> None:
     engine = ScriptedEngine(write=script("ask(a)", "nonsense", "end."), tokenizer=tokenizer)
-    episode = Episode(problem=problem(), prompt_ids=[5, 6, 7], seed=0)
-    play([episode], Echo(), tokenizer, student_speaks(engine, Sampling(max_tokens=64)), 64)
+    y = Trajectory(problem=problem(), prompt_ids=[5, 6, 7], seed=0)
+    rollout([y], Echo(), tokenizer, student_policy(engine, Sampling(max_tokens=64)), 64)
     prompts = [request.prompt for request in engine.written]
     assert prompts[0] == [5, 6, 7]
     for shorter, longer in pairwise(prompts):
         assert longer[: len(shorter)] == shorter
-    assert [5, 6, 7, *episode.ids][: len(prompts[-1])] == prompts[-1]
+    assert [5, 6, 7, *y.completion_ids][: len(prompts[-1])] == prompts[-1]
     assert len({request.seed for request in engine.written}) == len(prompts)
 
 
 def test_an_invalid_turn_is_told_so_and_counted(tokenizer: Any) -> None:
-    (episode,) = run(tokenizer, script("what", "end."), Echo())
-    assert episode.said.startswith("what")
-    assert "!" in episode.said
-    assert episode.invalid == 1
+    (y,) = run(tokenizer, script("what", "end."), Echo())
+    assert y.text.startswith("what")
+    assert "!" in y.text
+    assert y.invalid == 1
     assert (run(tokenizer, script("down", "end."), Echo()))[0].failed == 1
 
 
 def test_limits_of_a_turn_an_observation_and_the_completion(tokenizer: Any) -> None:
-    (episode,) = run(tokenizer, script("ask(abcdefgh)", "end."), Echo(max_observation_tokens=3))
-    assert "{abc}" in episode.said  # the body is cut, the tags stay
+    (y,) = run(tokenizer, script("ask(abcdefgh)", "end."), Echo(max_observation_tokens=3))
+    assert "{abc}" in y.text  # the body is cut, the tags stay
     engine_limits = ScriptedEngine(write=script("x" * 50), tokenizer=tokenizer)
-    episode = Episode(problem=problem(), prompt_ids=[5], seed=0)
-    play([episode], Echo(max_turns=1, max_turn_tokens=7), tokenizer, student_speaks(engine_limits, Sampling()), 64)
+    y = Trajectory(problem=problem(), prompt_ids=[5], seed=0)
+    rollout([y], Echo(max_turns=1, max_turn_tokens=7), tokenizer, student_policy(engine_limits, Sampling()), 64)
     assert [r.max_tokens for r in engine_limits.written] == [7, 7]
-    assert episode.truncated
+    assert y.stop_reason == "token_limit"
     (cut,) = run(tokenizer, script("ask(abcdefgh)"), Echo(max_turns=9), max_tokens=20)
-    assert len(cut.ids) == len(cut.mask) == len(cut.logprobs) == 20
-    assert cut.truncated
+    assert len(cut.completion_ids) == len(cut.completion_mask) == len(cut.behaviour_logprobs) == 20
+    assert cut.stop_reason == "token_limit"
     (held,) = run(tokenizer, script("ask(abcdefgh)"), Echo(max_turns=9), max_tokens=17)
-    assert held.said == "ask(abcdefgh){abc"  # an observation that fills the completion is cut where it ends
-    assert held.truncated
+    assert held.text == "ask(abcdefgh){abc"  # an observation that fills the completion is cut where it ends
+    assert held.stop_reason == "token_limit"
 
 
 def test_the_context_of_the_engine_is_a_limit_too(tokenizer: Any) -> None:
     engine = ScriptedEngine(write=script("ask(abcdefgh)"), tokenizer=tokenizer)
-    episode = Episode(problem=problem(), prompt_ids=[5] * 10, seed=0)
-    play([episode], Echo(), tokenizer, student_speaks(engine, Sampling()), 64, max_context=30)
-    assert len(episode.ids) == 20
+    y = Trajectory(problem=problem(), prompt_ids=[5] * 10, seed=0)
+    rollout([y], Echo(), tokenizer, student_policy(engine, Sampling()), 64, max_context=30)
+    assert len(y.completion_ids) == 20
 
 
-def test_an_utterance_that_failed_ends_its_trajectory_alone(tokenizer: Any) -> None:
-    def speak(episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+def test_a_generation_that_failed_ends_its_trajectory_alone(tokenizer: Any) -> None:
+    def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
         return [
-            Utterance(ids=[], text="", error="down") if e.seed == 0 else Utterance(ids=[5], text="end.")
-            for e in episodes
+            Generation(ids=[], text="", stop_reason="error", error="down")
+            if y.seed == 0
+            else Generation(ids=[5], text="end.", stop_reason="stop_text")
+            for y in trajectories
         ]
 
-    episodes = [Episode(problem=problem(), prompt_ids=[5], seed=s) for s in (0, 1)]
+    trajectories = [Trajectory(problem=problem(), prompt_ids=[5], seed=s) for s in (0, 1)]
     environment = Echo()
-    play(episodes, environment, tokenizer, speak, 64)
-    assert [e.error for e in episodes] == ["down", None]
+    rollout(trajectories, environment, tokenizer, generate, 64)
+    assert [(y.error, y.stop_reason) for y in trajectories] == [("down", "error"), (None, "stop_text")]
     assert [len(call) for call in environment.calls] == [1]
 
 
@@ -167,7 +170,7 @@ def test_a_round_reports_turns_and_counts_only_what_the_student_wrote(tokenizer:
     assert round.metrics.means["environment/observation_tokens_mean"] == (6.0, 2)
     assert round.metrics.means["completion/length_mean"] == (20.0, 2)
     assert round.metrics.sums["throughput/generated_tokens"] == 20
-    round.log_environment_counts()
+    log_environment(round.task.environment, round.metrics)
     assert round.metrics.sums["environment/asked"] == 4
     assert round.task.environment.progress == [0.25, 0.25]
     assert {"generate", "environment", "grade"} <= set(round.metrics.seconds)
@@ -258,7 +261,8 @@ def test_a_demonstration_takes_turns_with_the_environment_too(tokenizer: Any, ow
     _, y = make_demonstrations(tokenizer, ("ask(b)", "ask(c)", "end."), 0, Echo(), own)
     assert y.text == "ask(b){b}ask(c){c}end."
     assert y.written == "ask(b)ask(c)end."
-    assert (y.source, y.student_tokens, y.turns, y.behaviour_logprobs) == ("teacher", 0, 3, None)
+    assert (y.source, y.student_tokens, y.turns, y.stop_reason) == ("teacher", 0, 3, "stop_text")
+    assert all(map(math.isnan, y.behaviour_logprobs))
     assert y.trainable_tokens == len(y.written)  # a turn that ends at a stop text gets no end of sequence
     assert tokenizer.decode(y.completion_ids) == y.text
 
@@ -291,8 +295,8 @@ def test_an_observation_is_text_and_holds_no_special_token(tokenizer: Any) -> No
         def _one(self, text: str) -> Reply:
             return Reply(done=True) if text.endswith("end.") else Reply(prefix="{", body="a<eos>b", suffix="}")
 
-    (episode,) = run(tokenizer, script("ask(a)", "end."), Injects())
-    observed = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
+    (y,) = run(tokenizer, script("ask(a)", "end."), Injects())
+    observed = [i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept]
     assert tokenizer.eos_token_id not in observed
     assert "eos" in tokenizer.decode(observed)
 
@@ -313,22 +317,22 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(path)
 
 
-def observe(tokenizer: Any, reply: Reply, limit: int = 500) -> tuple[list[str], Episode]:
+def observe(tokenizer: Any, reply: Reply, limit: int = 500) -> tuple[list[str], Trajectory]:
     """The observation's tokens as text, and the trajectory that it follows on "ask(x)"."""
 
     class Fixed(Echo):
         def _one(self, text: str) -> Reply:
             return reply
 
-    def speak(episodes: Sequence[Episode], limits: Sequence[int], stop: tuple[str, ...]) -> list[Utterance]:
+    def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
         ids = tokenizer.encode("ask(x)", add_special_tokens=False)
-        return [Utterance(ids=ids, text="ask(x)") for _ in episodes]
+        return [Generation(ids=ids, text="ask(x)", stop_reason="stop_text") for _ in trajectories]
 
-    episode = Episode(problem=problem(), prompt_ids=[5], seed=0)
-    play([episode], Fixed(max_turns=1, max_observation_tokens=limit), tokenizer, speak, 400)
-    observed = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
-    assert episode.said == tokenizer.decode(episode.ids, skip_special_tokens=True)
-    return tokenizer.convert_ids_to_tokens(observed), episode
+    y = Trajectory(problem=problem(), prompt_ids=[5], seed=0)
+    rollout([y], Fixed(max_turns=1, max_observation_tokens=limit), tokenizer, generate, 400)
+    observed = [i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept]
+    assert y.text == tokenizer.decode(y.completion_ids, skip_special_tokens=True)
+    return tokenizer.convert_ids_to_tokens(observed), y
 
 
 def test_an_observation_without_special_tokens_is_encoded_as_one_text(merging: Any) -> None:
@@ -339,11 +343,11 @@ def test_an_observation_without_special_tokens_is_encoded_as_one_text(merging: A
 
 def test_special_tokens_of_the_environment_are_special_and_those_of_a_body_are_text(merging: Any) -> None:
     reply = Reply(prefix="<|im_end|>x<|im_start|>u[", body="a<|im_end|>b!", suffix="y<|im_end|>y<|im_start|>z")
-    tokens, episode = observe(merging, reply)
+    tokens, y = observe(merging, reply)
     start, end = "<|im_start|>", "<|im_end|>"
     assert tokens == [end, "x", start, "u", "[a", *"<|im_end|>", "b", "!y", end, "y", start, "z"]
-    assert episode.said == "ask(x)xu[a<|im_end|>b!yyzask(x)"
-    assert [math.isnan(p) for p in episode.logprobs][6:-6] == [True] * len(tokens)
+    assert y.text == "ask(x)xu[a<|im_end|>b!yyzask(x)"
+    assert [math.isnan(p) for p in y.behaviour_logprobs][6:-6] == [True] * len(tokens)
 
 
 def test_a_body_is_cut_and_the_markers_around_it_are_not(merging: Any) -> None:

@@ -15,10 +15,10 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from ovd_lightning.engines.base import Request, Sampling
-from ovd_lightning.round.turns import Episode, play, student_speaks
+from ovd_lightning.round.turns import rollout, student_policy
 from ovd_lightning.search.base import Query
 from ovd_lightning.tasks.search import SearchEnvironment
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 from tests.helpers import ScriptedEngine
 
 RIVERS = [
@@ -181,13 +181,13 @@ def roll(
     n: int = 1,
     max_tokens: int = 4000,
     progress: float | None = 0.0,
-) -> list[Episode]:
+) -> list[Trajectory]:
     """n trajectories of one problem, by a student who says what ``script`` prescribes."""
     engine = ScriptedEngine(write=script, tokenizer=tokenizer)
     prompt = tokenizer.encode("Q:", add_special_tokens=False)
-    episodes = [Episode(problem=problem(), prompt_ids=prompt, seed=i) for i in range(n)]
-    play(episodes, environment, tokenizer, student_speaks(engine, Sampling()), max_tokens, progress)
-    return episodes
+    trajectories = [Trajectory(problem=problem(), prompt_ids=prompt, seed=i) for i in range(n)]
+    rollout(trajectories, environment, tokenizer, student_policy(engine, Sampling()), max_tokens, progress)
+    return trajectories
 
 
 def in_order(*turns: str) -> Script:

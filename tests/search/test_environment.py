@@ -132,15 +132,15 @@ def test_no_document_can_end_the_block_or_act(byte_tokenizer: Any, text: str, pl
     document = Document(text=text) if place == "text" else Document(text="t", title=text)
     environment = SearchEnvironment(Listed(q=[document]))
     turns = in_order("<search>q</search>", "<answer>mine</answer>")
-    (episode,) = roll(byte_tokenizer, environment, turns)
-    assert episode.said.count("</information>") == 1
-    assert episode.said.count("<answer>") == 1
-    assert episode.said.count("<search>") == 1
-    assert "<think>" not in episode.said
-    assert "＜" not in episode.said
-    assert episode.written == "<search>q</search><answer>mine</answer>"
-    assert "Paris" not in episode.written
-    seen = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
+    (y,) = roll(byte_tokenizer, environment, turns)
+    assert y.text.count("</information>") == 1
+    assert y.text.count("<answer>") == 1
+    assert y.text.count("<search>") == 1
+    assert "<think>" not in y.text
+    assert "＜" not in y.text
+    assert y.written == "<search>q</search><answer>mine</answer>"
+    assert "Paris" not in y.written
+    seen = [i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept]
     assert not set(seen) & set(byte_tokenizer.all_special_ids)
     assert environment.take_counts()["defused_documents"] == 1
 
@@ -166,22 +166,22 @@ def test_a_whole_trajectory(corpus: Path, tmp_path: Path, byte_tokenizer: Any) -
         "<search>Karel Brunn engineer</search>",
         "<answer>Telsa</answer>",
     )
-    (episode,) = roll(byte_tokenizer, environment, turns)
-    assert episode.done
-    assert (episode.turns, episode.invalid, episode.failed) == (4, 1, 0)
-    assert "<information>Doc 1(Title: Ostrava bridge) The old bridge of Ostrava" in episode.said
-    assert "<information>Doc 1(Title: Karel Brunn) Karel Brunn was an engineer from Telsa" in episode.said
-    assert episode.said.endswith("<answer>Telsa</answer>")
+    (y,) = roll(byte_tokenizer, environment, turns)
+    assert y.stop_reason == "stop_text"
+    assert (y.turns, y.invalid, y.failed) == (4, 1, 0)
+    assert "<information>Doc 1(Title: Ostrava bridge) The old bridge of Ostrava" in y.text
+    assert "<information>Doc 1(Title: Karel Brunn) Karel Brunn was an engineer from Telsa" in y.text
+    assert y.text.endswith("<answer>Telsa</answer>")
     assert environment.take_counts()["searches"] == 2
 
 
 def test_limits_of_turns_and_observations(byte_tokenizer: Any) -> None:
     engine = Listed(q=[Document(text="x" * 300)])
     environment = SearchEnvironment(engine, max_turns=2, max_observation_tokens=20)
-    (episode,) = roll(byte_tokenizer, environment, in_order("<search>q</search>"))
+    (y,) = roll(byte_tokenizer, environment, in_order("<search>q</search>"))
     assert len(engine.calls) == 2
-    assert episode.said.count("<search>q</search>") == 3  # the last one is the final generation and gets no reply
-    assert episode.said.count("\n\n<information>Doc 1: " + "x" * 13 + "</information>\n\n") == 2
+    assert y.text.count("<search>q</search>") == 3  # the last one is the final generation and gets no reply
+    assert y.text.count("\n\n<information>Doc 1: " + "x" * 13 + "</information>\n\n") == 2
 
 
 def test_too_many_failures_in_a_rollout_stop_the_run() -> None:

@@ -297,9 +297,9 @@ def test_a_rollout_over_a_slow_and_failing_server(byte_tokenizer: Any) -> None:
     with process("--slow", "0.05", "--fail-every", "3") as (url, _):
         engine = HTTPSearch(url, queries_per_request=2, max_retries=3, backoff_s=0.01, timeout_s=2)
         environment = SearchEnvironment(engine, max_turns=4)
-        episodes = roll(byte_tokenizer, environment, student(3), n=8)
-    assert [e.failed for e in episodes] == [0] * 8
-    assert all(e.said.count("Moine") >= 3 for e in episodes)
+        trajectories = roll(byte_tokenizer, environment, student(3), n=8)
+    assert [e.failed for e in trajectories] == [0] * 8
+    assert all(e.text.count("Moine") >= 3 for e in trajectories)
     counts = environment.take_counts()
     assert (counts["searches"], counts["failed_searches"]) == (24, 0)
     assert counts["retries"] >= 4
@@ -314,17 +314,20 @@ def test_a_rollout_over_a_server_that_dies_in_the_middle(byte_tokenizer: Any) ->
         engine.check()
         environment = SearchEnvironment(engine, max_turns=5, max_failed_share=1)
         begun = time.monotonic()
-        episodes = roll(byte_tokenizer, environment, student(4), n=8)
+        trajectories = roll(byte_tokenizer, environment, student(4), n=8)
         assert time.monotonic() - begun < patient(10)
         assert server.wait() == 1  # it really died
         with pytest.raises(RuntimeError, match=r"8 of 8 searches by http.* failed.*max_failed_share = 0.5"):
             roll(byte_tokenizer, SearchEnvironment(engine, max_turns=1), student(1), n=8)
-    assert all(e.done and e.error is None and e.said.endswith("<answer>Telsa</answer>") for e in episodes)
-    assert all(e.turns == 5 for e in episodes)
-    assert all("Moine" in e.said for e in episodes)  # the first turn was served
-    for e in episodes:
-        assert e.said.count(environment.failed_message) == e.failed
+    assert all(
+        e.error is None and e.stop_reason in ("stop_text", "turn_limit") and e.text.endswith("<answer>Telsa</answer>")
+        for e in trajectories
+    )
+    assert all(e.turns == 5 for e in trajectories)
+    assert all("Moine" in e.text for e in trajectories)  # the first turn was served
+    for e in trajectories:
+        assert e.text.count(environment.failed_message) == e.failed
     counts = environment.take_counts()
     assert counts["searches"] == 32
-    assert counts["failed_searches"] == sum(e.failed for e in episodes)
+    assert counts["failed_searches"] == sum(e.failed for e in trajectories)
     assert 0 < counts["failed_searches"] < 32

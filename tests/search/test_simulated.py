@@ -272,8 +272,8 @@ def test_an_endpoint_simulates(serve: Serve, byte_tokenizer: Any) -> None:
     search = SimulatedSearch(endpoint(server), system="")
     environment = SearchEnvironment(search, top_k=5)
     environment.check()
-    (episode,) = roll(byte_tokenizer, environment, in_order("<search>the bridge</search>", "<answer>Telsa</answer>"))
-    assert "<information>Doc 1: the bridge one.\nDoc 2: the bridge two.</information>" in episode.said
+    (y,) = roll(byte_tokenizer, environment, in_order("<search>the bridge</search>", "<answer>Telsa</answer>"))
+    assert "<information>Doc 1: the bridge one.\nDoc 2: the bridge two.</information>" in y.text
     (body,) = server.bodies
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert body["messages"][0]["content"] == ""
@@ -293,9 +293,9 @@ def test_an_endpoint_that_dies_fails_searches_and_not_the_run(serve: Serve, byte
         return "<answer>Telsa</answer>" if done else f"<search>bridge {request.seed}</search>"
 
     begun = time.monotonic()
-    episodes = roll(byte_tokenizer, environment, write, n=6)
+    trajectories = roll(byte_tokenizer, environment, write, n=6)
     assert time.monotonic() - begun < patient(10)
-    assert all(e.said.endswith("<answer>Telsa</answer>") and e.failed == 2 for e in episodes)
+    assert all(e.text.endswith("<answer>Telsa</answer>") and e.failed == 2 for e in trajectories)
     counts = environment.take_counts()
     assert (counts["searches"], counts["failed_searches"]) == (18, 12)
 
@@ -317,8 +317,8 @@ def test_a_local_model_that_writes_nonsense(tmp_path: Path, byte_tokenizer: Any)
     environment.check()
     environment.start()
     turns = in_order("<search>bridge</search>", "<search>river</search>", "<answer>Telsa</answer>")
-    episodes = roll(byte_tokenizer, environment, turns, n=2)
-    assert all(e.failed == 2 and e.said.endswith("<answer>Telsa</answer>") for e in episodes)
+    trajectories = roll(byte_tokenizer, environment, turns, n=2)
+    assert all(e.failed == 2 and e.text.endswith("<answer>Telsa</answer>") for e in trajectories)
     counts = environment.take_counts()
     assert counts["unreadable"] == 4
     assert counts["simulator_completion_tokens"] > 0

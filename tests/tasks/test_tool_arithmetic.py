@@ -25,14 +25,13 @@ from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import SCALES
 from ovd_lightning.judges.template import response_prompt, step_prompt
-from ovd_lightning.round.turns import Episode, Utterance
-from ovd_lightning.round.turns import play as take_turns
+from ovd_lightning.round.turns import Generation, rollout
 from ovd_lightning.tasks.arithmetic import ArithmeticTask, Expression, evaluate, parse, render
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.tool_arithmetic import LARGEST, RESPONSE, ToolArithmeticTask, call, solution
 from ovd_lightning.tasks.tools import ToolEnvironment
 from ovd_lightning.tokens import decode
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 
 ASSETS = Path(str(files("ovd_lightning") / "assets" / "tools"))
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -121,53 +120,55 @@ def test_the_arithmetic_of_the_quickstart_is_drawn_as_ever() -> None:
     assert all(render(parse(p.question)) == p.question.removesuffix("=?") for p in problems)
 
 
-def trajectory(task: ToolArithmeticTask, tokenizer: Any, question: str, *texts: str) -> Episode:
+def trajectory(task: ToolArithmeticTask, tokenizer: Any, question: str, *texts: str) -> Trajectory:
     """Turns that say ``texts``, with the real environment between them."""
     problem = Problem(id="x", question=question, answers=(str(evaluate(parse(question))),))
-    episode = Episode(problem=problem, prompt_ids=tokenizer.encode(task.prompt(problem)), seed=0)
+    y = Trajectory(problem=problem, prompt_ids=tokenizer.encode(task.prompt(problem)), seed=0)
     said = iter(texts)
 
-    def speak(episodes: Any, limits: Any, stop: tuple[str, ...]) -> list[Utterance]:
+    def generate(trajectories: Any, limits: Any, stop: tuple[str, ...]) -> list[Generation]:
         text = next(said)
         ids = tokenizer.encode(text, add_special_tokens=False)
-        return [Utterance(ids=ids if text.endswith(stop) else [*ids, tokenizer.eos_token_id], text=text)]
+        if text.endswith(stop):
+            return [Generation(ids=ids, text=text, stop_reason="stop_text")]
+        return [Generation(ids=[*ids, tokenizer.eos_token_id], text=text, stop_reason="end_of_sequence")]
 
-    take_turns([episode], task.environment, tokenizer, speak, max_tokens=128)
-    return episode
+    rollout([y], task.environment, tokenizer, generate, max_tokens=128)
+    return y
 
 
 def test_a_trajectory_of_calls_is_as_pretraining_writes_it(task: ToolArithmeticTask, tokenizer: Any) -> None:
-    episode = trajectory(task, tokenizer, QUESTION, *solution(QUESTION))
-    assert episode.said == task.solution(QUESTION)
+    y = trajectory(task, tokenizer, QUESTION, *solution(QUESTION))
+    assert y.text == task.solution(QUESTION)
     expression = parse(QUESTION)
     row = trajectory_row(expression, write(expression, random.Random(0), rightly))
-    assert [*episode.prompt_ids, *episode.ids] == [*row.inputs, tokenizer.eos_token_id]
-    assert [float(written) for written in episode.mask] == row.weights[len(episode.prompt_ids) - 1 :]
-    assert task.grade(episode.written, episode.problem).correct
+    assert [*y.prompt_ids, *y.completion_ids] == [*row.inputs, tokenizer.eos_token_id]
+    assert [float(written) for written in y.completion_mask] == row.weights[len(y.prompt_ids) - 1 :]
+    assert task.grade(y.written, y.problem).correct
 
 
 def test_the_steps_are_turns_with_their_results(task: ToolArithmeticTask, tokenizer: Any) -> None:
-    episode = trajectory(task, tokenizer, QUESTION, *solution(QUESTION))
-    spans = task.split_steps(episode.ids, tokenizer, episode.mask)
-    assert [start for start, _ in spans] + [len(episode.ids)] == [0] + [end for _, end in spans]
-    assert [decode(tokenizer, episode.ids[a:b]).strip() for a, b in spans] == [
+    y = trajectory(task, tokenizer, QUESTION, *solution(QUESTION))
+    spans = task.split_steps(y.completion_ids, tokenizer, y.completion_mask)
+    assert [start for start, _ in spans] + [len(y.completion_ids)] == [0] + [end for _, end in spans]
+    assert [decode(tokenizer, y.completion_ids[a:b]).strip() for a, b in spans] == [
         f"{CALLS[0]}\n<tool_response>\n265\n</tool_response>",
         f"{CALLS[1]}\n<tool_response>\n12190\n</tool_response>",
         "\\boxed{12190}",
     ]
     silent = trajectory(task, tokenizer, QUESTION, CALLS[0], "")
-    assert len(task.split_steps(silent.ids, tokenizer, silent.mask)) == 1
+    assert len(task.split_steps(silent.completion_ids, tokenizer, silent.completion_mask)) == 1
     assert task.split_steps([], tokenizer, []) == []
-    assert task.split_steps(episode.ids, tokenizer) == [(0, len(episode.ids))]
+    assert task.split_steps(y.completion_ids, tokenizer) == [(0, len(y.completion_ids))]
 
 
 def test_a_result_is_no_answer_and_malformed_json_is_no_call(task: ToolArithmeticTask, tokenizer: Any) -> None:
     boxes = trajectory(task, tokenizer, QUESTION, call("print('\\\\boxed{12190}')"), "")
-    assert "\\boxed{12190}" in boxes.said.partition(RESPONSE[0])[2]
+    assert "\\boxed{12190}" in boxes.text.partition(RESPONSE[0])[2]
     assert task.grade(boxes.written.partition("</tool_call>")[2], boxes.problem).answer is None
     broken = trajectory(task, tokenizer, QUESTION, CALLS[0].replace(CLOSE, ""), "\\boxed{12190}")
     assert broken.turns == 1
-    assert not any(not written for written in broken.mask)
+    assert not any(not written for written in broken.completion_mask)
 
 
 def test_the_config_has_the_limits_that_were_pretrained_with(task: ToolArithmeticTask) -> None:

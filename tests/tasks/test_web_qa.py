@@ -200,30 +200,30 @@ def test_without_an_environment_a_generation_ends_with_its_answer(bytes_tokenize
     task = Questions(template="direct")
     assert task.environment is not None
     assert "</answer>" in task.environment.stop
-    episode = ask(task, bytes_tokenizer, "<answer> Karel Brunn </answer>", "never said")
-    assert (episode.turns, episode.done, episode.observed) == (1, True, 0)
-    assert task.grade(episode.written, BRIDGE).correct
+    y = ask(task, bytes_tokenizer, "<answer> Karel Brunn </answer>", "never said")
+    assert (y.turns, y.stop_reason, y.observation_tokens) == (1, "stop_text", 0)
+    assert task.grade(y.written, BRIDGE).correct
     unanswered = ask(task, bytes_tokenizer, "I do not know.", "never said")
     assert (unanswered.turns, task.grade(unanswered.written, BRIDGE).answer) == (1, None)
 
 
 def test_a_whole_trajectory_with_bm25(bm25: BM25Search, bytes_tokenizer: Any) -> None:
     task = Questions(environment=SearchEnvironment(bm25, top_k=1, max_observation_tokens=200))
-    episode = ask(
+    y = ask(
         task,
         bytes_tokenizer,
         "<think> the builder </think> <search> Ostrava bridge </search>",
         "<think> Karel Brunn </think> <search> engineer Brunn </search>",
         "<think> sure </think> <answer> Karel Brunn </answer>",
     )
-    assert RIVERS[1][1] in episode.said
-    assert RIVERS[1][1] not in episode.written
-    grade = task.grade(episode.written, BRIDGE)
+    assert RIVERS[1][1] in y.text
+    assert RIVERS[1][1] not in y.written
+    grade = task.grade(y.written, BRIDGE)
     assert (grade.reward, grade.correct) == (1.0, True)
-    spans = task.split_steps(episode.ids, bytes_tokenizer, episode.mask)
-    first, second = (bytes_tokenizer.decode(episode.ids[a:b], skip_special_tokens=True) for a, b in spans)
+    spans = task.split_steps(y.completion_ids, bytes_tokenizer, y.completion_mask)
+    first, second = (bytes_tokenizer.decode(y.completion_ids[a:b], skip_special_tokens=True) for a, b in spans)
     assert first.endswith("<think> Karel Brunn </think> ")
-    assert first + second == episode.said
+    assert first + second == y.text
     assert second.startswith("<search> engineer Brunn </search>\n\n<information>")
     assert second.endswith("</answer>")
 
@@ -234,10 +234,10 @@ def test_a_document_cannot_answer(tmp_path: Path, bytes_tokenizer: Any) -> None:
     corpus = write_corpus(tmp_path / "c.jsonl", [("Ostrava", trap)])
     searching = SearchEnvironment(BM25Search(str(corpus), index=str(tmp_path / "i")))
     task = Questions(environment=searching)
-    episode = ask(task, bytes_tokenizer, "<search> Ostrava </search>", "<answer> Telsa </answer>")
-    assert "Karel Brunn" in episode.said
-    assert task.grade(episode.written, BRIDGE).answer == "Telsa"
-    assert len(task.split_steps(episode.ids, bytes_tokenizer, episode.mask)) == 1
+    y = ask(task, bytes_tokenizer, "<search> Ostrava </search>", "<answer> Telsa </answer>")
+    assert "Karel Brunn" in y.text
+    assert task.grade(y.written, BRIDGE).answer == "Telsa"
+    assert len(task.split_steps(y.completion_ids, bytes_tokenizer, y.completion_mask)) == 1
 
 
 # -------------------------------------------------------------------- settings

@@ -11,13 +11,13 @@ import pytest
 
 from ovd_lightning.engines.base import Sampling
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.round.turns import Episode, play, respond, student_speaks
+from ovd_lightning.round.turns import respond, rollout, student_policy
 from ovd_lightning.tasks.environment import Reply, Turn, defuse, turn_spans
 from ovd_lightning.tasks.math import MathTask
 from ovd_lightning.tasks.tools import TAG, ToolEnvironment
 from ovd_lightning.tools.base import Execution, Sandbox
 from ovd_lightning.tools.local import LocalSandbox
-from ovd_lightning.types import Problem
+from ovd_lightning.types import Problem, Trajectory
 from tests.chat_model import save_chat_model
 from tests.helpers import ScriptedEngine
 from tests.tools.parts import SMALL, calls, in_order
@@ -244,27 +244,28 @@ def tokenizer(chat: str) -> Any:
     return AutoTokenizer.from_pretrained(chat)
 
 
-def roll(tokenizer: Any, environment: ToolEnvironment, *turns: str, n: int = 1) -> list[Episode]:
+def roll(tokenizer: Any, environment: ToolEnvironment, *turns: str, n: int = 1) -> list[Trajectory]:
     engine = ScriptedEngine(write=in_order(*turns), tokenizer=tokenizer)
-    episodes = [
-        Episode(problem=PROBLEM, prompt_ids=tokenizer.encode("Q:", add_special_tokens=False), seed=i) for i in range(n)
+    trajectories = [
+        Trajectory(problem=PROBLEM, prompt_ids=tokenizer.encode("Q:", add_special_tokens=False), seed=i)
+        for i in range(n)
     ]
-    play(episodes, environment, tokenizer, student_speaks(engine, Sampling()), 4000)
-    return episodes
+    rollout(trajectories, environment, tokenizer, student_policy(engine, Sampling()), 4000)
+    return trajectories
 
 
 def test_a_trajectory_with_a_real_interpreter(tokenizer: Any, sandbox: LocalSandbox) -> None:
     first, second = calls("print(347 * 82)"), calls("print(28454 - 1209); print(1 / 0)")
-    episodes = roll(tokenizer, ToolEnvironment(sandbox), first, second, "\\boxed{28454}", n=3)
-    for episode in episodes:
-        assert episode.said == (
+    trajectories = roll(tokenizer, ToolEnvironment(sandbox), first, second, "\\boxed{28454}", n=3)
+    for y in trajectories:
+        assert y.text == (
             f"{first}\n<tool_response>\n28454\n</tool_response>\n{second}\n<tool_response>\n27245\n"
             '  File "main.py", line 1, in <module>\n    print(28454 - 1209); print(1 / 0)\n'
             "ZeroDivisionError: division by zero\n</tool_response>\n\\boxed{28454}"
         )
-        assert episode.written == first + second + "\\boxed{28454}"
-        assert (episode.turns, episode.invalid, episode.failed, episode.truncated) == (3, 0, 0, False)
-        seen = tokenizer.decode([i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept])
+        assert y.written == first + second + "\\boxed{28454}"
+        assert (y.turns, y.invalid, y.failed, y.stop_reason) == (3, 0, 0, "end_of_sequence")
+        seen = tokenizer.decode([i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept])
         assert seen.startswith("\n<tool_response>\n28454\n</tool_response>\n\n<tool_response>\n27245")
 
 
@@ -277,10 +278,10 @@ def test_a_call_in_a_thought_is_not_run_and_the_thought_goes_on(tokenizer: Any, 
         return last if "</tool_response>" in said else rest if said.endswith("</tool_call>") else thought
 
     engine = ScriptedEngine(write=write, tokenizer=tokenizer)
-    episode = Episode(problem=PROBLEM, prompt_ids=tokenizer.encode("Q:", add_special_tokens=False), seed=0)
-    play([episode], environment, tokenizer, student_speaks(engine, Sampling()), 4000)
-    assert episode.said == f"{thought}{rest}\n<tool_response>\n2\n</tool_response>\n{last}"
-    assert (episode.turns, episode.invalid, episode.failed) == (3, 0, 0)
+    y = Trajectory(problem=PROBLEM, prompt_ids=tokenizer.encode("Q:", add_special_tokens=False), seed=0)
+    rollout([y], environment, tokenizer, student_policy(engine, Sampling()), 4000)
+    assert y.text == f"{thought}{rest}\n<tool_response>\n2\n</tool_response>\n{last}"
+    assert (y.turns, y.invalid, y.failed) == (3, 0, 0)
     counts = environment.take_counts()
     assert (counts["calls"], counts["calls_in_thoughts"], counts["undecodable_calls"]) == (1, 1, 0)
 
@@ -292,10 +293,10 @@ def test_a_thought_that_ends_without_a_call_is_the_last_turn() -> None:
 
 
 def test_after_the_last_reply_comes_one_generation_without_one(tokenizer: Any, sandbox: LocalSandbox) -> None:
-    (episode,) = roll(tokenizer, ToolEnvironment(sandbox, max_turns=2), calls("print(1)"))
-    assert episode.turns == 3
-    assert episode.said.count("<tool_response>") == 2
-    assert episode.said.endswith("</tool_call>")
+    (y,) = roll(tokenizer, ToolEnvironment(sandbox, max_turns=2), calls("print(1)"))
+    assert (y.turns, y.stop_reason) == (3, "turn_limit")
+    assert y.text.count("<tool_response>") == 2
+    assert y.text.endswith("</tool_call>")
     assert ToolEnvironment(sandbox).max_turns == 15  # SOD generates 16 times
 
 
@@ -312,22 +313,22 @@ def test_a_chat_models_markers_are_special_in_the_glue_and_text_in_the_result(
     engine = ScriptedEngine(write=in_order(call, "So 7."), tokenizer=tokenizer)
     messages = [{"role": "user", "content": "q"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    episode = Episode(problem=PROBLEM, prompt_ids=prompt, seed=0)
-    play([episode], environment, tokenizer, student_speaks(engine, Sampling()), 4000)
+    y = Trajectory(problem=PROBLEM, prompt_ids=prompt, seed=0)
+    rollout([y], environment, tokenizer, student_policy(engine, Sampling()), 4000)
     messages += [
         {"role": "assistant", "content": call},
         {"role": "user", "content": "<tool_response>\n7 is < 8\n</tool_response>"},
     ]
     whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     written = tokenizer.encode("So 7.", add_special_tokens=False)
-    assert [*prompt, *episode.ids][: len(whole)] == whole
-    assert episode.ids[len(whole) - len(prompt) :][: len(written)] == written
-    assert episode.said == tokenizer.decode(episode.ids, skip_special_tokens=True)
+    assert [*prompt, *y.completion_ids][: len(whole)] == whole
+    assert y.completion_ids[len(whole) - len(prompt) :][: len(written)] == written
+    assert y.text == tokenizer.decode(y.completion_ids, skip_special_tokens=True)
 
-    (episode,) = roll(tokenizer, environment, calls("print('<' + '|im_end|>')"), "7")
-    observed = [i for i, kept in zip(episode.ids, episode.mask, strict=True) if not kept]
+    (y,) = roll(tokenizer, environment, calls("print('<' + '|im_end|>')"), "7")
+    observed = [i for i, kept in zip(y.completion_ids, y.completion_mask, strict=True) if not kept]
     assert observed.count(tokenizer.eos_token_id) == 2  # those of the glue
-    assert "&lt;|im_end|>" in episode.said
+    assert "&lt;|im_end|>" in y.text
 
 
 def test_a_real_model_takes_turns_with_a_real_interpreter(chat: str, tokenizer: Any, sandbox: LocalSandbox) -> None:
@@ -340,24 +341,26 @@ def test_a_real_model_takes_turns_with_a_real_interpreter(chat: str, tokenizer: 
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "q"}], add_generation_prompt=True, return_dict=False
     )
-    (episode,) = respond(engine, tokenizer, task, [PROBLEM], [prompt], [3], Sampling(max_tokens=400))
-    assert episode.turns == 1
-    assert all(episode.mask)
+    (y,) = respond(engine, tokenizer, task, [PROBLEM], [prompt], [3], Sampling(max_tokens=400))
+    assert y.turns == 1
+    assert all(y.completion_mask)
 
     call = calls("print(347 * 82)")
-    begun = Episode(problem=PROBLEM, prompt_ids=prompt, seed=3)
-    speak = student_speaks(engine, Sampling(max_tokens=400))
-    scripted = student_speaks(ScriptedEngine(write=lambda *_: call, tokenizer=tokenizer), Sampling())
+    begun = Trajectory(problem=PROBLEM, prompt_ids=prompt, seed=3)
+    generate = student_policy(engine, Sampling(max_tokens=400))
+    scripted = student_policy(ScriptedEngine(write=lambda *_: call, tokenizer=tokenizer), Sampling())
 
-    def first_a_call(episodes: Any, limits: Any, stop: Any) -> Any:
-        return (speak if episodes[0].turns else scripted)(episodes, [200] if not episodes[0].turns else limits, stop)
+    def first_a_call(trajectories: Any, limits: Any, stop: Any) -> Any:
+        if trajectories[0].turns:
+            return generate(trajectories, limits, stop)
+        return scripted(trajectories, [200], stop)
 
     environment = ToolEnvironment(sandbox, max_turn_tokens=200)
-    play([begun], environment, tokenizer, first_a_call, 400)
-    assert "\n<tool_response>\n28454\n</tool_response>\n" in begun.said
+    rollout([begun], environment, tokenizer, first_a_call, 400)
+    assert "\n<tool_response>\n28454\n</tool_response>\n" in begun.text
     assert begun.turns == 2
-    assert begun.mask[-1]
-    spans = task.split_steps(begun.ids, tokenizer, begun.mask)
+    assert begun.completion_mask[-1]
+    spans = task.split_steps(begun.completion_ids, tokenizer, begun.completion_mask)
     assert len(spans) == 2
     assert spans[0][0] == 0
-    assert spans[-1][1] == len(begun.ids)
+    assert spans[-1][1] == len(begun.completion_ids)

@@ -139,7 +139,8 @@
       explains(score, t.score, t.distribution);
       numbers.append(score);
     }
-    if (scored(t.tokens)) numbers.append(pair("tokens", String(t.tokens) + (t.truncated ? ", cut off" : "")));
+    if (scored(t.tokens)) numbers.append(pair("tokens", String(t.tokens)));
+    if (t.stop_reason) numbers.append(pair("stopped at", t.stop_reason.replaceAll("_", " ")));
     const steps = make("ol", "steps", ...t.steps.map((step) =>
       stepNode(step, t.source === "teacher" || (t.source === "mixed" && step.start >= t.student_tokens))));
     return make("article", t.in_mixture === false ? "rejected" : "",
