@@ -21,7 +21,7 @@ class SeqKD(Method):
     -mean log pi_S(y_t), the cross-entropy.
 
     Args:
-        teacher: writes; its judge is not asked, so any `read` will do. Any vocabulary.
+        teacher: writes the trajectories; its judge is not used. Any vocabulary.
         verified: only trajectories that the task's checker finds correct are imitated.
         group_size: N, trajectories a problem.
         aggregation: how token losses are averaged, see `Method`.
