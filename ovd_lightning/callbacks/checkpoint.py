@@ -170,7 +170,7 @@ class RoundCheckpoint(ModelCheckpoint):
     # --------------------------------------------------------------- writing
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        """A sharded checkpoint is a folder: it is written whole under another name."""
+        """A sharded checkpoint is a folder: it is written completely under another name."""
         path = Path(filepath)
         if whole_on_each_rank(trainer):
             super()._save_checkpoint(trainer, filepath)
@@ -203,7 +203,7 @@ class RoundCheckpoint(ModelCheckpoint):
     # ------------------------------------------------------------ early ends
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the last finished round, and say how the run goes on."""
+        """Write the last finished round, and print how to continue the run."""
         signals = stop.current()
         stopped = signals if isinstance(exception, stop.Stopped) else None
         if stopped is not None:

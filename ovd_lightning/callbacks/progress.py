@@ -55,7 +55,7 @@ def to_come(benchmark: BenchmarkCallback, rounds: int, over: int) -> list[tuple[
     """(rounds that are over by then, split) of each evaluation that a ``fit`` still has before it.
 
     Args:
-        over: rounds that are over now; 0: also what is asked before training.
+        over: rounds finished so far; 0 includes the evaluation before training.
     """
     every = benchmark.every_n_rounds
     plan: list[tuple[int, str]] = [(n, "validation") for n in range(1, rounds + 1) if every and not n % every]
@@ -65,7 +65,7 @@ def to_come(benchmark: BenchmarkCallback, rounds: int, over: int) -> list[tuple[
 
 
 class CountColumn(BatchesProcessedColumn):
-    """Nothing where nobody has said how much there is to do."""
+    """Nothing where the total is not known."""
 
     def render(self, task: Task) -> RenderableType:
         return Text() if task.total == math.inf else super().render(task)

@@ -23,7 +23,7 @@ def extract_answer(response: str, mode: Mode = "strict", choices: bool = False) 
     """The answer of a response (never of its prompt), None when there is none.
 
     Args:
-        response: the completion; what stands behind its thought counts.
+        response: the completion; only what follows its thought counts.
         mode: ``strict``: the content of the last box; ``qwen``: boxed, else behind "answer is", else the last number,
             cleaned as the reference harness does.
         choices: the answer is the letter of an option; ``strict`` gives several letters sorted, as ``ACD``.

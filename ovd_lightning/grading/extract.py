@@ -1,4 +1,4 @@
-"""Where the answer of a response stands. Linear in the length of the response, standard library only."""
+"""Find the answer in a response. Linear in the length of the response, standard library only."""
 
 from __future__ import annotations
 

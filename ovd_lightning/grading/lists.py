@@ -10,7 +10,7 @@ Equal = Callable[[str, str], bool | None]
 """True or False where that is certain, None where it takes a parser."""
 
 MAX_PARTS = 64
-"""Elements of a list, tuple or set; longer ones are compared as they stand."""
+"""Elements of a list, tuple or set; longer ones are compared as text."""
 
 _AND = re.compile(
     r",?\s*+(?:\\(?:text|mathrm|mbox)\s*+\{\s*+(?:and|or|和|或)\s*+\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[和或])\s*+,?"

@@ -92,7 +92,7 @@ def _names(found: Sequence[Solution]) -> int:
 
 
 def solutions(text: str) -> list[Solution] | None:
-    """What a text says of its names: one solution, or several where it comes back to a name; None where it names none.
+    """The values that a text gives its names: one solution, or several where a name comes twice; None: no name.
 
     ``x=1,y=2; x=3,y=4`` and ``(x,y)=(1,2),(3,4)`` are two solutions, ``x=1 or x=2`` are two of one name.
     """

@@ -2,7 +2,7 @@
 
 For comparing with published numbers and for nothing else: it takes the last number of a response that names no answer,
 9999 for 10000, and 12 for 0.12. Written from its rules; where it tries three parsers, two of which evaluate text, the
-one of math-verify stands here. A Unicode minus is read as a minus and ``3/13`` as one last number, which the harness
+one of math-verify is used here. A Unicode minus is read as a minus and ``3/13`` as one last number, which the harness
 does not. This module parses nothing: :func:`equal` asks a function for symbolic equality.
 """
 
@@ -29,7 +29,7 @@ _UNITS = (
     "mp|hectare|more|unit|cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|yard|pure|year|increase|decrease|"
     "d|less|Surface|litre|pi sq m|s .|metre|meter|inch"
 )
-"""Words that the harness takes for units wherever they stand alone, single letters included."""
+"""Words that the harness takes for units wherever they are words of their own, single letters included."""
 _UNIT = re.compile(rf"(^|\W)(?:{_UNITS})s?($|\W)")
 
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
@@ -69,7 +69,7 @@ def extract(response: str, choices: bool = False, keep_units: bool = False) -> F
 
 
 def boxed(response: str) -> str:
-    """What stands in the braces behind the last "boxed", to the end where they do not close; to "$" without braces."""
+    """The content of the braces after the last "boxed", to the end where they do not close; to "$" without braces."""
     text = response.rsplit("boxed", 1)[-1]
     if not text.startswith("{"):
         return text.split("$")[0]
@@ -145,7 +145,7 @@ def reference(answer: str, keep_units: bool = False) -> str:
 def _without_units(text: str) -> str:
     if not re.search(r"[A-Za-z°]", text):
         return text
-    for _ in range(4):  # a unit may stand next to one that was just taken away
+    for _ in range(4):  # a unit may follow one that was just removed
         shorter = _UNIT.sub(r"\1\2", text)
         if shorter in ("", text):
             break
@@ -154,18 +154,18 @@ def _without_units(text: str) -> str:
 
 
 def spoken(text: str) -> str:
-    """The number that the number words of a text say ("twenty-five" is 25), in digits; else the text itself."""
+    """The number that the number words of a text spell ("twenty-five" is 25), in digits; else the text itself."""
     if len(text) < 400 and re.fullmatch("[0-9]+", text):
         return str(int(text))
-    said = [
+    spelled = [
         word
         for word in text.replace("-", " ").lower().split()
         if word in _SPOKEN or word in _SCALES or word == "hundred"
     ]
-    if not said or any(said.count(scale) > 1 for scale in _SCALES):
+    if not spelled or any(spelled.count(scale) > 1 for scale in _SCALES):
         return text
     total = part = 0
-    for word in said:
+    for word in spelled:
         if word == "hundred":
             part = max(part, 1) * 100
         elif word in _SCALES:
@@ -210,7 +210,7 @@ def digits(text: str) -> float | None:
 
 
 def equal(prediction: str, reference: str, symbolic: Symbolic | None = None, depth: int = 3) -> bool | None:
-    """Equality of two cleaned answers; None where only ``symbolic`` could say and it is not given."""
+    """Equality of two cleaned answers; None where only ``symbolic`` could decide and it is not given."""
     prediction, reference = prediction.strip(), reference.strip()
     if prediction.lower() == reference.lower():
         return True
@@ -249,7 +249,7 @@ def equal(prediction: str, reference: str, symbolic: Symbolic | None = None, dep
     if len(right) == 2 and len(right[0].strip()) <= 2 and len(left) == 1:
         return equal(prediction, right[1], symbolic, depth - 1)
     if p is not None and r is not None:
-        return False  # two plain numbers: symbols say nothing new
+        return False  # two plain numbers: symbolic comparison adds nothing
     return None if symbolic is None else symbolic(prediction, reference)
 
 

@@ -1,4 +1,4 @@
-"""Strict equality of two answers, as far as text and exact numbers can say; what is left is for a worker.
+"""Strict equality of two answers, as far as text and exact numbers can decide; what is left is for a worker.
 
 Everything here runs in the training process: linear in the (capped) length, nothing is evaluated.
 """

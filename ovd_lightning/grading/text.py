@@ -8,7 +8,7 @@ from fractions import Fraction
 from ovd_lightning.grading.unicode import fold
 
 MAX_LENGTH = 4000
-"""Characters of an answer that are looked at; a longer one is compared as it stands and never parsed."""
+"""Characters of an answer that are looked at; a longer one is compared as text and never parsed."""
 
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _DELIMITER = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]]")
@@ -111,7 +111,7 @@ def _as_fraction(found: re.Match[str]) -> str:
 
 
 def _as_shown(found: re.Match[str]) -> str:
-    """0.1666... repeats what stands at its end twice or more; else it is left."""
+    """0.1666... repeats the digits that end it twice or more; else it is left."""
     whole, digits = found[1], found[2]
     for length in range(1, len(digits) // 2 + 1):
         block = digits[-length:]

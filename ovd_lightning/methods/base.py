@@ -59,7 +59,7 @@ class Method(ABC):
             trajectories, which overflows or vanishes for long ones; use it with aggregation: trajectory_mean, since
             token_mean would count a trajectory's one ratio once a token).
         aggregation: how token losses are averaged over an update: over all tokens; first within each trajectory
-            (the original GRPO); or divided by trajectories x the token limit (Dr. GRPO). The paper does not say.
+            (the original GRPO); or divided by trajectories x the token limit (Dr. GRPO). The paper leaves it open.
         mismatch: what is done where the engine that sampled and the model that trains give a token different
             probabilities, r = pi_old / pi_engine: "none"; "token_truncation": a token's loss is multiplied by
             min(r, C); "sequence_masking": trajectories whose r, the geometric mean over their tokens, leaves

@@ -1,4 +1,4 @@
-"""What the methods share that minimise a divergence of whole distributions: no sampled advantage, no ratio."""
+"""Shared by methods that minimise a divergence of distributions over the vocabulary: no advantage, no ratio."""
 
 from __future__ import annotations
 

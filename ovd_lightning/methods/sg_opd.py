@@ -115,9 +115,9 @@ class SGOPD(TokenLevel):
         round.log_sum("sg_opd/imitated", imitated)
 
     def verified(self, groups: Sequence[Group], demonstrator: Demonstrator, round: Round) -> list[Trajectory]:
-        """The correct ones of each group's demonstrations, asked for where the cache does not have them.
+        """The correct ones of each group's demonstrations, generated where the cache does not have them.
 
-        A demonstration is a function of run seed, problem and its number, not of the round that first asks for it.
+        A demonstration is a function of run seed, problem and its number, not of the round that first needs it.
         """
         blank = [
             round.unwritten(g.problem, slot, j) for slot, g in enumerate(groups) for j in range(self.demonstrations)

@@ -14,7 +14,7 @@ from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.types import Problem
 
 SETTINGS = "task.init_args.environment.init_args.search.init_args"
-"""Where a search engine's settings stand in a run's config."""
+"""Path of a search engine's settings in a run's config."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -82,13 +82,13 @@ class SearchEngine(ABC):
     """Answers queries. Construction checks settings and is cheap; :meth:`start` loads.
 
     Args:
-        cache: file that keeps what was found, so that nothing is asked twice; null: nothing is kept. It never forgets:
+        cache: file that keeps results, so that no query is sent twice; null: no cache. Entries do not expire:
             delete it to search anew.
     """
 
     tells_answer: bool = False
-    """The engine is told the problem's answer, which its documents may therefore repeat: what is measured with it is
-    no measurement of the student alone."""
+    """The engine sees the problem's answer, which its documents may therefore repeat: results measured with it are
+    not the student's alone."""
     counted: tuple[str, ...] = ()
     """Names of what :meth:`take_counts` may count."""
     most: int | None = None
@@ -141,18 +141,18 @@ class SearchEngine(ABC):
     def search(self, queries: Sequence[Query], top_k: int) -> list[SearchResult]:
         """At most ``top_k`` documents a query, the best first, in the order of the queries.
 
-        One call for all live trajectories; equal queries are asked once, known ones not at all. Never raises for a
+        One call for all live trajectories; equal queries are sent once, cached ones not at all. Never raises for a
         failed search.
         """
         self.start()
         keys = [AnswerCache.key(self.name, top_k, *self.identity(query)) for query in queries]
         results = self._known(keys)
-        asked: dict[str, Query] = {}
+        missing: dict[str, Query] = {}
         for key, query in zip(keys, queries, strict=True):
             if key not in results:
-                asked.setdefault(key, query)
-        if asked:
-            found = dict(zip(asked, self.find(list(asked.values()), top_k), strict=True))
+                missing.setdefault(key, query)
+        if missing:
+            found = dict(zip(missing, self.find(list(missing.values()), top_k), strict=True))
             self._keep(found)
             results |= found
         return [results[key] for key in keys]

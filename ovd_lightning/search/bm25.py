@@ -79,7 +79,7 @@ class BM25Search(SearchEngine):
     # ---------------------------------------------------------------- loading
 
     def check(self) -> None:
-        """Whether the corpus, its first document and the stemmer can be had."""
+        """Check that the corpus, its first document and the stemmer are available."""
         self.words("")
         files = self.files
         try:
@@ -147,7 +147,7 @@ class BM25Search(SearchEngine):
         self._bm25 = self._documents = None
 
     def _build(self, folder: Path) -> None:
-        """Index the corpus beside ``folder`` and move it there: what is there is whole, whenever somebody looks."""
+        """Index the corpus beside ``folder`` and move it there: readers never see a partial index."""
         import bm25s
 
         log.warning("indexing %s, once; the index is kept in %s", self.corpus, folder)
@@ -168,7 +168,7 @@ class BM25Search(SearchEngine):
             index.save(building, show_progress=False)
             try:
                 building.rename(folder)
-            except OSError:  # somebody whom the lock did not hold was faster
+            except OSError:  # another process, on a file system without locks, was faster
                 if not folder.is_dir():
                     raise
         finally:

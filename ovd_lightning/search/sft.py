@@ -4,7 +4,7 @@
 
 ZeroSearch's procedure (arXiv 2505.04588, which section 3.2 and A.6.2 follow): pairs of a query and its documents are
 taken from trajectories with a real search engine; those of a trajectory with the right answer are useful, those of a
-wrong one noisy; the simulator is asked for one kind or the other in its prompt. Here the prompt is the very one that
+wrong one noisy; the prompt requests one kind or the other. Here the prompt is the one that
 `SimulatedSearch` will send. Written: ``train.jsonl`` and ``validation.jsonl``, one ``{"messages": [...]}`` a line,
 which any trainer of chat data takes. With TRL:
 
@@ -94,7 +94,7 @@ class Form:
     def searches(self, text: str) -> Iterator[tuple[str, str]]:
         """(query, body of the observation) of each search that was replied to.
 
-        A turn ends at its first ``</search>``, so what stands right behind one was written by the environment; an
+        A turn ends at its first ``</search>``, so what follows one directly was written by the environment; an
         information block anywhere else is the policy's own invention.
         """
         prefix, suffix = re.escape(self.observation_prefix.strip()), re.escape(self.observation_suffix.strip())
@@ -133,7 +133,7 @@ def _read(line: str, patterns: Sequence[re.Pattern[str]]) -> Document | None:
 
 
 def pairs_of(records: Iterable[Mapping[str, Any]], form: Form, counts: Counter[str]) -> Iterator[Pair]:
-    """Every pair of some lines of a transcript; ``counts`` says what was seen and what was left out."""
+    """Every pair of some lines of a transcript; ``counts`` counts what was seen and what was left out."""
     for record in records:
         counts["trajectories"] += 1
         if not record["observation_tokens"]:
@@ -158,7 +158,7 @@ def distinct(pairs: Iterable[Pair], counts: Counter[str]) -> list[Pair]:
     """Each (question, query, documents) once, in the order of first appearance.
 
     Where a pair comes in right and in wrong trajectories it is useful: its documents were enough for the answer at
-    least once, and a simulator asked for noise should not write them.
+    least once, and a simulator of noise should not write them.
     """
     found: dict[tuple[Any, ...], Pair] = {}
     contradicted: set[tuple[Any, ...]] = set()
@@ -195,7 +195,7 @@ class Asking:
 
     @classmethod
     def of(cls, path: Path | None) -> Asking:
-        """As a config of a simulated search says (configs/search/simulated.yaml); None: `SimulatedSearch`'s defaults.
+        """From a config of a simulated search (configs/search/simulated.yaml); None: `SimulatedSearch`'s defaults.
 
         Raises: ConfigError for a file that is no such config.
         """

@@ -1,4 +1,4 @@
-"""The documents in what a language model wrote when it was asked to play a search engine."""
+"""Parse the documents that a language model wrote in the place of a search engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DOC = rf"doc(?:ument)?[\s*_#]*(?P<number>\d+)[\s*_\])]*{_TITLE}[\s*_]*"
 MARK = re.compile(r"^[ \t>*_#\[(\-]*" + _DOC + r"[:：.)\]\-–—]*[\s*_]*", re.IGNORECASE | re.MULTILINE)
 """Where a document begins: "Doc 1:", "**Document 2**:", "[Doc 3] ", "Doc 4(Title: ...) "."""
 INLINE_MARK = re.compile(r"\b" + _DOC + r"[:：][\s*_]*", re.IGNORECASE)
-"""The same where all documents stand in one line."""
+"""The same where all documents are on one line."""
 
 _LABELS = (
     r"documents?|documentos?|dokumente?|документ|文档|文檔|文件|文章|文献|文獻|文本|资料|資料|结果|結果"
@@ -46,10 +46,10 @@ _ELEMENT = re.compile(
 
 
 def read_documents(text: str) -> list[Document]:
-    """The documents, in the order in which they stand; none where nothing says where one begins.
+    """The documents, in order; none where no mark shows where one begins.
 
-    "Doc 1: ...", as they are asked for; else elements (``<doc>``), a JSON list, other labels and languages
-    ("Result 1:", "文档1："), a numbered list, or a list of bullets. Thoughts and what stands before the first are left
+    "Doc 1: ...", the form that is requested; else elements (``<doc>``), a JSON list, other labels and languages
+    ("Result 1:", "文档1："), a numbered list, or a list of bullets. Thoughts and text before the first are left
     out.
     """
     text = spoken(text)[0].strip()

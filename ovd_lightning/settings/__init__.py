@@ -1,1 +1,1 @@
-"""How settings are read: what replaces what, what is refused, and how a mistake is told."""
+"""How settings are read, which ones are refused, and how mistakes are reported."""

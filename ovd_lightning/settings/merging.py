@@ -2,7 +2,7 @@
 
 jsonargparse merges an object that is given anew into the one before it, setting by setting, and where the new class
 takes an argument of the same name, the old one's value stays. Here, whatever names a class (a ``class_path``, a
-class's name, the file of one) takes the place of what stood there, at any depth; a mapping with nothing but
+class's name, the file of one) replaces what was there, at any depth; a mapping with nothing but
 ``init_args``, or a dotted name, changes it.
 """
 
@@ -35,7 +35,7 @@ def as_mapping(value: Any) -> dict[str, Any] | None:
 
 
 def names_class(value: Any) -> bool:
-    """Whether a value, read from its file if it is one, stands for an object of its own."""
+    """Whether a value, read from its file if it is one, is an object of its own."""
     mapping = as_mapping(value)
     return mapping is None or "class_path" in mapping
 
@@ -44,13 +44,13 @@ def load_yaml(text: str, source: str) -> Any:
     """Raises: ConfigError with file, line and column."""
     try:
         return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        what = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError("config", f"{source}{where}: {what}.", "It must be YAML.") from error
     except yaml.YAMLError as error:
-        raise ConfigError("config", f"{source}: {error}.", "It must be YAML.") from error
+        where, what = "", str(error)
+        if isinstance(error, yaml.MarkedYAMLError):
+            mark = error.problem_mark or error.context_mark
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+            what = " ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError("config", f"{source}{where}: {what}.", "It must be YAML.") from error
 
 
 @contextmanager
@@ -145,8 +145,8 @@ def objects_replace(parser: ArgumentParser) -> None:
 class ConfigFile(ActionConfigFile):
     """``--config FILE``, where a line ``base: OTHER`` of FILE names the file that it differs from, relative to it.
 
-    The same as ``--config OTHER --config FILE``: a variant of an experiment is then one file that says what differs.
-    The base stands in one line of its own; a base may have a base.
+    The same as ``--config OTHER --config FILE``: a variant of an experiment is then one file with what differs.
+    ``base`` takes a line of its own; a base may have a base.
     """
 
     BASE = re.compile(r"^base:[ \t]*([^\s#]+)[ \t]*(#.*)?$", re.MULTILINE)

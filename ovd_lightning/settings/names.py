@@ -34,7 +34,7 @@ def known_names(parser: Any) -> list[str]:
     """Every setting of a parser by its dotted name, those of the objects' constructors included."""
     dests = {action.dest for action in parser._actions if not action.dest.endswith(("help", "print_config"))}
     groups = {d for d in dests if not is_object(parser, d) and any(other.startswith(f"{d}.") for other in dests)}
-    targets = {action.dest for action in parser._actions if getattr(action, "apply_on", None)}  # nobody's to set
+    targets = {action.dest for action in parser._actions if getattr(action, "apply_on", None)}  # set by links only
     found = sorted(dests - groups - targets)
     for action in parser._actions:
         bases = classes_in(getattr(action, "_typehint", None))
@@ -88,7 +88,7 @@ def class_paths(base: type) -> list[str]:
 
 
 def argument_type(class_path: str, name: str) -> Any:
-    """The type of a constructor's argument; None where it cannot be told."""
+    """The type of a constructor's argument; None where it is not known."""
     module, _, cls = class_path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), cls)

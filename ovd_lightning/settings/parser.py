@@ -21,7 +21,7 @@ class RunParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line, and exit code 2. A parser of a class's arguments raises, for the one around it to say."""
+        """One line, and exit code 2. A parser of a class's arguments raises, and the one around it reports."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
@@ -42,17 +42,15 @@ class RunParser(LightningArgumentParser):
                 if name in commands and isinstance(value, dict):
                     commands[name].check_given(value, source)
             return
+        self._check_refused(given, source, "")
         self._check_names(given, source, "")
 
     def _check_names(self, given: dict[str, Any], source: str, prefix: str) -> None:
         settings = {action.dest for action in self._actions}
         for key, value in given.items():
             name = f"{prefix}{key}"
-            refused = refused_name(name, value)
-            if refused is not None:
-                if value is None:
-                    continue
-                raise ConfigError(name, f"(in {source}) {refused.problem}", refused.hint)
+            if refused_name(name) is not None:  # null, or it would have been refused
+                continue
             plain = name.rstrip("+")
             inside = any(is_object(self, parent) for parent in parents(name))
             group = not is_object(self, plain) and any(setting.startswith(f"{plain}.") for setting in settings)
@@ -60,11 +58,9 @@ class RunParser(LightningArgumentParser):
                 self._check_names(value, source, f"{name}.")
             elif not (group or inside or plain in settings):
                 raise ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
-            elif isinstance(value, dict):
-                self._check_refused(value, source, f"{name}.")
 
     def _check_refused(self, given: dict[str, Any], source: str, prefix: str) -> None:
-        """Inside an object, whose own parser knows its names."""
+        """At any depth: the parser of an object's arguments does not know these names."""
         for key, value in given.items():
             refused = refused_name(f"{prefix}{key}", value)
             if refused is not None and value is not None:

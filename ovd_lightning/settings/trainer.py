@@ -1,6 +1,6 @@
 """Every argument of Lightning's Trainer: taken as it is, or refused with what to use instead.
 
-A run is one epoch of ``data.rounds`` rounds, and a round's micro-batches stand or fall together: what cuts an epoch by
+A run is one epoch of ``data.rounds`` rounds, and a round's micro-batches belong together: what cuts an epoch by
 batches would end a run in the middle of a round, without its metrics. `tests/workflow/test_trainer_settings.py` goes
 through all arguments.
 """
@@ -33,7 +33,7 @@ OBEYED = (
     "gradient_clip_algorithm", "deterministic", "benchmark", "inference_mode", "profiler", "detect_anomaly", "plugins",
     "sync_batchnorm", "default_root_dir", "enable_autolog_hparams", "model_registry",
 )  # fmt: skip
-"""Arguments that do what Lightning says of them."""
+"""Arguments that work as Lightning documents them."""
 REFUSED = {
     "max_epochs": Refused((1,), ROUNDS, "Use --data.rounds {value}."),
     "min_epochs": Refused((None, 0, 1), ROUNDS, "Use --data.rounds."),
@@ -91,8 +91,8 @@ def check_steps(given: dict[str, Any], updates_per_round: int) -> None:
 Warn = Callable[[str], None]
 
 
-def apply_fast_dev_run(config: Any, say: Warn) -> None:
-    """What Lightning users expect of ``fast_dev_run: n``, by whole rounds: n of them, an evaluation of a few problems
+def apply_fast_dev_run(config: Any, warn: Warn) -> None:
+    """What Lightning users expect of ``fast_dev_run: n``, in rounds: n of them, an evaluation of a few problems
     at the end, and nothing left but metrics and transcripts: no checkpoint, no student, no W&B. Changes ``config``."""
     wanted = config["trainer.fast_dev_run"]
     if not wanted:
@@ -111,4 +111,4 @@ def apply_fast_dev_run(config: Any, say: Warn) -> None:
     config["summary.export"] = False
     config["run.wandb"] = "disabled"
     what = "1 round" if rounds == 1 else f"{rounds} rounds"
-    say(f"trainer.fast_dev_run: {what}, an evaluation of {few} problems, no checkpoint, no student, no W&B")
+    warn(f"trainer.fast_dev_run: {what}, an evaluation of {few} problems, no checkpoint, no student, no W&B")

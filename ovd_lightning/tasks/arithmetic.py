@@ -69,7 +69,7 @@ class ArithmeticTask(Task):
         test_size: number of test problems.
         operations: fewest and most operations of a problem, both equally likely; the shipped checkpoints
             know two and three.
-        reward: module.function of the response and the problem that says the reward; null: 1 for the right integer in
+        reward: module.function that gives the reward of a response to a problem; null: 1 for the right integer in
             the last box, else 0.
 
     Raises:

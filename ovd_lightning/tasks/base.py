@@ -29,7 +29,7 @@ class Task(ABC):
     Adding a task is one file that implements the abstract methods; configs name it by ``class_path``.
 
     Args:
-        reward: module.function of the response and the problem that says the reward instead of the task's own, see
+        reward: module.function that gives the reward of a response to a problem instead of the task's own, see
             `ovd_lightning.tasks.rewards`; null: the task's own.
 
     Raises:
@@ -46,12 +46,12 @@ class Task(ABC):
     """Problems have references. False: an open-ended task, whose outcome reward is 0; a judge gives the reward."""
 
     tells_answer: bool = False
-    """The environment is told the answers (a search engine played by a model that knows them): results are flagged."""
+    """The environment sees the answers (a search engine played by a model that is given them): results are flagged."""
     environment: Environment | None = None
     """Replies to the turns of a trajectory; None: a trajectory is one generation."""
 
     reward_function: rewards.RewardFunction | None = None
-    """Says the reward instead of the task's own; what is correct is the checker's word all the same."""
+    """Gives the reward instead of the task's own; the checker still decides what is correct."""
 
     def __init__(self, reward: str | rewards.RewardFunction | None = None) -> None:
         if reward is not None:

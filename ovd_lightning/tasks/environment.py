@@ -37,7 +37,7 @@ class Turn:
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Reply:
     """The environment's answer to one turn. ``prefix + body + suffix`` is the observation: context for whoever goes
-    on, never trained on. A long body is cut to the environment's limit; prefix and suffix (tags) stay whole."""
+    on, never trained on. A long body is cut to the environment's limit; prefix and suffix (tags) are never cut."""
 
     prefix: str = ""
     body: str = ""
@@ -45,9 +45,9 @@ class Reply:
     done: bool = False
     """The trajectory ends with this turn; there is no observation."""
     valid: bool = True
-    """False: the turn was no action, and the observation says what an action looks like."""
+    """False: the turn was not an action, and the observation explains what an action looks like."""
     failed: bool = False
-    """The environment could not do what was asked (a search engine that is down), and the observation says so."""
+    """The environment could not do it (a search engine that is down), and the observation reports that."""
 
 
 class Environment(ABC):
@@ -79,7 +79,7 @@ class Environment(ABC):
     def reply(self, turns: Sequence[Turn], progress: float | None = None) -> list[Reply]:
         """One reply a turn, in order; all live trajectories of a round come in one call.
 
-        Never raises for what a turn says; a failure of the environment is a reply with ``failed``.
+        Never raises for a turn's content; a failure of the environment is a reply with ``failed``.
 
         Args:
             progress: share of the training that is over, in [0, 1), for a curriculum; None: evaluation.

@@ -17,14 +17,14 @@ from typing import Any
 JSON = (".jsonl", ".json")
 CSV = (".csv", ".tsv")
 EXACT = 2**53
-"""Up to here a float tells all integers apart."""
+"""Below this, a float represents every integer exactly."""
 _DIGITS = 4000
 """Of an integer, from which on Python refuses to convert it."""
 _CELL = 1 << 30
 
 
 class FileError(ValueError):
-    """A file is not of its format; says where."""
+    """A file is not of its format; the message has the place."""
 
 
 def suffix_of(path: Path) -> str:
@@ -37,7 +37,7 @@ def read_file(path: Path) -> list[dict[str, Any]]:
 
     JSON: one object a line, or an array of objects, or one object whose only list of objects is meant. Numbers keep
     every digit: those that Python's cannot hold exactly are texts. CSV and TSV: the first line names the columns, and
-    every value is a text, which is empty where nothing stands.
+    every value is a text, possibly empty.
 
     Raises: FileError, OSError.
     """
@@ -148,7 +148,7 @@ def _csv(text: str, delimiter: str | None) -> list[dict[str, Any]]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """With their ends; other separators than line breaks may stand in a value."""
+    """With their ends; other separators than line breaks may be part of a value."""
     start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start : end + 1]

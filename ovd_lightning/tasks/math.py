@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["MathBenchmark", "MathSuite", "MathTask", "extract_answer", "grade", "is_equivalent"]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-"""The system message of the reference evaluation, and what Qwen2.5-Math's chat template says where there is none."""
+"""The system message of the reference evaluation, and the default of Qwen2.5-Math's chat template."""
 
 TRAINING_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
 """The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message behind the template's own system
@@ -121,18 +121,18 @@ class MathTask(_Graded):
             of such.
         config: configuration of a hub set that has several.
         split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
-        validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.
+        validation_split: problems of the same data to validate on; null: none, see data.benchmarks.
         test_split: problems of the same data to test on; null: none.
         revision: branch, tag or commit of a hub set.
         ids: train on these problems only, in this order; null: on all. One or two make the runs of appendix A.2.
         exclude: ids of problems to leave out of training.
         question_field: field of the question; dots lead into nested fields.
         answers_field: field of the reference answer, or of a list of alternatives. Of a worked solution as in GSM8K
-            what stands behind #### is the answer, else what stands in its last box.
+            the text after #### is the answer, else the content of its last box.
         solution_field: field of a worked solution, for the methods that use one (OPSD, GKD with outputs "dataset");
             null: "solution" of the row's "meta", if there is one.
         id_field: field of the problem's id; null: "id" if the rows have it, else the row's number.
-        prompt: what the student is asked; {question} stands for the question. An instruction that the data already
+        prompt: what the student is asked; {question} is replaced by the question. An instruction that the data already
             append to their questions is not repeated.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
@@ -140,7 +140,7 @@ class MathTask(_Graded):
         step_separator: a step ends with this text.
         environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
             trajectory is one generation.
-        reward: module.function of the response and the problem that says the reward; null: 1 for an equivalent answer,
+        reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
             else 0.
 
     Raises:
@@ -173,7 +173,7 @@ class MathTask(_Graded):
     ) -> None:
         super().__init__(grading, timeout_s, step_separator, environment, reward)
         if prompt.count(_PLACE) != 1:
-            raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"{_PLACE} must stand in it, once.")
+            raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"Use {_PLACE} in it, once.")
         if ids is not None:
             check_names("MathTask.ids", ids)
         self.data, self.config, self.revision = data, config, revision
@@ -257,10 +257,10 @@ class MathBenchmark(_Graded):
         step_separator: a step ends with this text.
         environment: replies to the turns of an answer, e.g. a ToolEnvironment; null: an answer is one generation.
         system: system message of style "chat"; null: the instruction of the reference evaluation.
-        reward: module.function of the response and the problem that says the reward; null: 1 for a right answer.
+        reward: module.function that gives the reward of a response to a problem; null: 1 for a right answer.
 
     Raises:
-        ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is not
+        ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or not
             of the size it must be.
     """
 
@@ -294,7 +294,7 @@ class MathBenchmark(_Graded):
         self._problems: list[Problem] | None = None
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        """The whole set, whether it validates or tests."""
+        """The complete set, for validation and for testing."""
         if split == "train":
             raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a MathTask.")
         if self._problems is None:
@@ -307,7 +307,7 @@ class MathBenchmark(_Graded):
         return _chat(shown, problem.question) if self.style == "chat" else _plain(shown, problem.question)
 
     def response(self, text: str) -> str:
-        """In style "plain" a model may go on and ask itself the next question: what stands before that counts."""
+        """In style "plain" a model may go on and ask itself the next question: only the text before that counts."""
         return text if self.style == "chat" else text.partition("\nQuestion:")[0]
 
 

@@ -29,7 +29,7 @@ class Entry:
     """Rows there must be. Another number stops the run: the set has changed, or it is another set."""
     source: Source
     convert: Callable[[Row, int], Converted]
-    """(row, its number) -> what it says, for rows in the fields of the reference evaluation."""
+    """(row, its number) -> its content, for rows in the fields of the reference evaluation."""
     file: str
     """Of its file or folder in a local copy, without a suffix; also what ids of problems begin with."""
     show_choices: bool = False
@@ -48,7 +48,7 @@ class Entry:
 def load_problems(entry: Entry, folder: str | None, setting: str) -> list[Problem]:
     """All problems of a test set, from the hub or out of a local folder.
 
-    Raises: ConfigError naming ``setting``: rows cannot be had, are not ``entry.size``, or cannot become problems.
+    Raises: ConfigError naming ``setting``: rows are not available, are not ``entry.size``, or cannot become problems.
     """
     files = (entry.file, f"{entry.file}/test")
     source = entry.source if folder is None else local_copy(folder, files, entry.name, setting)
@@ -65,17 +65,17 @@ def load_problems(entry: Entry, folder: str | None, setting: str) -> list[Proble
 
 def to_problem(entry: Entry, row: Row, number: int) -> Problem:
     """The problem as the student and the teacher's scoring prompt show it. Raises: FieldError."""
-    said = formats.common(row) if formats.is_common(row) else entry.convert(row, number)
-    question = with_choices(said.question, said.choices) if entry.show_choices else said.question
-    meta = {name: value for name, value in (said.meta or {}).items() if value is not None}
-    if said.choices:
-        meta["choices"] = list(said.choices)
+    converted = formats.common(row) if formats.is_common(row) else entry.convert(row, number)
+    question = with_choices(converted.question, converted.choices) if entry.show_choices else converted.question
+    meta = {name: value for name, value in (converted.meta or {}).items() if value is not None}
+    if converted.choices:
+        meta["choices"] = list(converted.choices)
     if entry.keep_units:
         meta["keep_units"] = True
     return Problem(
-        id=said.id or f"{entry.file}-{number}",
-        question=question + _expected_words(question, said.answers),
-        answers=said.answers,
+        id=converted.id or f"{entry.file}-{number}",
+        question=question + _expected_words(question, converted.answers),
+        answers=converted.answers,
         meta={**meta, "benchmark": entry.name},
     )
 

@@ -1,4 +1,4 @@
-"""What a row of each test set says, in the fields of the reference evaluation's own files.
+"""The content of a row of each test set, in the fields of the reference evaluation's own files.
 
 The rules are those of that evaluation (Qwen2.5-Math, ``evaluation/parser.py``): which fields make the question, and
 which make the gold answer. Golds stay as they are written, but for thousands separators, a trailing ".0" and "$".
@@ -15,7 +15,7 @@ from ovd_lightning.tasks.sources import FieldError, Row, field, first_field, tex
 
 
 class Converted(NamedTuple):
-    """What a row says."""
+    """The content of a row."""
 
     question: str
     answers: tuple[str, ...]
@@ -121,7 +121,7 @@ def gaokao_mix(row: Row, number: int) -> Converted:
 
 
 _GLUED = {167: ("this grid has at least one saddle point.", r"\frac{3}{10}"), 192: ("(D) $435(100b)$", "A")}
-"""Rows of Gaokao 2023 En whose gold stands behind the question and not in its field: where the question ends, gold."""
+"""Rows of Gaokao 2023 En with the gold at the end of the question, not in its field: where the question ends, gold."""
 
 
 def gaokao_en(row: Row, number: int) -> Converted:

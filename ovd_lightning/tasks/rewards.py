@@ -3,8 +3,8 @@
     def my_function(response: str, problem: Problem) -> float | bool | Grade
 
 ``response`` is what was written: the completion with its thought, without the prompt and without observations. A
-number becomes the reward, while the task's checker goes on to say what is correct; True and False say both; a `Grade`
-says everything.
+number becomes the reward, while the task's checker still decides what is correct; True and False are both; a `Grade`
+is everything.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def apply(function: RewardFunction, grade: Grade, response: str, problem: Proble
 
 
 def _number(value: Any) -> float:
-    """NaN for what is no number; a text is none, whatever it says."""
+    """NaN for what is not a number; a text never is one."""
     try:
         return math.nan if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError):

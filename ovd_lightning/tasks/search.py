@@ -24,13 +24,13 @@ ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL | re.I
 TAG = tags("think", "search", "information", "answer")
 FIELDS = {"rank", "title", "text", "id", "score"}
 FEWEST = 8
-"""Searches of a rollout from which on a share of failed ones says something."""
+"""Fewest searches of a rollout at which the share of failed ones is looked at."""
 
 
 class SearchEnvironment(Environment):
-    """A turn's action is its first complete <search> or <answer>; a turn without one is told what an action is.
+    """A turn's action is its first complete <search> or <answer>; the reply to a turn without one explains what is.
 
-    A search that fails is replied to as well, says so, and is counted. Documents are other people's text: tags of the
+    A search that fails gets a reply that reports it, and is counted. Documents are other people's text: tags of the
     protocol in them are defused, so that none can end the information block or seem to answer.
 
     Args:
@@ -41,8 +41,8 @@ class SearchEnvironment(Environment):
         max_turns: replies a trajectory, after which one final generation follows (ZeroSearch: 5).
         max_turn_tokens: limit of one generation.
         max_observation_tokens: limit of the documents of one search together, in the student's tokens.
-        observation_prefix: what stands before the documents.
-        observation_suffix: what stands after them.
+        observation_prefix: text before the documents.
+        observation_suffix: text after them.
         invalid_message: the reply to a turn without an action.
         failed_message: in place of the documents, when the search failed.
         empty_message: in place of the documents, when the search found none.
@@ -97,7 +97,7 @@ class SearchEnvironment(Environment):
 
     @property
     def tells_answer(self) -> bool:
-        """The search engine is told the true answers: nothing measured with it is the student's alone."""
+        """The search engine sees the true answers: results measured with it are not the student's alone."""
         return self.search.tells_answer
 
     def settings(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Every person, place and work has one short document, and a question takes one se
     - ...</information>
     <think> birthplace is Port Tamsin</think><answer> Port Tamsin</answer>
 
-Names have two parts, and many share one: a search for half a name finds somebody else, and half a right answer has a
+Names have two parts, and many share one: a search for half a name finds another person, and half a right answer has a
 part of the F1. The corpus that goes with a world is written by ``python -m ovd_lightning.tasks.small_world``.
 """
 
@@ -71,7 +71,7 @@ MAKERS = {"painting": "painter", "novel": "writer", "ballet": "composer"}
 
 
 class Relation(NamedTuple):
-    """How a fact is asked for and spoken of."""
+    """How a fact is put as a question and as a statement."""
 
     subject: Kind
     value: Kind | None
@@ -255,7 +255,7 @@ class SmallWorldTask(WebQA):
         return [self.problem(f"{self.name}/{split}/{i}", *chain) for i, chain in enumerate(chains)]
 
     def problem(self, id: str, entity: str, relations: Sequence[str]) -> Problem:
-        """The problem of following ``relations`` from ``entity``; ``meta`` says which these are."""
+        """The problem of following ``relations`` from ``entity``; ``meta`` names them."""
         answer = self.world.follow(entity, relations)[-1]
         meta = {"entity": entity, "relations": list(relations), "hops": len(relations)}
         return Problem(id=id, question=ask(entity, relations), answers=(answer,), meta=meta)

@@ -35,7 +35,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Source:
     """Where rows come from.
 
-    A hub set is loaded whole, by configuration and split; or one file of it, which works for repositories that are
+    A hub set is loaded completely, by configuration and split; or one file of it, which works for repositories that are
     a bare collection of files, and, at a commit, without the network once it has been fetched.
     """
 
@@ -57,7 +57,7 @@ class Source:
 def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
     """All rows, in order, and at least one.
 
-    Raises: ConfigError naming ``setting``, when they cannot be had.
+    Raises: ConfigError naming ``setting``, when they are not available.
     """
     rows = _load(source, setting)
     if not rows:

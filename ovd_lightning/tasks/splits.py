@@ -37,7 +37,7 @@ class Splits:
             raise ConfigError(
                 f"{self._task}.{split}_split",
                 f"is not set, so there is nothing of {self._data} to evaluate on.",
-                "Set it, or say in data.benchmarks what to evaluate.",
+                "Set it, or choose in data.benchmarks what to evaluate.",
             )
         problems = self._load(split, part)
         known = set() if split == "train" else {problem.question for problem in self.problems("train")}

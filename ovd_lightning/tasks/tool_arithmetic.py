@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LARGEST = 999_999
 """Every value of a problem, intermediate ones included, lies in 0 .. LARGEST."""
 RESPONSE = ("\n<tool_response>\n", "\n</tool_response>\n")
-"""What stands before and after a result."""
+"""Text before and after a result."""
 
 
 class ToolArithmeticTask(ArithmeticTask):
@@ -51,7 +51,7 @@ class ToolArithmeticTask(ArithmeticTask):
             negative values are drawn again; the shipped checkpoints know two and three.
         digits: fewest and most digits of a number in a question, equally likely; the shipped checkpoints know two and
             three.
-        reward: module.function of the response and the problem that says the reward; null: as in `ArithmeticTask`.
+        reward: module.function that gives the reward of a response to a problem; null: as in `ArithmeticTask`.
 
     Raises:
         ConfigError: ``operations`` is not an ordered pair within 2 .. 4, or ``digits`` within 1 .. 4.

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SETTINGS = "task.init_args.environment.init_args"
 TAG = tags("think", "tool_call", "tool_response", "tools")
 FEWEST = 8
-"""Calls of a rollout from which on a share of failed ones says something."""
+"""Fewest calls of a rollout at which the share of failed ones is looked at."""
 
 
 class ToolEnvironment(Environment):
@@ -39,17 +39,17 @@ class ToolEnvironment(Environment):
         max_turn_tokens: limit of one generation.
         max_observation_tokens: limit of one result, in the student's tokens.
         result_characters: limit of one result in characters; the middle is left out (SOD: 256).
-        left_out: what stands for the middle.
+        left_out: text in the place of the middle.
         error_lines: last lines of a traceback that are shown, those that only point at a column not counted.
-        observation_prefix: what stands before a result. Special tokens in it are special (a chat template's markers),
+        observation_prefix: text before a result. Special tokens in it are special (a chat template's markers),
             in the result never.
-        observation_suffix: what stands after it.
+        observation_suffix: text after it.
         on_undecodable: what follows a call that cannot be read. "end": it is no call, so the trajectory ends, as in
-            SOD; "tell": the reply says what a call looks like.
-        undecodable_message: that reply; {reason} stands for what was wrong.
+            SOD; "tell": the reply explains what a call looks like.
+        undecodable_message: that reply; {reason} is what was wrong.
         wrong_call_message: the reply to a call that can be read and names another tool or holds no code, after which
-            the trajectory goes on, as in SOD; {reason} stands for what was wrong.
-        stopped_message: behind what a program had printed when it was killed; {reason} stands for why.
+            the trajectory goes on, as in SOD; {reason} is what was wrong.
+        stopped_message: behind what a program had printed when it was killed; {reason} is why.
         empty_message: in place of a result that is empty.
         failed_message: in place of a result, when the sandbox could not run the program.
         max_failed_share: share of calls of a rollout that the sandbox could not run above which the run stops, in

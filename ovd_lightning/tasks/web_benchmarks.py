@@ -23,7 +23,7 @@ SAMPLE = 500
 
 
 class Converted(NamedTuple):
-    """What a row says."""
+    """The content of a row."""
 
     question: str
     answers: tuple[str, ...]
@@ -46,7 +46,7 @@ class Entry:
     """Rows of the whole split. Another number from the hub stops the run: the set has changed."""
     source: Source
     convert: Callable[[Row, int], Converted]
-    """(row, its number) -> what it says, in the fields of ``source``."""
+    """(row, its number) -> its content, in the fields of ``source``."""
     aliases: str
     """The field with the reference and its aliases, any of which is right."""
     files: tuple[str, ...]
@@ -71,7 +71,7 @@ def flashrag(row: Row, number: int) -> Converted:
 
 
 def gaia(row: Row, number: int) -> Converted:
-    """GAIA's own form. A question whose attachment cannot be read with a search engine is kept, and says so."""
+    """GAIA's own form. A question whose attachment cannot be read with a search engine is kept and marked."""
     id = _text(row, "task_id")
     file = text(row.get("file_name"), "file_name")
     meta = {"level": text(field(row, "Level"), "Level"), "has_attachment": bool(file)}
@@ -101,10 +101,10 @@ def aliases(row: Row, name: str) -> tuple[str, ...]:
 def load_problems(entry: Entry, folder: str | None, limit: int | None, setting: str) -> list[Problem]:
     """The first ``limit`` problems of a test set, from the hub or out of a local folder.
 
-    From the hub the whole split must be there. A folder may hold a part of it that is large enough; which part it is
+    From the hub, all of the split must be there. A folder may hold a part of it that is large enough; which part it is
     cannot be known in general, so one that is not the head of the split is logged.
 
-    Raises: ConfigError naming ``setting``: rows cannot be had, are too few, or cannot become problems.
+    Raises: ConfigError naming ``setting``: rows are not available, are too few, or cannot become problems.
     """
     source = entry.source if folder is None else local_copy(folder, entry.files, entry.name, setting, entry.access)
     try:
@@ -131,9 +131,9 @@ def load_problems(entry: Entry, folder: str | None, limit: int | None, setting: 
 def _problem(entry: Entry, row: Row, number: int) -> Problem:
     """Raises: FieldError."""
     convert = common if "answers" in row else entry.convert
-    said = convert(row, number)
-    id = said.id if said.id.startswith(f"{entry.name}-") else f"{entry.name}-{said.id}"
-    return Problem(id=id, question=said.question, answers=said.answers, meta={**said.meta, "benchmark": entry.name})
+    question, answers, meta, id = convert(row, number)
+    id = id if id.startswith(f"{entry.name}-") else f"{entry.name}-{id}"
+    return Problem(id=id, question=question, answers=answers, meta={**meta, "benchmark": entry.name})
 
 
 def _check_size(entry: Entry, source: Source, rows: int, local: bool, limit: int | None, setting: str) -> None:
@@ -149,7 +149,7 @@ def _check_size(entry: Entry, source: Source, rows: int, local: bool, limit: int
 
 
 def _is_head(problems: list[Problem]) -> bool:
-    """Whether ids of FlashRAG, which count a split's rows, say that these are its first."""
+    """Whether these are the first of a split, by ids of FlashRAG, which count its rows."""
     return all(str(p.meta.get("flashrag_id", "")).endswith(f"_{i}") for i, p in enumerate(problems))
 
 

@@ -1,4 +1,4 @@
-"""One generation that ends with its answer, and documents that stand in the prompt: Table 3's baselines."""
+"""One generation that ends with its answer, and documents in the prompt: Table 3's baselines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Retrieval(AnswerOnly):
         return {"retrieval": inner() if callable(inner) else type(self.environment).__name__}
 
     def expect(self, problems: Sequence[Problem]) -> None:
-        """Problems whose documents will be asked for: neighbours are searched for together."""
+        """Problems whose documents will be needed: neighbours are searched for together."""
         for i, problem in enumerate(problems):
             self._blocks[problem.id] = problems[i - i % BLOCK : i - i % BLOCK + BLOCK]
 

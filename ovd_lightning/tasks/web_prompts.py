@@ -1,4 +1,4 @@
-"""What Web Q&A is asked: with a search engine, and the baselines of Table 3 without one.
+"""The prompts of Web Q&A: with a search engine, and the baselines of Table 3 without one.
 
 Plain texts that a base model continues, and that a chat template may wrap as a user message. All of them want the
 answer inside ``<answer>``, so that one rule finds every answer.
@@ -36,7 +36,7 @@ RAG = (
     "not help:\n<information>{documents}</information>\nWrite the answer between <answer> and </answer>: only the "
     "answer, in as few words as possible, as in <answer> Lake Geneva </answer>. Question: {question}\n"
 )
-"""Retrieval-augmented generation of Table 3: one search, with the question as it stands."""
+"""Retrieval-augmented generation of Table 3: one search, with the question itself as the query."""
 
 TEMPLATES: Mapping[str, str] = {"search": SEARCH, "direct": DIRECT, "cot": COT, "rag": RAG}
 

@@ -35,8 +35,8 @@ def extract_answer(text: str) -> str | None:
     written in capitals, of an opening tag that is written twice the second counts, and an answer in a finished thought
     is none. A thought that never ends hides nothing: who forgot to close it has answered all the same.
     """
-    said, thinking = spoken(text)
-    blocks = _ANSWER.findall(text if thinking else said)
+    visible, thinking = spoken(text)
+    blocks = _ANSWER.findall(text if thinking else visible)
     return (blocks[-1].strip() or None) if blocks else None
 
 

@@ -42,12 +42,12 @@ class WebQA(Task):
     """What all Web Q&A shares: prompt, steps, grading. A task that makes its own problems derives from it.
 
     Args:
-        environment: replies to searches, e.g. a SearchEnvironment; null: nobody does, and generation ends with the
-            answer.
+        environment: replies to searches, e.g. a SearchEnvironment; null: there are no replies, and generation ends with
+            the answer.
         template: "search" (the protocol of Search-R1), or one of Table 3's baselines: "direct" and "cot", which take
-            no environment, and "rag", whose environment is searched once, with the question, for documents that stand
-            in the prompt. Or a text with {question}, and with {documents} for such documents.
-        reward: "f1" (eq. 2) or "em", or module.function of the response and the problem that says it.
+            no environment, and "rag", whose environment is searched once, with the question, for documents that go
+            into the prompt. Or a text with {question}, and with {documents} for such documents.
+        reward: "f1" (eq. 2) or "em", or module.function that gives it for a response to a problem.
         correct_when: what "incorrect" means in Algorithm 1, which the paper leaves open where the reward is soft:
             a response is correct when its "em" or "sub_em" is 1, or when its "f1" is at least f1_minimum. It is also
             what evaluations call accuracy.
@@ -98,7 +98,7 @@ class WebQA(Task):
         self.correct_when, self.f1_minimum = correct_when, f1_minimum
         self.system = system
         self.tells_answer = bool(getattr(environment, "tells_answer", False))
-        """The environment is told the answers: what is measured with it is no measurement of the student alone."""
+        """The environment sees the answers: results measured with it are not the student's alone."""
 
     def prompt(self, problem: Problem) -> str:
         documents = "" if self._retrieval is None else self._retrieval.documents(problem)
@@ -144,7 +144,7 @@ class WebQATask(WebQA):
         config: configuration of a hub set that has several.
         file: path of one file within a hub set; null: all of it, by config and split.
         split: what to train on, with slices as in "train[:90%]". A file is all one split, named "train".
-        validation_split: problems of the same data to validate on; null: none, data.benchmarks says what to evaluate.
+        validation_split: problems of the same data to validate on; null: none, see data.benchmarks.
         test_split: problems of the same data to test on; null: none.
         revision: branch, tag or commit of a hub set.
         question_field: field of the question; dots lead into nested fields.
@@ -232,7 +232,7 @@ class WebQABenchmark(WebQA):
         f1_minimum: see correct_when.
         system: system message where rollout.chat is true; null: the chat template's own.
 
-    Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the set cannot be had or is
+    Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or is
         not of the size it must be.
     """
 
