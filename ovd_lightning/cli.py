@@ -34,7 +34,7 @@ from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
 from ovd_lightning.metrics_file import NAME
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import is_hub_id
+from ovd_lightning.pretrained import is_hub_id
 from ovd_lightning.resume.record import Progress
 from ovd_lightning.resume.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
 from ovd_lightning.run_folder import (

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,28 +21,6 @@ if TYPE_CHECKING:
     from ovd_lightning.data import OVDDataModule
     from ovd_lightning.methods.base import Method
     from ovd_lightning.tasks.base import Task
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path that is not there can be meant for the hub: org/name, without a local folder org."""
-    looks_local = path.startswith((".", "/", "~"))
-    return not looks_local and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).parent.is_dir()
-
-
-def check_model_path(setting: str, path: str) -> None:
-    """A checkpoint folder, or something that can be a hub id.
-
-    Raises: ConfigError for a folder that is not there or holds no config.json.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(setting, f"{path} has no config.json.", "Give the folder of a Hugging Face checkpoint.")
-        return
-    if not is_hub_id(path):
-        raise ConfigError(
-            setting, f"{path} is not there.", "Give a checkpoint folder, or a hub id like Qwen/Qwen2.5-0.5B."
-        )
 
 
 def say_generation_problem(student: str) -> None:
@@ -210,7 +186,6 @@ def check_run(
 ) -> None:
     """All checks of a run, the cheapest first. Raises: ConfigError."""
     training = stage == "fit"
-    check_model_path("model.student", student)
     check_checkpoint("model.student", student)
     if not engine.trainable:
         raise ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")

@@ -32,7 +32,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import check_model_path, is_hub_id
+from ovd_lightning.pretrained import check_path, is_hub_id
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -92,7 +92,7 @@ def make_plan(
     memory = _device_memory(device, gpu_memory)
     method, sampling = module.method, rollout.sampling
 
-    check_model_path("model.student", module.student_path)
+    check_path("model.student", module.student_path)
     trust = getattr(rollout.engine, "trust_remote_code", False)
     config = read_config("model.student", module.student_path, trust)
     student = shape_of(module.student_path, config, trust)
@@ -123,7 +123,7 @@ def make_plan(
     frozen: list[Part] = []
     if isinstance(method.teacher, TokenTeacher) and method.teacher.path is not None:
         setting, path = f"{TEACHER}.model", method.teacher.path
-        check_model_path(setting, path)
+        check_path(setting, path)
         shapes[setting] = shape_of(path, read_config(setting, path))
         each = _bytes(method.teacher.dtype)
         frozen.append(
