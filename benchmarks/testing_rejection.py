@@ -20,11 +20,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
-from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.prompts import ScoreReading
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import encode_prompt

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ovd_lightning import functional as F
+from ovd_lightning.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.seeds import seed_of
-from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher

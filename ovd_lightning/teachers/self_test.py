@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Completion, Engine
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.judgement import Ledger
 from ovd_lightning.teachers.prompts import step_prompt
 from ovd_lightning.teachers.verbal import VerbalTeacher

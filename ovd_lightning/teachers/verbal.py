@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning import thoughts
+from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.render import TemplateError, encode
@@ -20,7 +21,6 @@ from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.asked import Asked
 from ovd_lightning.teachers.base import LONGEST, Teacher
-from ovd_lightning.teachers.cache import AnswerCache
 from ovd_lightning.teachers.judgement import Judgement, Ledger, UnparsedScores
 from ovd_lightning.teachers.prompts import SCALES, Scale, ScoreScale, step_prompt
 from ovd_lightning.tokens import decode
