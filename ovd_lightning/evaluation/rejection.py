@@ -131,7 +131,18 @@ class TestingRejection:
             Episode(problem=problem, prompt_ids=prompt, seed=seed)
             for problem, prompt, seed in zip(problems, prompts, known, strict=True)
         ]
-        verified = Verification(self, engine, teacher, task, tokenizer, sampling)
+        verified = Verification(
+            threshold=self.threshold,
+            max_steps=self.max_steps,
+            read=lambda judgement, rng: teacher.scale.read(
+                judgement.distribution, self.score_reading, self.score_temperature, rng
+            ),
+            engine=engine,
+            teacher=teacher,
+            task=task,
+            tokenizer=tokenizer,
+            sampling=sampling,
+        )
         ledger = teacher.take_ledger()
         try:
             with engine.awake(), teacher.awake():

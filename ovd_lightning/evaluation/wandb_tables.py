@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.evaluation.answers import Row
-from ovd_lightning.evaluation.table import columns, lines
+from ovd_lightning.evaluation.results import Evaluation, columns, lines
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
-
-    from ovd_lightning.evaluation.results import Evaluation
 
 FIELDS = ("benchmark", "id", "decoding", "sample", "question", "response", "answer", "reference", "correct", "reward",
           "truncated", "timed_out", "tokens")  # fmt: skip
