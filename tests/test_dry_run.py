@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer
 from ovd_lightning.dry_run.render import as_json
 from ovd_lightning.dry_run.shape import ModelShape, shape_of
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.opd import OPD
@@ -28,11 +33,12 @@ from ovd_lightning.methods.ovd import OVD
 from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.methods.sg_opd import SGOPD
 from ovd_lightning.methods.sod import SOD
+from ovd_lightning.round.context import Round
 from ovd_lightning.student import Student
-from ovd_lightning.teachers.prompts import step_prompt
+from ovd_lightning.teachers.prompts import step_prompt, trajectory_prompt
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.types import Batch
+from ovd_lightning.types import Batch, Group
 from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
 from tests.limits import measured
 from tests.workflow import cli
@@ -180,6 +186,7 @@ def test_the_step_takes_what_the_account_says(
         loss.backward()
 
     step()
+    gc.collect()  # an earlier case's model that is collected meanwhile would be counted as given back
     measured = peak_bytes(step)
     how = setup(autocast=autocast, gradient_checkpointing=checkpointing, chunk=chunk, rows=rows, length=length)
     estimate = account(shape_of("m", config), how, [], []).step_peak
@@ -326,6 +333,52 @@ def test_what_a_token_level_teacher_reads_and_its_demonstrator_writes() -> None:
     assert calls_of_round(SGOPD(reader, group_size=2), 3, 300, assumed, True).demonstrations == 3, "at the start"
     served = OPD(TokenTeacher(engine=OpenAIEngine(base_url="http://localhost:1/v1", model="m")), group_size=2)
     assert calls_of_round(served, 3, 300, assumed, False).requests == 1
+
+
+class Ranking(Method):
+    """A method of somebody else's: the teacher scores each trajectory as a whole and demonstrates each problem once."""
+
+    def __init__(self, teacher: VerbalTeacher, **objective: Any) -> None:
+        super().__init__(**objective)
+        self.teacher = teacher
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        raise NotImplementedError
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        teacher, problems = self.teacher, expected.problems
+        calls = scoring(teacher, problems * self.group_size, expected, by_step=False)
+        return replace(calls + demonstrating(teacher, problems, expected), added=problems, notes=("Ranks.",))
+
+
+class Silent(Ranking):
+    """Does not tell."""
+
+    teacher_calls = Method.teacher_calls
+
+
+def test_a_method_from_outside_tells_what_it_asks() -> None:
+    teacher = VerbalTeacher(OpenAIEngine(base_url="http://localhost:1/v1", model="m", api="chat"))
+    assumed = Assumptions(prompt_tokens=40, response_tokens=100)
+    calls = calls_of_round(Ranking(teacher, group_size=2), 3, 300, assumed, False)
+    assert (calls.scores, calls.read, calls.demonstrations, calls.requests) == (6, 0, 3, 6 + 3)
+    words = len(trajectory_prompt("", "", teacher.scale)) // 4
+    assert calls.tokens_in == 6 * (words + 40 + 100) + 3 * 40
+    assert calls.tokens_out == 6 + 3 * 100
+    assert calls_of_round(Ranking(teacher, group_size=2), 3, 300, assumed, True).tokens_out == 6 + 3 * 300
+    with pytest.raises(ConfigError, match="Silent has a teacher and no teacher_calls"):
+        calls_of_round(Silent(teacher, group_size=2), 3, 300, assumed, False)
+
+
+def test_the_command_counts_a_method_from_outside(student: str) -> None:
+    quickstart = ("--config=configs/quickstart.yaml", "--trainer.accelerator=cpu", f"--model.student={student}")
+    own = json.dumps({"class_path": f"{__name__}.Ranking", "init_args": {"teacher": "configs/teacher/quickstart.yaml"}})
+    counted = plan(*quickstart, f"--method={own}")
+    problems, group = counted["calls"]["demonstrations"], 8
+    assert counted["calls"]["scores"] == counted["trajectories"] == problems * group
+    assert counted["calls_of_run"]["scores"] == counted["rounds"] * problems * group
+    assert "Ranks." in counted["notes"]
+    assert counted["setup"]["rows"] == problems * (group + 1), "what trains beside the sampled ones counts"
 
 
 def test_requests_and_cost() -> None:

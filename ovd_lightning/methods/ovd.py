@@ -11,6 +11,7 @@ update pi_S by the clipped policy gradient                             (loss, in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Method, check_choice
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
 from ovd_lightning.teachers.prompts import ScoreReading, step_prompt, trajectory_prompt
 from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.verbal import Judgement, VerbalTeacher
@@ -323,3 +325,14 @@ class OVD(Method):
         round.log_histogram(
             "score/histogram", [item.score for item in scored if item.score is not None], self.teacher.scale.values
         )
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        sampled = expected.problems * self.group_size
+        replaced = round(sampled * expected.rejected)
+        if self.max_replacements is not None:
+            replaced = min(replaced, expected.problems * self.max_replacements)
+        judged = sampled + (replaced if self.credit_level == "step" else 0)
+        kept = 0.5 if self.replacement == "continuation" and not expected.at_most else 0.0
+        calls = scoring(self.teacher, judged, expected, self.scoring == "step")
+        calls += demonstrating(self.teacher, replaced, expected, kept)
+        return replace(calls, added=replaced if self.mixing == "add" else 0)

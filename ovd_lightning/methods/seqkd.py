@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
 from ovd_lightning.teachers.self_test import self_test
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem
@@ -42,6 +43,9 @@ class SeqKD(Method):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         self_test(self.teacher, task, problems[0], max_tokens, scores=False)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        return demonstrating(self.teacher, expected.problems * self.group_size, expected)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         return [Group(problem=p, sampled=[]) for p in problems]
