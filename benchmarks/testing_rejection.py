@@ -20,8 +20,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Engine, Sampling
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.arithmetic import ArithmeticTask

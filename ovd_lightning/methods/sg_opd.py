@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning import functional as F
-from ovd_lightning.cache import AnswerCache
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import check_choice
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ovd_lightning.cache import AnswerCache
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.types import Problem
 
 SETTINGS = "task.init_args.environment.init_args.search.init_args"

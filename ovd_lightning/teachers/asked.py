@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.engines.cache import AnswerCache
 
 KEPT = ("text", "token_ids", "truncated")
 """Fields of a completion that are kept; what it cost was paid once."""

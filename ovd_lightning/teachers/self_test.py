@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Completion, Engine
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.teachers.judgement import Ledger
 from ovd_lightning.teachers.prompts import step_prompt

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning import thoughts
-from ovd_lightning.cache import AnswerCache
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.render import TemplateError, encode
 from ovd_lightning.errors import ConfigError, RunError

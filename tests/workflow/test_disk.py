@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_refused_before_models_load(setting: str, bad:
 
 def damaged(path: Path) -> None:
     """A cache with pages overwritten."""
-    from ovd_lightning.cache import AnswerCache
+    from ovd_lightning.engines.cache import AnswerCache
 
     cache = AnswerCache(path)
     cache.put({AnswerCache.key(i): "x" * 100 for i in range(2000)})

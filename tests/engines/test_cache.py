@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovd_lightning.cache import AnswerCache
+from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError, RunError
 
 
@@ -94,7 +94,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -> Non
 
 
 def test_a_cache_that_breaks_in_use_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovd_lightning.cache.LOCKED_S", 0.1)
+    monkeypatch.setattr("ovd_lightning.engines.cache.LOCKED_S", 0.1)
     path = tmp_path / "answers.sqlite"
     cache, other = AnswerCache(path), sqlite3.connect(path)
     other.execute("BEGIN EXCLUSIVE")
