@@ -25,7 +25,7 @@ help:
 	@echo "make quickstart-web   the same for Web Q&A: search in an invented world (configs/quickstart_web.yaml)"
 	@echo "make test             install, then run every test"
 	@echo "make test-fast        install, then run the tests that are not marked slow"
-	@echo "make lint             ruff and mypy"
+	@echo "make lint             ruff, mypy, and the layers of the imports"
 	@echo "make format           let ruff format and repair what it can"
 	@echo "make setup            only install, into $(VENV); does nothing when nothing changed"
 	@echo "make clean            delete $(VENV) and caches; runs/ stays"
@@ -53,6 +53,7 @@ lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 format: setup
 	$(RUN) ruff check --fix .

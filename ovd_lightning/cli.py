@@ -34,9 +34,8 @@ from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
 from ovd_lightning.metrics_file import NAME
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import is_hub_id
+from ovd_lightning.pretrained import is_hub_id
 from ovd_lightning.resume.record import Progress
-from ovd_lightning.resume.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
 from ovd_lightning.run_folder import (
     STATE,
     RunConfig,
@@ -50,6 +49,7 @@ from ovd_lightning.run_folder import (
 from ovd_lightning.settings.merging import ConfigFile, objects_replace
 from ovd_lightning.settings.parser import RunParser
 from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
+from ovd_lightning.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
 from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
 

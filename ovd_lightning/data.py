@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning as L
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader
-from ovd_lightning.resume.record import Progress
+from ovd_lightning.resume.record import Progress, class_path
 from ovd_lightning.round.problems import further_problems, round_problems
 from ovd_lightning.settings.ranges import NonNegativeInt, PositiveInt
 from ovd_lightning.tasks.base import Split, Suite, Task
@@ -75,6 +76,17 @@ class OVDDataModule(L.LightningDataModule):
     @property
     def updates_per_round(self) -> int:
         return self.epochs_per_round * self.mini_batches
+
+    def resume_settings(self) -> dict[str, Any]:
+        """What a checkpoint records of it: plain data."""
+        return {
+            "data.epochs_per_round": self.epochs_per_round,
+            "data.mini_batches": self.mini_batches,
+            "data.problems_per_round": self.problems_per_round,
+            "seed_everything": self.seed,
+            "data.rounds": self.rounds,
+            "task": class_path(self.task),
+        }
 
     def train_problems(self) -> Sequence[Problem]:
         return self.task.problems("train")

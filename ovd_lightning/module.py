@@ -11,7 +11,7 @@ from torch import Tensor
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Method
 from ovd_lightning.pretrained import loading
-from ovd_lightning.resume.record import KEY, compare, make
+from ovd_lightning.resume.record import KEY, class_path, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
 from ovd_lightning.round.metrics import RoundMetrics
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
@@ -175,17 +175,33 @@ class OVDModule(L.LightningModule):
         for optimizer, configured in zip(self.trainer.optimizers, self._configured, strict=True):
             apply_settings(optimizer, configured, schedulers)
 
+    def resume_settings(self) -> dict[str, Any]:
+        """What a checkpoint records of it: plain data."""
+        return {
+            "method": class_path(self.method),
+            "method.init_args.group_size": self.method.group_size,
+            "model.student": self.student_path,
+            "model.dtype": self.dtype_name,
+            "model.learning_rate": self.learning_rate,
+            "model.betas": list(self.betas),
+            "model.weight_decay": self.weight_decay,
+            "model.lr_scheduler": self.lr_scheduler,
+            "model.warmup_fraction": self.warmup_fraction,
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How many rounds are finished, and the settings that a resumed run is compared with."""
         # Of the state that is saved: a checkpoint from the middle of a round may be that of the round before.
-        checkpoint[KEY] = make(self, self.trainer.datamodule, int(checkpoint["global_step"]))  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        settings = {**data.resume_settings(), **self.resume_settings()}
+        checkpoint[KEY] = make(settings, int(checkpoint["global_step"]), data.resumed)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises: ConfigError for a checkpoint that training cannot go on from with these settings."""
         if self.trainer.state.fn != "fit":
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        data.resumed, _ = compare(checkpoint, self, data)
+        data.resumed, _ = compare(checkpoint, {**data.resume_settings(), **self.resume_settings()})
         batches = data.resumed.rounds * data.updates_per_round * self.trainer.accumulate_grad_batches
         place_loops(checkpoint, data.resumed.updates, batches)
 

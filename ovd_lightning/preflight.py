@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +12,7 @@ from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.render import TemplateError
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, located
+from ovd_lightning.evaluation.names import AVERAGE
 from ovd_lightning.pretrained import check_checkpoint
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.tokens import encode_prompt
@@ -21,30 +20,11 @@ from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.data import OVDDataModule
+    from ovd_lightning.evaluation.answering import Decoding
+    from ovd_lightning.evaluation.names import EvalSplit
+    from ovd_lightning.evaluation.rejection import TestingRejection
     from ovd_lightning.methods.base import Method
     from ovd_lightning.tasks.base import Task
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path that is not there can be meant for the hub: org/name, without a local folder org."""
-    looks_local = path.startswith((".", "/", "~"))
-    return not looks_local and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).parent.is_dir()
-
-
-def check_model_path(setting: str, path: str) -> None:
-    """A checkpoint folder, or something that can be a hub id.
-
-    Raises: ConfigError for a folder that is not there or holds no config.json.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(setting, f"{path} has no config.json.", "Give the folder of a Hugging Face checkpoint.")
-        return
-    if not is_hub_id(path):
-        raise ConfigError(
-            setting, f"{path} is not there.", "Give a checkpoint folder, or a hub id like Qwen/Qwen2.5-0.5B."
-        )
 
 
 def say_generation_problem(student: str) -> None:
@@ -210,7 +190,6 @@ def check_run(
 ) -> None:
     """All checks of a run, the cheapest first. Raises: ConfigError."""
     training = stage == "fit"
-    check_model_path("model.student", student)
     check_checkpoint("model.student", student)
     if not engine.trainable:
         raise ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")
@@ -263,3 +242,37 @@ def check_run(
     for name, problems in evaluated.items():
         task = data.benchmarks(split)[name]  # type: ignore[arg-type]
         check_prompts(f"data.benchmarks.{name} ({split})", task, problems, engine, max_tokens, chat, whole=False)
+
+
+def check_evaluation(
+    data: OVDDataModule,
+    splits: Sequence[EvalSplit],
+    engine: Engine,
+    decoding: Decoding,
+    rejection: TestingRejection | None,
+    teacher: Teacher | None,
+    checked: EvalSplit | None = None,
+) -> None:
+    """Raises: ConfigError for benchmarks without problems or references, prompts that leave no room for an answer,
+    and testing rejection that has no teacher or does not fit it.
+
+    Args:
+        checked: a split whose problems and prompts were looked at already.
+    """
+    asked = False
+    if rejection is not None:
+        rejection.check(teacher)
+        asked = rejection.needs_teacher(teacher)
+    if asked and teacher is not None:
+        teacher.check()
+    for split in splits:
+        tasks = data.benchmarks(split)
+        for name, problems in data.eval_problems(split).items():
+            setting = f"data.benchmarks.{name} ({split})"
+            if name == AVERAGE:
+                raise ConfigError(setting, "has the name of the average over benchmarks.", "Call it something else.")
+            if split != checked:
+                check_problems(setting, problems)
+                check_prompts(setting, tasks[name], problems, engine, decoding.max_tokens, decoding.chat, whole=False)
+            if asked and teacher is not None:
+                teacher.check_problems(tasks[name], problems, decoding.max_tokens)

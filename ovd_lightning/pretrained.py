@@ -1,9 +1,10 @@
-"""Checkpoints and tokenizers that cannot be loaded, as one line that names the setting."""
+"""Checkpoints and tokenizers: what is known of them before they are loaded, and why one cannot be loaded, in a line."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,26 @@ from typing import Any
 from ovd_lightning.errors import ConfigError
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-MEND = "Give the folder of a Hugging Face checkpoint, or the id of one that can be reached."
+HINT = "Give the folder of a Hugging Face checkpoint, or a hub id like Qwen/Qwen2.5-0.5B."
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that does not exist can be meant for the hub: org/name, without a local folder org."""
+    looks_local = path.startswith((".", "/", "~"))
+    return not looks_local and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).parent.is_dir()
+
+
+def check_path(setting: str, path: str) -> None:
+    """A checkpoint folder, or something that can be a hub id.
+
+    Raises: ConfigError for a folder that does not exist or holds no config.json.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(setting, f"{path} has no config.json.", HINT)
+    elif not is_hub_id(path):
+        raise ConfigError(setting, f"{path} is not there.", HINT)
 
 
 @contextmanager
@@ -26,7 +46,7 @@ def loading(setting: str, path: str) -> Iterator[None]:
         told = next(iter(str(error).strip().splitlines()), "").rstrip(": ")
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         offline = offline if "huggingface.co" in told or "offline" in told else ""
-        raise ConfigError(setting, f"{path} cannot be loaded: {told or type(error).__name__}{offline}", MEND) from error
+        raise ConfigError(setting, f"{path} cannot be loaded: {told or type(error).__name__}{offline}", HINT) from error
 
 
 def load_config(setting: str, path: str, trust_remote_code: bool = False) -> Any:
@@ -50,16 +70,18 @@ def load_tokenizer(setting: str, path: str, trust_remote_code: bool = False) -> 
 
 
 def check_checkpoint(setting: str, path: str, trust_remote_code: bool = False) -> None:
-    """What can be known of a model without loading it: config.json and, in a folder, whether its weights are whole.
+    """What can be known of a model without loading it: path, config.json and, in a folder, whether its weights are
+    complete.
 
     Raises: ConfigError.
     """
+    check_path(setting, path)
     load_config(setting, path, trust_remote_code)
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return
     if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        raise ConfigError(setting, f"{path} holds no weights ({' or '.join(WEIGHTS)}).", MEND)
+        raise ConfigError(setting, f"{path} holds no weights ({' or '.join(WEIGHTS)}).", HINT)
     index = folder / "model.safetensors.index.json"
     with loading(setting, path):
         shards = sorted({*json.loads(index.read_text())["weight_map"].values()}) if index.is_file() else []

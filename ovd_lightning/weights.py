@@ -1,4 +1,4 @@
-"""A model's weights under their two names.
+"""A model's weights under their two names, and a digest of them.
 
 In memory transformers may hold a checkpoint's tensors fused, renamed or transposed (the experts of a mixture, say).
 What leaves the process, for vLLM or for a file, has the names and shapes that ``save_pretrained`` writes.
@@ -6,7 +6,8 @@ What leaves the process, for vLLM or for a file, has the names and shapes that `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 from ovd_lightning.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
+CHUNK = 1 << 22
+"""Entries that are looked at together: 32 MiB of temporary memory as int64."""
 
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -90,3 +93,36 @@ def _groups(model: PreTrainedModel) -> list[dict[str, Tensor]]:
     for layer in layers.values():
         apart |= shapes(layer)
     return list(layers.values()) if apart == shapes(own) else [own]
+
+
+def fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hexadecimal digits of every bit of every parameter and saved buffer, its name, shape and dtype.
+
+    Bits are read as integers and summed modulo 2^64 with odd factors that depend on the position. Integer sums do not
+    depend on their order, as float sums do, so a GPU and a CPU agree; an odd factor lets no single change vanish.
+    Collective where ``named_weights`` gathers shards: every rank enters.
+    """
+    digest = hashlib.sha256()
+    factors: dict[torch.device, Tensor] = {}
+    with torch.no_grad():
+        for name, weight in named_weights:
+            value = weight.detach().contiguous().view(-1)
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            needed = min(CHUNK, value.numel())
+            if value.device not in factors or factors[value.device].numel() < needed:
+                factors[value.device] = _odd(needed, value.device)
+            weights = factors[value.device]
+            bits = value.view(_integer(value.dtype))
+            sums = [(part.to(torch.int64) * weights[: part.numel()]).sum() for part in bits.split(CHUNK)]
+            if sums:
+                digest.update(torch.stack(sums).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _odd(count: int, device: torch.device) -> Tensor:
+    """[count] odd int64 factors, no two alike, spread over all 64 bits."""
+    return (2 * torch.arange(count, device=device) + 1) * 0x1E3779B97F4A7C15
+
+
+def _integer(dtype: torch.dtype) -> torch.dtype:
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from ovd_lightning.engines.base import Request, Sampling
 from ovd_lightning.engines.hf import HFEngine
-from ovd_lightning.evaluation.fingerprint import fingerprint
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.student import Student
+from ovd_lightning.weights import fingerprint
 from tests.architectures import ARCHITECTURES, save_architecture
 from tests.test_student import batch_of, naive, ragged
 

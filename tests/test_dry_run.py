@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,27 @@ from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer
 from ovd_lightning.dry_run.render import as_json
 from ovd_lightning.dry_run.shape import ModelShape, shape_of
 from ovd_lightning.engines.openai import OpenAIEngine
-from ovd_lightning.judges.template import step_prompt
+from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.rubric import RubricJudge
+from ovd_lightning.judges.template import response_prompt, step_prompt
+from ovd_lightning.judges.verbal import VerbalJudge
+from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.methods.judge_reward import JudgeReward
 from ovd_lightning.methods.opd import OPD
 from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.rules import Added, Capped, Scoring, StepScores, Suffix
 from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.methods.sg_opd import SGOPD
 from ovd_lightning.methods.sod import SOD
+from ovd_lightning.round.context import Round
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.types import Batch
+from ovd_lightning.types import Batch, Group
 from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
 from tests.limits import measured
 from tests.workflow import cli
@@ -180,6 +190,7 @@ def test_the_step_takes_what_the_account_says(
         loss.backward()
 
     step()
+    gc.collect()  # an earlier case's model that is collected meanwhile would be counted as given back
     measured = peak_bytes(step)
     how = setup(autocast=autocast, gradient_checkpointing=checkpointing, chunk=chunk, rows=rows, length=length)
     estimate = account(shape_of("m", config), how, [], []).step_peak
@@ -287,22 +298,27 @@ def test_tokens_of_scoring_grow_with_the_steps_before() -> None:
     assert calls.tokens_out == calls.scores == 24
 
 
-def test_tokens_of_a_round_by_setting() -> None:
+def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     assumed = Assumptions(steps=4, acceptance=0.5, prompt_tokens=40, response_tokens=100)
 
-    def calls(assumed: Assumptions = assumed, bound: bool = False, scale: Any = None, **settings: Any) -> Any:
-        teacher = verbal(
-            **{k: settings.pop(k) for k in list(settings) if k in TEACHER}, **({"scale": scale} if scale else {})
-        )
+    def calls(assumed: Assumptions = assumed, bound: bool = False, **settings: Any) -> Any:
+        judge = VerbalJudge(**{k: settings.pop(k) for k in list(settings) if k in ("read", "score_tokens", "scale")})
+        teacher = verbal(judge=judge, **{k: settings.pop(k) for k in list(settings) if k.startswith("demonstration")})
         return calls_of_round(OVD(teacher, group_size=2, **settings), 3, 300, assumed, bound)
 
-    TEACHER = ("read", "score_tokens", "demonstration_tokens", "demonstration_thinking")
     plain = calls()
     assert (plain.scores, plain.demonstrations, plain.tokens_out) == (24, 3, 24 + 3 * 100)
     assert calls(read="text", score_tokens=8).tokens_out == 24 * 8 + 3 * 100
-    assert calls(scoring="trajectory").scores == 6
-    assert calls(credit="step").scores == 24 + 3 * 4, "the teacher's own steps are scored as well"
-    assert calls(max_replacements=0).demonstrations == 0
+    assert calls(scoring=Scoring(level="trajectory")).scores == 6
+    assert calls(credit=StepScores()).scores == 24 + 3 * 4, "the teacher's own steps are scored as well"
+    assert calls(replacement=Capped(0)).demonstrations == 0
+    assert (calls(replacement=Added()).added, calls(replacement=Capped(2, Added())).added, plain.added) == (3, 3, 0)
+    assert calls(replacement=Suffix()).tokens_in == plain.tokens_in + 3 * 50, "half of a trajectory stays"
+    lazy = JudgeReward(verbal(), group_size=2)
+    assert calls_of_round(lazy, 3, 300, assumed, False).scores == 6
+    (tmp_path / "rubric.json").write_text('["is short", "is right"]')
+    rubric = VerbalTeacher(ScriptedEngine(), RubricJudge(str(tmp_path / "rubric.json")))
+    assert calls_of_round(JudgeReward(rubric, group_size=2), 3, 300, assumed, False).tokens_out == 6 * 2
     thinking = calls(demonstration_thinking="strip", demonstration_tokens=16000)
     assert thinking.tokens_out == 24 + 3 * 8000
     assert calls(demonstration_thinking="strip", demonstration_tokens=16000, bound=True).tokens_out == 24 + 6 * 16000
@@ -328,9 +344,55 @@ def test_what_a_token_level_teacher_reads_and_its_demonstrator_writes() -> None:
     assert calls_of_round(served, 3, 300, assumed, False).requests == 1
 
 
+class Ranking(Method):
+    """A method of somebody else's: the teacher scores each trajectory as a whole and demonstrates each problem once."""
+
+    def __init__(self, teacher: VerbalTeacher, **objective: Any) -> None:
+        super().__init__(**objective)
+        self.teacher = teacher
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        raise NotImplementedError
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        teacher, problems = self.teacher, expected.problems
+        calls = scoring(teacher, problems * self.group_size, expected, by_step=False)
+        return replace(calls + demonstrating(teacher, problems, expected), added=problems, notes=("Ranks.",))
+
+
+class Silent(Ranking):
+    """Does not tell."""
+
+    teacher_calls = Method.teacher_calls
+
+
+def test_a_method_from_outside_tells_what_it_asks() -> None:
+    teacher = VerbalTeacher(OpenAIEngine(base_url="http://localhost:1/v1", model="m", api="chat"))
+    assumed = Assumptions(prompt_tokens=40, response_tokens=100)
+    calls = calls_of_round(Ranking(teacher, group_size=2), 3, 300, assumed, False)
+    assert (calls.scores, calls.read, calls.demonstrations, calls.requests) == (6, 0, 3, 6 + 3)
+    words = len(response_prompt("", "", teacher.scale)) // 4
+    assert calls.tokens_in == 6 * (words + 40 + 100) + 3 * 40
+    assert calls.tokens_out == 6 + 3 * 100
+    assert calls_of_round(Ranking(teacher, group_size=2), 3, 300, assumed, True).tokens_out == 6 + 3 * 300
+    with pytest.raises(ConfigError, match="Silent has a teacher and no teacher_calls"):
+        calls_of_round(Silent(teacher, group_size=2), 3, 300, assumed, False)
+
+
+def test_the_command_counts_a_method_from_outside(student: str) -> None:
+    quickstart = ("--config=configs/quickstart.yaml", "--trainer.accelerator=cpu", f"--model.student={student}")
+    own = json.dumps({"class_path": f"{__name__}.Ranking", "init_args": {"teacher": "configs/teacher/quickstart.yaml"}})
+    counted = plan(*quickstart, f"--method={own}")
+    problems, group = counted["calls"]["demonstrations"], 8
+    assert counted["calls"]["scores"] == counted["trajectories"] == problems * group
+    assert counted["calls_of_run"]["scores"] == counted["rounds"] * problems * group
+    assert "Ranks." in counted["notes"]
+    assert counted["setup"]["rows"] == problems * (group + 1), "what trains beside the sampled ones counts"
+
+
 def test_requests_and_cost() -> None:
     server = {"base_url": "http://localhost:1/v1", "model": "m"}
-    teacher = VerbalTeacher(OpenAIEngine(**server), OpenAIEngine(**server, api="chat"))
+    teacher = VerbalTeacher(OpenAIEngine(**server), demonstrator=OpenAIEngine(**server, api="chat"))
     assumed = Assumptions(steps=10, acceptance=0.5, input_price=2.0, output_price=10.0)
     calls = calls_of_round(OVD(teacher, group_size=8), 16, 300, assumed, False)
     assert calls.requests == 1280 / 64 + 64, "64 prompts a request of completions, one of chat"

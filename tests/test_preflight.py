@@ -15,7 +15,8 @@ from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.preflight import LONGEST, check_model_path, check_problems, check_prompts, check_run, check_sleep
+from ovd_lightning.preflight import LONGEST, check_problems, check_prompts, check_run, check_sleep
+from ovd_lightning.pretrained import check_path
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Split
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -86,10 +87,10 @@ def test_a_folder_without_a_checkpoint(check: Check, tiny_model: str, tmp_path: 
 
 def test_a_hub_id_may_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    check_model_path("model.student", "Qwen/Qwen2.5-0.5B")
+    check_path("model.student", "Qwen/Qwen2.5-0.5B")
     (tmp_path / "Qwen").mkdir()
     with pytest.raises(ConfigError, match="is not there"):  # a folder of that name is here: a slip of the pen
-        check_model_path("model.student", "Qwen/Qwen2.5-0.5B")
+        check_path("model.student", "Qwen/Qwen2.5-0.5B")
 
 
 def test_an_engine_that_cannot_be_trained(check: Check, tokenizer: Any) -> None:

@@ -18,21 +18,20 @@ from ovd_lightning.data import OVDDataModule
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.answering import Answering, Decoding, describe
 from ovd_lightning.evaluation.answers import AnswerFiles
-from ovd_lightning.evaluation.checks import check_evaluation
-from ovd_lightning.evaluation.fingerprint import fingerprint
-from ovd_lightning.evaluation.interrupted import trained_updates
 from ovd_lightning.evaluation.names import PREFIX, EvalSplit
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.evaluation.results import Evaluation
-from ovd_lightning.evaluation.running import Pass
-from ovd_lightning.evaluation.tally import Tally
+from ovd_lightning.evaluation.running import Pass, Tally
 from ovd_lightning.evaluation.wandb_tables import Shown, log_tables, wandb_loggers
 from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
+from ovd_lightning.preflight import check_evaluation
+from ovd_lightning.resume.whole import trained_updates
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
+from ovd_lightning.weights import fingerprint
 
 
 class BenchmarkCallback(L.Callback):

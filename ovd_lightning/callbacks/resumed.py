@@ -8,8 +8,9 @@ from typing import Any
 
 import lightning as L
 
-from ovd_lightning.evaluation.interrupted import continuation, finished
 from ovd_lightning.evaluation.names import PREFIX, EvalSplit
+from ovd_lightning.evaluation.results import saved_values
+from ovd_lightning.run_folder import continuation
 
 
 def had(trainer: L.Trainer, folder: Path, split: EvalSplit, settings: Mapping[str, Any]) -> dict[str, float] | None:
@@ -22,7 +23,7 @@ def had(trainer: L.Trainer, folder: Path, split: EvalSplit, settings: Mapping[st
     if trainer.ckpt_path is not None:
         folders.append(Path(str(trainer.ckpt_path)).absolute().parents[1] / "evaluations")
     stem = f"{split}-{trainer.global_step:06d}"
-    values = finished(folders, stem, settings, PREFIX[split]) if trainer.is_global_zero else None
+    values = saved_values(folders, stem, settings, PREFIX[split]) if trainer.is_global_zero else None
     return trainer.strategy.broadcast(values)
 
 

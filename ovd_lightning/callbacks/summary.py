@@ -14,7 +14,7 @@ from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import PHASES, RolloutCallback
 from ovd_lightning.evaluation.names import EvalSplit, accuracies, label
-from ovd_lightning.evaluation.table import caption, render
+from ovd_lightning.evaluation.results import caption, render
 from ovd_lightning.module import OVDModule
 from ovd_lightning.progress import phase
 

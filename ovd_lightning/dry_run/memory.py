@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape
+from ovd_lightning.methods.base import Method
 
 Sharding = Literal["none", "ddp", "fsdp2"]
-LOSS_COPIES = 5
-"""Float32 tensors [chunk, V] alive at once in the backward pass of ``Student._chunk``: logits, softmax, gradients."""
-DIVERGENCE_COPIES = 11
-"""The same of a divergence of two models' distributions (docs/memory.md)."""
 FORWARD_COPIES = 3
-"""... and in its forward pass."""
+"""Float32 tensors [chunk, V] alive at once in the loss's forward pass."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -78,8 +75,7 @@ class Setup:
     """A second, frozen student for the KL term."""
     sharding: Sharding
     ranks: int
-    loss_copies: int = LOSS_COPIES
-    """Float32 tensors [chunk, V] alive at once in the loss's backward pass."""
+    loss_copies: int = Method.loss_copies
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -12,8 +12,6 @@ from ovd_lightning.data import OVDDataModule
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token_level
 from ovd_lightning.dry_run.memory import (
-    DIVERGENCE_COPIES,
-    LOSS_COPIES,
     Account,
     EngineMemory,
     Part,
@@ -29,15 +27,12 @@ from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.distribution import DistributionMatching
-from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import check_model_path, is_hub_id
-from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.preflight import engine_settings
+from ovd_lightning.pretrained import check_path, is_hub_id
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.teachers.verbal import VerbalTeacher
 
-TEACHER = "method.init_args.teacher.init_args"
+TEACHER = "method.init_args.teacher"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -92,7 +87,7 @@ def make_plan(
     memory = _device_memory(device, gpu_memory)
     method, sampling = module.method, rollout.sampling
 
-    check_model_path("model.student", module.student_path)
+    check_path("model.student", module.student_path)
     trust = getattr(rollout.engine, "trust_remote_code", False)
     config = read_config("model.student", module.student_path, trust)
     student = shape_of(module.student_path, config, trust)
@@ -104,14 +99,18 @@ def make_plan(
             "several turns, is counted as one request."
         )
 
-    setup = _setup(module, data, trainer, ranks, length)
+    sizes = (method, data.problems_per_round, sampling.max_tokens, assumed)
+    calls, calls_at_most = calls_of_round(*sizes, bound=False), calls_of_round(*sizes, bound=True)
+    trajectories = data.problems_per_round * method.group_size
+    notes += calls.notes
+    setup = _setup(module, data, trainer, ranks, length, trajectories + calls_at_most.added)
     if setup.sharding == "ddp" and str(trainer.get("strategy")).startswith(("fsdp", "deepspeed")):
         notes.append(f"trainer.strategy {trainer['strategy']} is counted as ddp, without sharding.")
     shapes = {"model.student": student}
     engines = [_engine_memory("engine", rollout.engine, student, device, memory, length)]
     teachers = []
     served: dict[str, str] = {}
-    for setting, engine in _teacher_engines(method.teacher):
+    for setting, engine in () if method.teacher is None else engine_settings(method.teacher, TEACHER):
         if isinstance(engine, LocalEngine):
             found = read_config(f"{setting}.init_args.model", engine.model, engine.trust_remote_code)
             shapes[setting] = shape_of(engine.model, found, engine.trust_remote_code)
@@ -122,8 +121,8 @@ def make_plan(
         notes.append(_served(name, model, student, search_hub=not Path(module.student_path).is_dir()))
     frozen: list[Part] = []
     if isinstance(method.teacher, TokenTeacher) and method.teacher.path is not None:
-        setting, path = f"{TEACHER}.model", method.teacher.path
-        check_model_path(setting, path)
+        setting, path = f"{TEACHER}.init_args.model", method.teacher.path
+        check_path(setting, path)
         shapes[setting] = shape_of(path, read_config(setting, path))
         each = _bytes(method.teacher.dtype)
         frozen.append(
@@ -134,14 +133,10 @@ def make_plan(
             )
         )
         notes.append("The activations of the token-level teacher's forward pass are not counted.")
-    if isinstance(method, OPSD) and method.teacher is None:
-        notes.append("The student is its own teacher, and reads every trajectory once more.")
     for one in (*engines, *teachers):
         if one.cache is None:
             notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")
 
-    trajectories = data.problems_per_round * method.group_size
-    sizes = (method, data.problems_per_round, sampling.max_tokens, assumed)
     return Plan(
         device=device,
         ranks=ranks,
@@ -153,8 +148,8 @@ def make_plan(
         trajectories=trajectories,
         assumed=assumed,
         response_tokens=assumed.response_tokens or max(sampling.max_tokens // 3, 1),
-        calls=calls_of_round(*sizes, bound=False),
-        calls_at_most=calls_of_round(*sizes, bound=True),
+        calls=calls,
+        calls_at_most=calls_at_most,
         token_level=token_level(trajectories, length, student.vocabulary, assumed.steps),
         notes=notes,
     )
@@ -215,7 +210,10 @@ def _ranks(trainer: Mapping[str, Any], device: str, notes: list[str]) -> int:
     return max(visible, 1) * nodes
 
 
-def _setup(module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], ranks: int, length: int) -> Setup:
+def _setup(
+    module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], ranks: int, length: int, mixture: int
+) -> Setup:
+    """``mixture``: trajectories that a round trains on at most."""
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     precision = str(trainer.get("precision") or "32-true")
@@ -225,9 +223,6 @@ def _setup(module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], r
         sharding = "fsdp2"
     elif ranks > 1:
         sharding = "ddp"
-    mixture = data.problems_per_round * module.method.group_size
-    if getattr(module.method, "mixing", "substitute") == "add":
-        mixture *= 2
     steps = ranks * data.mini_batches * int(trainer.get("accumulate_grad_batches") or 1)
     return Setup(
         parameter_bytes=HALF if precision.endswith("-true") and "16" in precision else _bytes(module.dtype_name),
@@ -239,25 +234,12 @@ def _setup(module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], r
         reference=module.method.needs_reference,
         sharding=sharding,
         ranks=ranks,
-        loss_copies=DIVERGENCE_COPIES if isinstance(module.method, DistributionMatching) else LOSS_COPIES,
+        loss_copies=module.method.loss_copies,
     )
 
 
 def _bytes(dtype: str) -> int:
     return SINGLE if dtype in ("float32", "torch.float32") else HALF
-
-
-def _teacher_engines(teacher: Teacher | None, prefix: str = TEACHER) -> list[tuple[str, Engine]]:
-    """(setting, engine), each engine once."""
-    if isinstance(teacher, VerbalTeacher):
-        found = [(f"{prefix}.engine", teacher.engine)]
-        if teacher.demonstrator is not teacher.engine:
-            found.append((f"{prefix}.demonstrator", teacher.demonstrator))
-        return found
-    if isinstance(teacher, TokenTeacher):
-        own = [] if teacher.engine is None else [(f"{prefix}.engine", teacher.engine)]
-        return own + _teacher_engines(teacher.demonstrator, f"{prefix}.demonstrator.init_args")
-    return []
 
 
 def _engine_memory(

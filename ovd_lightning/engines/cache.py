@@ -1,4 +1,4 @@
-"""A disk cache of teacher answers: free replays, and nothing asked twice after a crash."""
+"""A disk cache of answers: free replays, and nothing is asked twice after a crash."""
 
 from __future__ import annotations
 

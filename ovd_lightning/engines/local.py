@@ -117,14 +117,6 @@ class LocalEngine(Engine):
         return self.max_model_len or getattr(self.config, "max_position_embeddings", None)
 
     def check(self) -> None:
-        path = Path(self.model)
-        hub_id = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", "..", "~")
-        if not path.exists() and not hub_id:
-            raise ConfigError(
-                "model", f"there is no directory {self.model!r}.", "Give a checkpoint's directory or a hub id org/name."
-            )
-        if path.exists() and not (path / "config.json").is_file():
-            raise ConfigError("model", f"{self.model!r} holds no config.json.", "Save with save_pretrained().")
         check_checkpoint("model", self.model, self.trust_remote_code)
         _ = self.tokenizer
         trained = getattr(self.config, "max_position_embeddings", None)

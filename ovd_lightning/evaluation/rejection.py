@@ -132,7 +132,16 @@ class TestingRejection:
             Trajectory(problem=problem, prompt_ids=prompt, seed=seed)
             for problem, prompt, seed in zip(problems, prompts, known, strict=True)
         ]
-        verified = Verification(self, engine, teacher, task, tokenizer, sampling)
+        verified = Verification(
+            threshold=self.threshold,
+            max_steps=self.max_steps,
+            read=lambda judgement, rng: judgement.read(teacher.scale, self.score_reading, self.score_temperature, rng),
+            engine=engine,
+            teacher=teacher,
+            task=task,
+            tokenizer=tokenizer,
+            sampling=sampling,
+        )
         with engine.awake(), teacher.awake(), teacher.unrecorded():
             verified.answer(trajectories)
         return [VerifiedCompletion.of(y, verified.records[id(y)]) for y in trajectories]

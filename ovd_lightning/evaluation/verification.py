@@ -7,7 +7,7 @@ tokenised, where its vocabulary is another.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -24,8 +24,8 @@ from ovd_lightning.types import StopReason, Trajectory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ovd_lightning.evaluation.rejection import TestingRejection
-
+Read = Callable[[Judgement, random.Random], float | None]
+"""A step's score from the teacher's judgement; the generator is for scores that are drawn. None: there is no score."""
 LEAST_PROMPTS = 16
 """Scoring prompts before the teacher is found unfit for the share that it gave no score to: calls are small here."""
 
@@ -162,18 +162,27 @@ class _Step:
 
 
 class Verification:
-    """Writes turns for `ovd_lightning.round.turns.rollout`: drafts, has them scored, has the bad ones rewritten."""
+    """Writes turns for `ovd_lightning.round.turns.rollout`: drafts, has them scored, has the bad ones rewritten.
+
+    Args:
+        threshold, max_steps: see `TestingRejection`.
+        read: the score of a judgement.
+    """
 
     def __init__(
         self,
-        settings: TestingRejection,
+        *,
+        threshold: float,
+        max_steps: int,
+        read: Read,
         engine: Engine,
         teacher: VerbalTeacher,
         task: Task,
         tokenizer: PreTrainedTokenizerBase,
         sampling: Sampling,
     ) -> None:
-        self.settings, self.engine, self.teacher, self.task = settings, engine, teacher, task
+        self.threshold, self.max_steps, self.read = threshold, max_steps, read
+        self.engine, self.teacher, self.task = engine, teacher, task
         self.tokenizer, self.sampling = tokenizer, sampling
         self.same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
         # A task that splits steps in its own way is drafted to the end of the turn: the steps in it are found then.
@@ -197,8 +206,8 @@ class Verification:
         ends = (*self.sampling.stop, *stop)
         turns = [_Turn(y, self.records[id(y)], room) for y, room in zip(trajectories, limits, strict=True)]
         while live := [t for t in turns if not t.over]:
-            checked = [t for t in live if t.record.drafts < self.settings.max_steps]
-            unchecked = [t for t in live if t.record.drafts >= self.settings.max_steps]
+            checked = [t for t in live if t.record.drafts < self.max_steps]
+            unchecked = [t for t in live if t.record.drafts >= self.max_steps]
             self._draft(checked, (*self.step_stops, *ends), ends)
             self._verify(checked, ends)
             self._draft(unchecked, ends, ends)
@@ -277,7 +286,7 @@ class Verification:
         for t, steps in found:
             for step, judgement in [(step, next(judgements)) for step in steps]:
                 score = self._read(judgement, t)
-                if score is not None and score < self.settings.threshold:
+                if score is not None and score < self.threshold:
                     rejected.append((t, step, score))
                     break
                 t.record.unscored += score is None
@@ -287,9 +296,7 @@ class Verification:
         self._rewrite(rejected, ends)
 
     def _read(self, judgement: Judgement, turn: _Turn) -> float | None:
-        rng = random.Random(seed_of(turn.trajectory.seed, "score", len(turn.ids)))
-        how, temperature = self.settings.score_reading, self.settings.score_temperature
-        return judgement.read(self.teacher.scale, how, temperature, rng)
+        return self.read(judgement, random.Random(seed_of(turn.trajectory.seed, "score", len(turn.ids))))
 
     @staticmethod
     def _close(turn: _Turn) -> None:

@@ -9,10 +9,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.evaluation.answers import Row
-from ovd_lightning.evaluation.table import columns, lines
+from ovd_lightning.evaluation.results import Evaluation, columns, lines
 
 if TYPE_CHECKING:
-    from ovd_lightning.evaluation.results import Evaluation
+    from lightning.pytorch.loggers import WandbLogger
 
 FIELDS = ("benchmark", "id", "decoding", "sample", "question", "response", "answer", "reference", "correct", "reward",
           "truncated", "timed_out", "tokens")  # fmt: skip

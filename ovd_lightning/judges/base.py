@@ -147,6 +147,22 @@ class Judge(ABC):
     def self_test(self, problem: Problem, response: str) -> str:
         """Judge a response with real calls; what came back, in words. Raises: ConfigError where no score did."""
 
+    # For estimates of what a round asks; a judge without a model asks nothing.
+
+    @property
+    def prompts_per_request(self) -> int:
+        """Sent to the engine for one judgement."""
+        return 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Of the answer to one prompt, at most."""
+        return 0
+
+    def prompt_characters(self, of_step: bool) -> int:
+        """Of the fixed words of a prompt about a step, or about a whole response."""
+        return 0
+
     def settings(self) -> dict[str, Any]:
         """What judgements depend on, as JSON can hold it."""
         return {"engine": self.engine.name}

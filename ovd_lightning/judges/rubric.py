@@ -147,6 +147,16 @@ class RubricJudge(VerbalJudge):
             self.criteria_of(problem)
         super().check_problems(task, problems, max_tokens)
 
+    @property
+    def prompts_per_request(self) -> int:
+        """One a criterion and sample; as if there were one where every problem brings its own."""
+        each = super().prompts_per_request if self.answer == "scale" or self.read == "text" else 1
+        return each * len(self.criteria or [None])
+
+    def prompt_characters(self, of_step: bool) -> int:
+        empty = JudgeRequest.of_text("", **{"step" if of_step else "response": ""})
+        return len(self._about(empty, (self.criteria or [Criterion("", 1.0)])[0]))
+
     def prompt(self, request: JudgeRequest) -> str:
         """The longest criterion's."""
         longest = max(self.criteria_of(request.problem), key=lambda c: len(c.text))

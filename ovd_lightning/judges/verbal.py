@@ -128,6 +128,18 @@ class VerbalJudge(Judge):
             check_room(_engine_setting(self), self.engine, as_prompt(prompt, self.chat), max_tokens, answer, problem.id)
 
     @property
+    def prompts_per_request(self) -> int:
+        """On 1-10 a distribution takes two: "10" is two tokens."""
+        return self.samples if self.read == "text" or self.scale.high == 9 else 2
+
+    def prompt_characters(self, of_step: bool) -> int:
+        return len(self.prompt(JudgeRequest.of_text("", **{"step" if of_step else "response": ""})))
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.score_tokens if self.read == "text" else 1
+
+    @property
     def _empty(self) -> dict[str, Any]:
         """What is judged where only the rest of the prompt matters."""
         return {"step": ""} if self.template.rates_steps else {"response": ""}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls
 from ovd_lightning.settings.ranges import AboveOne, NonNegativeFloat, OpenUnitInterval, PositiveFloat, PositiveInt
 from ovd_lightning.types import Batch, Group, Problem
 
@@ -71,6 +72,9 @@ class Method(ABC):
     teacher: Teacher | None = None
     credits_trajectories: ClassVar[bool] = True
     """Whether ``annotate`` decides on advantages; False where only the loss does, and groups are never idle."""
+    loss_copies: ClassVar[int] = 5
+    """Float32 tensors [chunk, V] alive at once in the loss's backward pass: logits, softmax, gradients
+    (docs/memory.md)."""
 
     def __init__(
         self,
@@ -122,6 +126,20 @@ class Method(ABC):
         """A real call of each kind that the method will make, after loading and before the first round.
         Raises: ConfigError."""
         return
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        """What a round asks of the teacher, in expectation or at most; for `dry_run`, so without loading anything.
+
+        A method with a teacher overrides it with a sum of `scoring`, `demonstrating` and `reading` of
+        `ovd_lightning.methods.calls`. Raises: ConfigError where it does not.
+        """
+        if self.teacher is not None:
+            raise ConfigError(
+                "method",
+                f"{type(self).__name__} has a teacher and no teacher_calls: what it asks of it is not known.",
+                "Override Method.teacher_calls.",
+            )
+        return TeacherCalls()
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         """Fresh on-policy groups, graded; by default N student trajectories a problem."""

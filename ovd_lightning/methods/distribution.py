@@ -27,6 +27,7 @@ class DistributionMatching(Method):
     """
 
     credits_trajectories = False
+    loss_copies = 11
     prefix = "divergence"
     """Of the metrics."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Aggregation, Mismatch
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, reading
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
 from ovd_lightning.student import Student
@@ -99,6 +100,15 @@ class GKD(DistributionMatching):
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
             self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        trajectories = expected.problems * self.group_size
+        calls = reading(self.teacher, trajectories, expected)
+        if self.outputs == "dataset" or self.teacher.demonstrator is None:
+            return calls
+        return calls + demonstrating(
+            self.teacher.demonstrator, round(trajectories * (1 - self.student_share)), expected
+        )
 
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         return self.teacher.model_on(batch.input_ids.device)

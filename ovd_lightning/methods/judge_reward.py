@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import functional as F
-from ovd_lightning.judges.logging import log_judgements
 from ovd_lightning.methods import rules
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, scoring
 from ovd_lightning.methods.grpo import GRPO
+from ovd_lightning.methods.logging import log_judgements
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem
 
@@ -58,3 +59,6 @@ class JudgeReward(GRPO):
             for y, value in zip(group.mixture, values, strict=True):
                 y.advantages = [value] * len(y.completion_ids)
         log_judgements(sampled, {}, self.teacher, self.scoring.level, round)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        return scoring(self.teacher, expected.problems * self.group_size, expected, self.scoring.level == "step")

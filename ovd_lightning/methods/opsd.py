@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.methods.base import Aggregation, Mismatch
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, reading
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
 from ovd_lightning.student import Student
@@ -70,6 +71,11 @@ class OPSD(DistributionMatching):
     def check(self, engine: Engine, sampling: Sampling) -> None:
         if self.teacher is not None:
             self.teacher.check_student(engine, sampling.temperature)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        if self.teacher is None:
+            return TeacherCalls(notes=("The student is its own teacher, and reads every trajectory once more.",))
+        return reading(self.teacher, expected.problems * self.group_size, expected)
 
     def teacher_model(self, student: Student, batch: Batch) -> Student:
         return student if self.teacher is None else self.teacher.model_on(batch.input_ids.device)

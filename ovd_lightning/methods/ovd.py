@@ -11,12 +11,14 @@ update pi_S by the clipped policy gradient                         Method.loss, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.judges.logging import log_judgements
 from ovd_lightning.methods import rules
 from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
+from ovd_lightning.methods.logging import log_judgements
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem, Trajectory
 
@@ -109,3 +111,12 @@ class OVD(Method):
         """Teacher trajectories ~ pi_T(. | x), graded; by the key of what they replace."""
         kept = [self.replacement.kept_tokens(y, self.threshold) for y in rejected]
         return {y.key: y for y in round.demonstrate(self.teacher, rejected, kept) if y is not None}
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        sampled = expected.problems * self.group_size
+        replaced = self.replacement.expected(sampled * expected.rejected, expected.problems)
+        judged = sampled + (replaced if self.credit.scores_demonstrations else 0)
+        kept = 0.0 if expected.at_most else self.replacement.kept_share
+        calls = scoring(self.teacher, judged, expected, self.scoring.level == "step")
+        calls += demonstrating(self.teacher, replaced, expected, kept)
+        return replace(calls, added=replaced if self.replacement.adds else 0)

@@ -113,6 +113,14 @@ class Replacement:
     """Whole trajectories of the teacher, one for each rejected one (Algorithm 1)."""
 
     needs_step_scores = False
+    adds = False
+    """Whether teacher trajectories stand beside the rejected ones."""
+    kept_share = 0.0
+    """Share of a rejected trajectory that is likely to stay, in [0, 1]; for estimates of what a round asks."""
+
+    def expected(self, rejected: float, groups: int) -> int:
+        """Replacements of a round with so many rejected trajectories in so many groups."""
+        return round(rejected)
 
     def choose(self, rejected: Sequence[Trajectory]) -> Sequence[Trajectory]:
         """Those of a group's rejected trajectories that the teacher is asked to replace."""
@@ -136,6 +144,7 @@ class Suffix(Replacement):
     no single step was rejected, a whole trajectory."""
 
     needs_step_scores = True
+    kept_share = 0.5
 
     def kept_tokens(self, y: Trajectory, threshold: float) -> int:
         return next((s.start for s in y.steps if s.score is not None and s.score < threshold), 0)
@@ -143,6 +152,8 @@ class Suffix(Replacement):
 
 class Added(Replacement):
     """The teacher's trajectories stand beside the rejected ones, which go on training."""
+
+    adds = True
 
     def mixture(self, group: Group, written: Mapping[tuple[int, int], Trajectory]) -> list[Trajectory]:
         return [*group.sampled, *(written[y.key] for y in group.sampled if y.key in written)]
@@ -160,6 +171,10 @@ class Capped(Replacement):
         self.limit = limit
         self.replacement = replacement or Whole()
         self.needs_step_scores = self.replacement.needs_step_scores
+        self.adds, self.kept_share = self.replacement.adds, self.replacement.kept_share
+
+    def expected(self, rejected: float, groups: int) -> int:
+        return min(self.replacement.expected(rejected, groups), groups * self.limit)
 
     def choose(self, rejected: Sequence[Trajectory]) -> Sequence[Trajectory]:
         worst_first = sorted(self.replacement.choose(rejected), key=lambda y: (y.score is None, y.score, y.sample))
@@ -286,7 +301,7 @@ def check_rules(scoring: Scoring, replacement: Replacement, credit: Credit, grou
                 f"is {type(rule).__name__}, which needs scored steps.",
                 "Use scoring.level: step with it.",
             )
-    if group_size < 2 and credit.needs_group and not isinstance(replacement, Added):
+    if group_size < 2 and credit.needs_group and not replacement.adds:
         raise ConfigError(
             "method.init_args.group_size",
             f"is 1, and credit: {type(credit).__name__} normalises within the group, which gives 0 for a group of one.",

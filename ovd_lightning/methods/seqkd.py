@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.types import Group, Problem
@@ -42,6 +43,9 @@ class SeqKD(Method):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         self.teacher.self_test(task, problems[0], max_tokens)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        return demonstrating(self.teacher, expected.problems * self.group_size, expected)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
         return [Group(problem=p, sampled=[]) for p in problems]

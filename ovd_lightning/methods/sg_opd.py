@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ovd_lightning import functional as F
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import (
@@ -93,6 +95,14 @@ class SGOPD(TokenLevel):
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
             self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        """Demonstrations are generated in the first rounds, and only those that the cache does not hold."""
+        calls = super().teacher_calls(expected)
+        if not expected.at_most or not self.imitation or self.teacher.demonstrator is None:
+            return calls
+        count = expected.problems * self.demonstrations
+        return replace(calls + demonstrating(self.teacher.demonstrator, count, expected), added=count)
 
     @property
     def needs_reference(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, reading
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.types import Batch
 
@@ -29,6 +30,9 @@ class TokenLevel(Method):
 
     def check(self, engine: Engine, sampling: Sampling) -> None:
         self.teacher.check_student(engine, sampling.temperature)
+
+    def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
+        return reading(self.teacher, expected.problems * self.group_size, expected)
 
     def annotate_batch(self, batch: Batch) -> None:
         batch.teacher_logprobs = self.teacher.logprobs(batch)

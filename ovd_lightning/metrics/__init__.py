@@ -9,7 +9,7 @@ from ovd_lightning.metrics.answers import (
     normalize_answer,
     sub_exact_match,
 )
-from ovd_lightning.metrics.problems import Count, PassAtK, ProblemMean
+from ovd_lightning.metrics.problems import Count, PassAtK, ProblemMean, pass_at_k, pass_ks
 
 __all__ = [
     "F1",
@@ -21,5 +21,7 @@ __all__ = [
     "exact_match",
     "f1_score",
     "normalize_answer",
+    "pass_at_k",
+    "pass_ks",
     "sub_exact_match",
 ]

@@ -1,1 +1,1 @@
-"""Resuming: which checkpoint is meant, whether it is whole, what may differ, and the folder that goes on."""
+"""Resuming: which checkpoint is meant, whether it is intact, what may differ from it, and its run's folder."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.resume.whole import read
-
-if TYPE_CHECKING:
-    from ovd_lightning.data import OVDDataModule
-    from ovd_lightning.module import OVDModule
 
 KEY = "ovd_lightning"
 """Under which the record stands in a Lightning checkpoint."""
@@ -36,44 +33,36 @@ class Progress:
     """Finished rounds."""
 
 
-def _class(instance: object) -> str:
+def class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
-def settings(module: OVDModule, data: OVDDataModule) -> dict[str, Any]:
-    """Setting -> value, plain data: those of ``FIXED``, and those whose change is worth a line."""
-    return {
-        "data.epochs_per_round": data.epochs_per_round,
-        "data.mini_batches": data.mini_batches,
-        "data.problems_per_round": data.problems_per_round,
-        "seed_everything": data.seed,
-        "data.rounds": data.rounds,
-        "task": _class(data.task),
-        "method": _class(module.method),
-        "method.init_args.group_size": module.method.group_size,
-        "model.student": module.student_path,
-        "model.dtype": module.dtype_name,
-        "model.learning_rate": module.learning_rate,
-        "model.betas": list(module.betas),
-        "model.weight_decay": module.weight_decay,
-        "model.lr_scheduler": module.lr_scheduler,
-        "model.warmup_fraction": module.warmup_fraction,
-    }
+def make(settings: Mapping[str, Any], updates: int, resumed: Progress) -> dict[str, Any]:
+    """The record of a checkpoint that is written now.
 
-
-def make(module: OVDModule, data: OVDDataModule, updates: int) -> dict[str, Any]:
-    """The record of a checkpoint that is written now."""
-    rounds, inside = divmod(updates - data.resumed.updates, data.updates_per_round)
+    Args:
+        settings: setting -> value, plain data: those of ``FIXED``, and those whose change is worth a line.
+        updates: global_step.
+        resumed: of the checkpoint that the run itself was resumed from.
+    """
+    rounds, inside = divmod(updates - resumed.updates, _updates_per_round(settings))
     return {
         "version": VERSION,
-        "rounds": data.resumed.rounds + rounds,
+        "rounds": resumed.rounds + rounds,
         "updates_in_round": inside,
-        "settings": settings(module, data),
+        "settings": dict(settings),
     }
 
 
-def compare(checkpoint: dict[str, Any], module: OVDModule, data: OVDDataModule) -> tuple[Progress, list[str]]:
+def _updates_per_round(settings: Mapping[str, Any]) -> int:
+    return int(settings["data.epochs_per_round"] * settings["data.mini_batches"])
+
+
+def compare(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Progress, list[str]]:
     """How far a checkpoint was trained, and what differs from it, in words. What may differ is this run's.
+
+    Args:
+        now: the settings of this run, see :func:`make`.
 
     Raises: ConfigError for what must not differ, and for a checkpoint that training cannot go on from.
     """
@@ -82,14 +71,14 @@ def compare(checkpoint: dict[str, Any], module: OVDModule, data: OVDDataModule) 
             "ckpt_path", "is no checkpoint of a training run.", "Give one that `fit` wrote; a student is model.student."
         )
     updates = int(checkpoint["global_step"])
-    record = checkpoint.get(KEY)
+    record, each = checkpoint.get(KEY), _updates_per_round(now)
     if record is None:  # of version 0.1
-        rounds, inside = divmod(updates, data.updates_per_round)
+        rounds, inside = divmod(updates, each)
         notes = ["the checkpoint holds no record of its settings (an earlier version wrote it): they are not compared"]
     else:
         if record["version"] > VERSION:
             raise ConfigError("ckpt_path", "was written by a later version of ovd_lightning.", "Upgrade it.")
-        now, then = settings(module, data), record["settings"]
+        then = record["settings"]
         for name, why in FIXED.items():
             if name in then and then[name] != now[name]:
                 raise ConfigError(
@@ -103,17 +92,17 @@ def compare(checkpoint: dict[str, Any], module: OVDModule, data: OVDDataModule) 
     if inside:
         raise ConfigError(
             "ckpt_path",
-            f"is a checkpoint after {updates} updates, in the middle of a round of {data.updates_per_round}.",
+            f"is a checkpoint after {updates} updates, in the middle of a round of {each}.",
             "Give one from the end of a round: RoundCheckpoint writes no other.",
         )
-    if rounds > data.rounds:
+    if rounds > now["data.rounds"]:
         raise ConfigError(
-            "data.rounds", f"is {data.rounds}, and the checkpoint has {rounds} rounds behind it.", "Raise it."
+            "data.rounds", f"is {now['data.rounds']}, and the checkpoint has {rounds} rounds behind it.", "Raise it."
         )
     return Progress(updates, rounds), notes
 
 
-def check_student(checkpoint: dict[str, Any], student: str) -> None:
+def check_student(checkpoint: Mapping[str, Any], student: str) -> None:
     """Raises: ConfigError when the checkpoint's weights are not those of the student's architecture.
 
     Of a sharded checkpoint, whose tensors stand elsewhere, nothing is compared.
@@ -154,8 +143,7 @@ def _shapes(student: str) -> dict[str, tuple[int, ...]] | None:
 
 def check(
     path: Path,
-    module: OVDModule,
-    data: OVDDataModule,
+    now: Mapping[str, Any],
     *,
     max_steps: int = -1,
     over: str | None = None,
@@ -164,16 +152,17 @@ def check(
     """Everything about a resumed run that can be known before a model is loaded; see :func:`compare`.
 
     Args:
+        now: the settings of this run, see :func:`make`.
         max_steps: of the trainer; below 0: no limit.
         over: what to do where all rounds are trained; None: the run has not come to its end, so that its evaluation
             and its student are left to do.
     Raises: ConfigError.
     """
     checkpoint = read(path, weights_only)
-    progress, notes = compare(checkpoint, module, data)
-    check_student(checkpoint, module.student_path)
-    if progress.rounds == data.rounds and over is not None:
-        raise ConfigError("data.rounds", f"is {data.rounds}, and all of them are trained.", over)
+    progress, notes = compare(checkpoint, now)
+    check_student(checkpoint, now["model.student"])
+    if progress.rounds == now["data.rounds"] and over is not None:
+        raise ConfigError("data.rounds", f"is {progress.rounds}, and all of them are trained.", over)
     if 0 <= max_steps <= progress.updates:
         raise ConfigError(
             "trainer.max_steps",

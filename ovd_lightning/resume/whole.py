@@ -95,3 +95,16 @@ def read(path: Path, weights_only: bool | None = None) -> dict[str, Any]:
             "Trust it with --weights_only false, or not at all.",
         ) from error
     return loaded if isinstance(loaded, dict) else {}
+
+
+def trained_updates(checkpoint: str | Path | None) -> int | None:
+    """``global_step`` of a Lightning checkpoint file, without reading its tensors; None where there is no such file.
+
+    Outside ``fit`` the trainer's own ``global_step`` stays 0.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return None
+    # As trusted as for Lightning, which has just loaded the whole of it.
+    loaded = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    step = loaded.get("global_step") if isinstance(loaded, dict) else None
+    return None if step is None else int(step)

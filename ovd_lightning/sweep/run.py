@@ -1,8 +1,8 @@
 """``python -m ovd_lightning.sweep FILE``: the runs of a W&B sweep file, one after the other, without W&B's service.
 
-The file is the one that ``wandb sweep`` takes; ``grid`` and ``random`` are understood. The command lines are those
-that W&B's agent would build, with one more parameter: the run's folder, under the sweep's, which also holds its output
-in ``output.log``. An interrupted sweep keeps what has finished and goes on with ``--resume``.
+The file is the one that ``wandb sweep`` takes, with ``method: grid``; other methods are for W&B's own agent. The
+command lines are those that the agent would build, with one more parameter: the run's folder, under the sweep's, which
+also holds its output in ``output.log``. An interrupted sweep keeps what has finished and goes on with ``--resume``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,10 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import first_free, new_folder, write_text
 from ovd_lightning.report.read import read_metrics
 from ovd_lightning.sweep.file import FOLDER, RECORD, SEED, Values, command_line, expand, folder_names, read_sweep
-from ovd_lightning.sweep.table import print_tables, write_results
+from ovd_lightning.sweep.table import Job, print_tables, write_results
 
 GRACE_S = 60.0
 """How long a run that was told to end may take before it is killed."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Job:
-    """One run of the sweep, and what became of it."""
-
-    values: Values
-    command: list[str]
-    folder: Path
-    status: str = "waiting"
-    """waiting, running, finished, finished before, interrupted, failed"""
-    reason: str = ""
-    """Why it failed."""
-    seconds: float = 0.0
 
 
 class Runner:
@@ -207,13 +192,18 @@ def locked(folder: Path) -> Iterator[int | None]:
         yield file.fileno()
 
 
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m ovd_lightning.sweep", description=__doc__)
     made.add_argument("sweep", type=Path, help="a sweep file, e.g. configs/sweeps/threshold.yaml")
-    made.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    made.add_argument("--jobs", type=positive, default=1, help="runs at a time (default 1)")
     made.add_argument("--seeds", type=int, nargs="+", default=[], help=f"values of {SEED}, in place of the file's")
-    made.add_argument("--count", type=int, help="number of draws (random), or a limit on the combinations (grid)")
-    made.add_argument("--sample_seed", type=int, default=0, help="of the random method's draws")
+    made.add_argument("--count", type=positive, help="run the first COUNT combinations; default: the file's run_cap")
     made.add_argument("--root", type=Path, default=Path("runs/sweeps"), help="the sweep's folder is ROOT/<name>/<time>")
     made.add_argument(
         "--resume", type=Path, metavar="DIR", help="a sweep's folder: run only what has not finished there"
@@ -246,9 +236,7 @@ def endings_as_interrupts() -> Iterator[None]:
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     sweep = read_sweep(arguments.sweep)
-    if arguments.jobs < 1:
-        raise ConfigError("--jobs", f"is {arguments.jobs}.", "Use 1 or more.")
-    runs = expand(sweep, count=arguments.count, seeds=arguments.seeds, sample_seed=arguments.sample_seed)
+    runs = expand(sweep, count=arguments.count, seeds=arguments.seeds)
     if arguments.dry_run:
         for values in runs:
             print(shlex.join(command_line(sweep, values)))

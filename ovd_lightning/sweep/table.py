@@ -5,18 +5,30 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.files import replacing
 from ovd_lightning.report.read import read_metrics
-from ovd_lightning.sweep.file import SEED, Sweep, short_names
+from ovd_lightning.sweep.file import SEED, Sweep, Values, short_names
 
 RESULTS = "results.csv"
 
-if TYPE_CHECKING:
-    from ovd_lightning.sweep.run import Job
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One run of the sweep, and what became of it."""
+
+    values: Values
+    command: list[str]
+    folder: Path
+    status: str = "waiting"
+    """waiting, running, finished, finished before, interrupted, failed"""
+    reason: str = ""
+    """Why it failed."""
+    seconds: float = 0.0
 
 
 def last_values(job: Job) -> dict[str, float]:

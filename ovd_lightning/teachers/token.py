@@ -102,9 +102,6 @@ class TokenTeacher(Teacher):
     def check(self) -> None:
         """Raises: ConfigError for a checkpoint that is not there, and what the demonstrator's check finds."""
         if self.path is not None:
-            from ovd_lightning.preflight import check_model_path
-
-            check_model_path(f"{SETTING}.model", self.path)
             check_checkpoint(f"{SETTING}.model", self.path)
             _ = self.tokenizer
         if self.engine is not None:

@@ -87,7 +87,7 @@ def test_a_row_parses_and_is_what_its_name_says(row: Row, monkeypatch: pytest.Mo
     assert (
         found[f"{teacher}.engine.init_args.base_url"] == found[f"{train}.{SEARCH}.init_args.engine.init_args.base_url"]
     )
-    assert found[f"{teacher}.scale"] == "zero_to_nine", "10 rejects everything"
+    assert found[f"{teacher}.judge.init_args.scale"] == "zero_to_nine", "10 rejects everything"
 
 
 def test_rows_differ_in_their_method_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_the_hyperparameters_are_those_of_the_paper(monkeypatch: pytest.MonkeyPa
     assert config.trainer.strategy.init_args.data_parallel_size == config.trainer.devices == 4
     assert (config.model.learning_rate, config.model.lr_scheduler) == (1e-6, "constant_with_warmup")
     assert config.model.warmup_fraction == 0.95
-    assert (method.kl_coefficient, method.threshold, method.score_temperature) == (0.001, 7, 0.7)
+    assert (method.kl_coefficient, method.threshold, method.scoring.temperature) == (0.001, 7, 0.7)
     environment = config.task.init_args.environment.init_args
     assert (environment.max_turn_tokens, environment.max_turns, environment.top_k) == (500, 5, 5)
     assert config.engine.init_args.max_model_len == 4096 + environment.max_turn_tokens

@@ -16,6 +16,7 @@ from benchmarks.theorems.live import measure
 from benchmarks.theorems.world import bandit, certain, prefixes, random_world, trajectories
 
 # ----------------------------------------------------------------------- world
+from ovd_lightning.methods.rules import MixedGroup
 
 
 def test_every_trajectory_is_enumerated_with_the_prefixes_it_passes() -> None:
@@ -88,7 +89,7 @@ def test_the_packages_own_gradients_are_those_of_equation_7() -> None:
     incorrect = replace(world, scores=certain(world.accept * world.reward))
     either = measure(world, incorrect.surrogate_gradient(), rounds=30, replace_when="score_or_incorrect")
     assert either.z_rms < unbiased.UNBIASED
-    assert measure(world, world.surrogate_gradient(), rounds=20, advantage="mixed_group").z_rms > 4
+    assert measure(world, world.surrogate_gradient(), rounds=20, credit=MixedGroup()).z_rms > 4
 
 
 def test_equation_6_has_too_little_mass() -> None:

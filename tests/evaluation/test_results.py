@@ -15,9 +15,8 @@ from rich.console import Console
 
 from ovd_lightning.evaluation.answering import Decoding
 from ovd_lightning.evaluation.names import accuracies, label
-from ovd_lightning.evaluation.results import BenchmarkResult, Evaluation, Score
-from ovd_lightning.evaluation.table import caption, columns, lines, render
-from ovd_lightning.evaluation.tally import Tally
+from ovd_lightning.evaluation.results import BenchmarkResult, Evaluation, Score, caption, columns, lines, render
+from ovd_lightning.evaluation.running import Tally
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Task
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovd_lightning.evaluation.estimators import average, pass_at_k, pass_ks
-from ovd_lightning.metrics import Count, PassAtK, ProblemMean
+from ovd_lightning.evaluation.results import average
+from ovd_lightning.metrics import Count, PassAtK, ProblemMean, pass_at_k, pass_ks
 
 
 def tensor(*values: float) -> torch.Tensor:

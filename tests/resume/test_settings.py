@@ -18,24 +18,25 @@ from ovd_lightning.student import Student
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 
 
-def parts(student: str, group_size: int = 4, **settings: Any) -> tuple[OVDModule, OVDDataModule]:
+def settings_of(student: str, group_size: int = 4, **settings: Any) -> dict[str, Any]:
     model = {k: settings.pop(k) for k in ("learning_rate", "weight_decay") if k in settings}
     chosen = {"problems_per_round": 4, "rounds": 3, "epochs_per_round": 2, **settings}
-    return OVDModule(student, GRPO(group_size=group_size), **model), OVDDataModule(ArithmeticTask(), **chosen)
+    module = OVDModule(student, GRPO(group_size=group_size), **model)
+    return {**OVDDataModule(ArithmeticTask(), **chosen).resume_settings(), **module.resume_settings()}
 
 
 @pytest.fixture
 def checkpoint(tiny_model: str) -> dict[str, Any]:
     """After two rounds of two updates."""
-    return {"global_step": 4, "loops": {}, KEY: make(*parts(tiny_model), 4)}
+    return {"global_step": 4, "loops": {}, KEY: make(settings_of(tiny_model), 4, Progress(0, 0))}
 
 
 def test_what_the_command_line_wins(checkpoint: dict[str, Any], tiny_model: str) -> None:
-    assert compare(checkpoint, *parts(tiny_model)) == (Progress(4, 2), [])
-    progress, notes = compare(checkpoint, *parts(tiny_model, rounds=9, learning_rate=0.5, weight_decay=0.25))
+    assert compare(checkpoint, settings_of(tiny_model)) == (Progress(4, 2), [])
+    progress, notes = compare(checkpoint, settings_of(tiny_model, rounds=9, learning_rate=0.5, weight_decay=0.25))
     assert progress == Progress(4, 2)
     assert notes == ["data.rounds 3 -> 9", "model.learning_rate 1e-06 -> 0.5", "model.weight_decay 0.0 -> 0.25"]
-    assert compare(checkpoint, *parts(tiny_model, group_size=8))[1] == ["method.init_args.group_size 4 -> 8"]
+    assert compare(checkpoint, settings_of(tiny_model, group_size=8))[1] == ["method.init_args.group_size 4 -> 8"]
 
 
 @pytest.mark.parametrize(
@@ -44,27 +45,27 @@ def test_what_the_command_line_wins(checkpoint: dict[str, Any], tiny_model: str)
 )
 def test_what_must_not_change(setting: str, value: int, checkpoint: dict[str, Any], tiny_model: str) -> None:
     with pytest.raises(ConfigError, match=f"is {value}, and the checkpoint was trained with") as error:
-        compare(checkpoint, *parts(tiny_model, **{setting: value}))
+        compare(checkpoint, settings_of(tiny_model, **{setting: value}))
     assert setting in error.value.setting
 
 
 def test_fewer_rounds_than_are_trained(checkpoint: dict[str, Any], tiny_model: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.rounds: is 1, and the checkpoint has 2 rounds behind it"):
-        compare(checkpoint, *parts(tiny_model, rounds=1))
+        compare(checkpoint, settings_of(tiny_model, rounds=1))
 
 
 def test_a_checkpoint_of_an_earlier_version_says_nothing_of_its_settings(tiny_model: str) -> None:
     old = {"global_step": 4, "loops": {}}
-    progress, notes = compare(old, *parts(tiny_model))
+    progress, notes = compare(old, settings_of(tiny_model))
     assert progress == Progress(4, 2)
     assert "not compared" in notes[0]
     with pytest.raises(ConfigError, match="in the middle of a round of 3"):
-        compare(old, *parts(tiny_model, epochs_per_round=3))
+        compare(old, settings_of(tiny_model, epochs_per_round=3))
 
 
 def test_what_is_no_checkpoint_of_a_run(tiny_model: str) -> None:
     with pytest.raises(ConfigError, match="no checkpoint of a training run"):
-        compare({"weight": 1}, *parts(tiny_model))
+        compare({"weight": 1}, settings_of(tiny_model))
 
 
 def test_another_architecture_is_refused_before_it_is_loaded(tiny_model: str, tiny_untied_model: str) -> None:

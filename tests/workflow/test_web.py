@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ovd_lightning.search.sft import main as make_sft_data
+from ovd_lightning.simulator_data import main as make_sft_data
 from ovd_lightning.tasks.web_benchmarks import TABLE_3
 from tests.search.parts import save_byte_tokenizer, write_corpus
 from tests.served import serve

@@ -1,6 +1,6 @@
 """Data on which a language model learns to play the search engine, from the transcripts of a run that searched.
 
-    python -m ovd_lightning.search.sft runs/web_search_r1/... --out data/simulator
+    python -m ovd_lightning.simulator_data runs/web_search_r1/... --out data/simulator
 
 ZeroSearch's procedure (arXiv 2505.04588, which section 3.2 and A.6.2 follow): pairs of a query and its documents are
 taken from trajectories with a real search engine; those of a trajectory with the right answer are useful, those of a
@@ -262,7 +262,7 @@ def summary(name: str, pairs: Sequence[Pair]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads runs, writes two files, prints what was counted."""
     parser = argparse.ArgumentParser(
-        prog="python -m ovd_lightning.search.sft",
+        prog="python -m ovd_lightning.simulator_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ovd_lightning.evaluation import fingerprint as module
-from ovd_lightning.evaluation.fingerprint import fingerprint
+from ovd_lightning import weights
 from ovd_lightning.student import Student
+from ovd_lightning.weights import fingerprint
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def test_any_change_is_seen() -> None:
 
 def test_long_parameters_are_looked_at_in_chunks(monkeypatch) -> None:
     whole = fingerprint(parameters().items())
-    monkeypatch.setattr(module, "CHUNK", 8)
+    monkeypatch.setattr(weights, "CHUNK", 8)
     chunked = fingerprint(parameters().items())
     changed = parameters()
     changed["a.weight"][29, 6] += 1

@@ -17,9 +17,9 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.round.transcripts import TranscriptWriter, read_transcripts
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult
 from ovd_lightning.search.bm25 import BM25Search
-from ovd_lightning.search.sft import Asking, Form, Pair, distinct, main, pairs_of, split, written
 from ovd_lightning.search.simulated import SimulatedSearch
 from ovd_lightning.search.written import read_documents
+from ovd_lightning.simulator_data import Asking, Form, Pair, distinct, main, pairs_of, split, written
 from ovd_lightning.tasks.search import SearchEnvironment
 from ovd_lightning.tasks.web_qa import WebQATask
 from ovd_lightning.types import Problem

@@ -1,27 +1,26 @@
-"""How the command line begins: the checkpoint that is meant, the folder, and what the folder is then."""
+"""How a run of the command line starts: its checkpoint, its folder, and what the folder holds then."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from ovd_lightning.callbacks.benchmark import BenchmarkCallback
+from ovd_lightning.callbacks.rollout import RolloutCallback
+from ovd_lightning.data import OVDDataModule
 from ovd_lightning.metrics_file import NAME, history
+from ovd_lightning.module import OVDModule
 from ovd_lightning.resume.find import WORDS, check_whole, find, run_of
 from ovd_lightning.resume.record import Progress, check, check_student
 from ovd_lightning.resume.rewind import rewind
 from ovd_lightning.resume.whole import read
 from ovd_lightning.run_folder import checked_name, job_folder, read_state, write_state
-
-if TYPE_CHECKING:
-    import lightning as L
-
-    from ovd_lightning.data import OVDDataModule
-    from ovd_lightning.module import OVDModule
 
 
 def is_rank_zero() -> bool:
@@ -78,8 +77,7 @@ def check_start(
     max_steps = trainer.get("max_steps")
     progress, notes = check(
         checkpoint,
-        module,
-        data,
+        {**data.resume_settings(), **module.resume_settings()},
         max_steps=-1 if max_steps is None else max_steps,
         over=over,
         weights_only=weights_only,
@@ -110,9 +108,6 @@ def begin(trainer: L.Trainer, checkpoint: Path | None, progress: Progress, wandb
     Args:
         checkpoint: where the run continues in this folder; None: it begins here.
     """
-    from ovd_lightning.callbacks.benchmark import BenchmarkCallback
-    from ovd_lightning.callbacks.rollout import RolloutCallback
-
     folder = Path(trainer.default_root_dir)
     earlier = history(folder / NAME, progress.updates) if checkpoint is not None else []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
