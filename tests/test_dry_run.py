@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from benchmarks.allocator import peak_bytes
+from benchmarks.speed.allocator import peak_bytes
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.calls import calls_of_round, paper_figures, token_level
 from ovd_lightning.dry_run.command import arguments, main, plan_of

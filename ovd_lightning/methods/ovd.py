@@ -44,7 +44,7 @@ class OVD(Method):
     The default is eq. 7 (A = R, no baseline within the group), not the last line of Algorithm 1. With "score or
     incorrect" as the trigger and a good teacher, every member of a mixed group is correct, so sigma = 0 and A = 0
     in exactly the groups in which the teacher intervened. Measured on the quickstart (held-out greedy accuracy %, 3
-    seeds, from 26.4, equal student samples; `benchmarks/quickstart_methods.py`): this default 76.9 +- 4.6, GRPO
+    seeds, from 26.4, equal student samples; `benchmarks.compare.quickstart_methods`): this default 76.9 +- 4.6, GRPO
     without a teacher 55.5 +- 3.3, Algorithm 1 as printed (`advantage: mixed_group`) 26.4 +- 1.8 with 95 % of its
     groups at zero advantage. That share is always logged as `ovd/zero_advantage_groups`.
 

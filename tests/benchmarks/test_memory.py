@@ -13,14 +13,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks import memory
-from benchmarks.allocator import peak_bytes
-from benchmarks.footprint import draw, tables
-from benchmarks.footprint.batch import sample
-from benchmarks.footprint.claims import ORDER, numbers, numbers_table, shapes, statements
-from benchmarks.footprint.measure import FORMS, Cell, Form, Measurement, copies, measure, models, scaled
-from benchmarks.footprint.naive import NaiveStudent
-from benchmarks.footprint.scale import signals, steps_at_scale
+from benchmarks.paper.claims import ORDER, numbers, numbers_table, shapes, statements
+from benchmarks.speed import memory
+from benchmarks.speed.allocator import peak_bytes
+from benchmarks.speed.footprint import draw, tables
+from benchmarks.speed.footprint.batch import sample
+from benchmarks.speed.footprint.measure import FORMS, Cell, Form, Measurement, copies, measure, models, scaled
+from benchmarks.speed.footprint.naive import NaiveStudent
+from benchmarks.speed.footprint.scale import signals, steps_at_scale
 from ovd_lightning.dry_run.calls import PaperFigure, paper_figures
 from ovd_lightning.dry_run.memory import Setup, account
 from ovd_lightning.dry_run.shape import read_config, shape_of
