@@ -1,29 +1,27 @@
-"""What the paper prints of memory, as data, and the same recomputed from its own settings.
+"""The paper's numbers about memory (eq. 1, Table 1, Figures 1 and 2, section 2), recomputed from its own settings.
 
-Numbers come with a verdict that follows from both. Statements without a number are held against numbers. The dry run
-has the paper's Table 1 already (`ovd_lightning/dry_run/calls.py`); here is the rest: eq. 1, the captions of Figures 1
-and 2, Table 2, and what the text makes of them.
+A number comes with a verdict that follows from the printed and the computed value. Statements without a number are
+checked against numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from benchmarks.paper.finding import Finding
-from ovd_lightning.dry_run.calls import (
-    PAPER_LENGTH,
-    PAPER_VOCABULARY,
-    PaperFigure,
-    gb,
-    keys_and_values,
-    paper_figures,
-    token_level,
-)
+from ovd_lightning.dry_run.calls import token_level
 from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape, shape_of
 
 ORDER = ("section 1", "eq. 1", "Table 1", "section 2", "Figure 1", "Figure 2")
 """Places as they follow one another in the paper."""
+PAPER_LENGTH, PAPER_VOCABULARY = 8192, 152_064
+"""Of Table 1: Qwen2.5-7B, whose "152K" is 152,064."""
+PAPER_LAYERS, PAPER_KV_HEADS, PAPER_HEAD_DIM = 28, 4, 128
+"""Of the same model, as Table 1 has them."""
+PRINTED_ABOUT = 0.01
+"""The paper prints two or three digits: a number is right within this share."""
 SCORES = 10
 """v"""
 WORDS = 152_000
@@ -50,6 +48,42 @@ QWQ_32B = {
 """... and of Qwen/QwQ-32B, its teacher."""
 
 
+def keys_and_values(length: int, layers: int = PAPER_LAYERS) -> int:
+    """Bytes of one sequence's cache in bfloat16, [N_L, 2, H_kv, L, d] of Table 1."""
+    return layers * 2 * PAPER_KV_HEADS * length * PAPER_HEAD_DIM * HALF
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PaperFigure:
+    """A number of section 2, and the same computed."""
+
+    where: str
+    what: str
+    printed: str
+    computed: str
+    value: float
+    """What is printed: bytes, a GB being 10^9 and an MB 10^6 of them, or a ratio."""
+    exact: float
+    """The same from the formula."""
+    comment: str = ""
+
+    @property
+    def factor(self) -> float:
+        """Computed over printed."""
+        return self.exact / self.value
+
+    @property
+    def verdict(self) -> str:
+        """By the numbers alone: right, right in binary units, or by how much it is wrong."""
+        if abs(self.factor - 1) <= PRINTED_ABOUT:
+            return "right"
+        for unit, binary in (("MB", 1.024**2), ("GB", 1.024**3)):
+            if self.printed.endswith(unit) and abs(self.factor / binary - 1) <= PRINTED_ABOUT:
+                return f"unit wrong: it is {unit[0]}iB"
+        times = self.factor if self.factor > 1 else 1 / self.factor
+        return f"wrong: {times:.3g} times too {'small' if self.factor > 1 else 'large'}"
+
+
 @cache
 def shapes() -> dict[str, ModelShape]:
     """Counted on the meta device."""
@@ -62,11 +96,62 @@ def shapes() -> dict[str, ModelShape]:
 def numbers() -> list[PaperFigure]:
     """Every number of the paper about memory, in its order."""
     one = token_level(1, PAPER_LENGTH, PAPER_VOCABULARY, STEPS, SCORES)
-    many = token_level(32, PAPER_LENGTH, PAPER_VOCABULARY, STEPS, SCORES)
-    cache = keys_and_values(PAPER_LENGTH)
+    batch = token_level(32, PAPER_LENGTH, PAPER_VOCABULARY, STEPS, SCORES)
+    layer, cache = keys_and_values(PAPER_LENGTH, layers=1), keys_and_values(PAPER_LENGTH)
     by_precision = f"float32 alone {one.single / cache:.1f}, bfloat16 alone {one.half / cache:.1f}"
     figures = [
-        *paper_figures(),
+        PaperFigure(
+            where="Table 1",
+            what="logits of one sequence, float32",
+            printed="5.0 GB",
+            computed=gb(one.single),
+            value=5.0e9,
+            exact=one.single,
+        ),
+        PaperFigure(
+            where="Table 1",
+            what="logits of one sequence, bfloat16",
+            printed="2.5 GB",
+            computed=gb(one.half),
+            value=2.5e9,
+            exact=one.half,
+        ),
+        PaperFigure(
+            where="Table 1",
+            what="keys and values, 1 layer",
+            printed="16 MB",
+            computed=f"{layer / 2**20:.0f} MiB = {layer / 1e6:.1f} MB",
+            value=16e6,
+            exact=layer,
+            comment="printed in MiB",
+        ),
+        PaperFigure(
+            where="Table 1",
+            what="keys and values, 28 layers",
+            printed="469 MB",
+            computed=f"{cache / 1e6:.1f} MB = {cache / 2**20:.0f} MiB",
+            value=469e6,
+            exact=cache,
+            comment="printed in MB: 28 x 16 is 448",
+        ),
+        PaperFigure(
+            where="section 1",
+            what="logits of B x N = 8 x 4 sequences",
+            printed="around 160 GB",
+            computed=f"{gb(batch.single)} in float32 alone, {gb(batch.total)} by eq. 1",
+            value=160e9,
+            exact=batch.single,
+            comment="figure 2's 240 GB is eq. 1",
+        ),
+        PaperFigure(
+            where="section 2",
+            what="verbal scores take less by",
+            printed="N V / v = 48000",
+            computed=f"N V / v = {32 * 152_000 // 10:,}; L V / (K v) = {PAPER_LENGTH * 152_000 // 100:,}",
+            value=48_000,
+            exact=32 * 152_000 / 10,
+            comment="N is in both, so it cancels; K = 10 steps",
+        ),
         PaperFigure(
             where="eq. 1",
             what="float32 and bfloat16 together, in float32's",
@@ -89,18 +174,18 @@ def numbers() -> list[PaperFigure]:
             where="Figure 2",
             what="logits over keys and values",
             printed="~16x",
-            computed=f"{many.total / (32 * cache):.1f} with both copies of eq. 1",
+            computed=f"{batch.total / (32 * cache):.1f} with both copies of eq. 1",
             value=16,
-            exact=many.total / (32 * cache),
+            exact=batch.total / (32 * cache),
             comment="N is in both",
         ),
         PaperFigure(
             where="Figure 2",
             what="logits of N = 32 rollouts",
             printed="240 GB",
-            computed=gb(many.total),
+            computed=gb(batch.total),
             value=240e9,
-            exact=many.total,
+            exact=batch.total,
             comment="the same 32 sequences are 160 GB in section 1: float32 alone there, eq. 1 here",
         ),
     ]
@@ -192,3 +277,7 @@ def numbers_table(figures: Sequence[PaperFigure]) -> str:
 def not_derivable_table() -> str:
     rows = ["| where | claim | why it cannot be recomputed |", "| --- | --- | --- |"]
     return "\n".join([*rows, *(f"| {' | '.join(row)} |" for row in NOT_DERIVABLE)])
+
+
+def gb(bytes: float) -> str:
+    return f"{bytes / 1e9:,.1f} GB"

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.paper.claims import numbers
+from benchmarks.paper.claims import PAPER_LENGTH, numbers
 from benchmarks.paper.finding import BLUE, GREEN, GREY, ORANGE, RED, panels, save
 from benchmarks.speed.footprint.measure import FORMS, Cell, Form, Measurement
 from benchmarks.speed.footprint.scale import lines
-from ovd_lightning.dry_run.calls import PAPER_LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

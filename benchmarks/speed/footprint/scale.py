@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.paper.claims import SCORES, STEPS, shapes
+from benchmarks.paper.claims import PAPER_LENGTH, PAPER_VOCABULARY, SCORES, STEPS, keys_and_values, shapes
 from benchmarks.speed.footprint.batch import judge
 from benchmarks.speed.footprint.measure import Form
 from ovd_lightning.dry_run.assumptions import Assumptions
-from ovd_lightning.dry_run.calls import PAPER_LENGTH, PAPER_VOCABULARY, calls_of_round, keys_and_values
+from ovd_lightning.dry_run.calls import calls_of_round
 from ovd_lightning.dry_run.memory import Setup, account
 from ovd_lightning.dry_run.shape import HALF, SINGLE
 from ovd_lightning.methods.ovd import OVD
