@@ -1,4 +1,4 @@
-"""The programs behind the numbers in README.md and docs/; `python -m benchmarks.FOLDER.NAME --help`."""
+"""The programs behind the numbers in README.md and docs/, for instance `python -m benchmarks.paper.table3 --help`."""
 
 from pathlib import Path
 

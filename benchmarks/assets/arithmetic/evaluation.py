@@ -22,9 +22,9 @@ from ovd_lightning.types import Problem
 
 VERDICTS: dict[Verdict, str] = {
     "right": "right",
-    "inherited": "right in themselves after a mistake",
-    "value": "with a wrong value",
-    "expression": "with a wrong expression",
+    "inherited": "right after a mistake",
+    "value": "wrong value",
+    "expression": "wrong expression",
 }
 
 
