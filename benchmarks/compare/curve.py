@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare.curve runs/quickstart_web/… --out docs/figures/quickstart_web.svg
 
-Drawn from the run's metrics.csv; the run's own page (report.html) has these and more, to point at.
+Drawn from the run's metrics.csv. The run's report.html has these and more curves, interactively.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@
 Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight. A finished
 run is not repeated (runs/quickstart_methods keeps them). Printed, as mean and standard deviation over seeds:
 
-- held-out test accuracy after the last round, greedy and sampled: equal student samples, but that the teacher writes
-  for SeqKD and half of GKD, and DAPO draws groups without variance again; the column says how many there were;
-- held-out validation accuracy when a budget of teacher tokens was spent, read off between two of the evaluations that
-  every run makes on its way: equal teacher tokens. The budget is the least that any method with a teacher spends in
-  all. A teacher's tokens are those it read and those it wrote, as an endpoint would bill them;
+- held-out test accuracy after the last round, greedy and sampled, at equal student samples. (For SeqKD and half of GKD
+  the teacher samples, and DAPO resamples groups without variance; the number of student samples is a column.)
+- held-out validation accuracy at an equal budget of teacher tokens, interpolated between two evaluations of a run. The
+  budget is the smallest total of any method with a teacher. Tokens read and written both count, as an endpoint would
+  bill them.
 - CPU seconds of a run, its evaluations and imports included.
 """
 

@@ -35,7 +35,7 @@ QWEN_7B = {
     "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
     "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
-"""What the config.json of Qwen/Qwen2.5-7B says of its size, ..."""
+"""Sizes from the config.json of Qwen/Qwen2.5-7B, ..."""
 QWEN_MATH_1_5B = {
     "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
     "intermediate_size": 8960, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 4096,
@@ -193,7 +193,7 @@ def numbers() -> list[PaperFigure]:
 
 
 def statements() -> list[Finding]:
-    """What the paper says of memory without a number, held against numbers."""
+    """What the paper claims about memory without a number, checked against numbers."""
     one = token_level(1, PAPER_LENGTH, PAPER_VOCABULARY, STEPS, SCORES)
     many = token_level(32, PAPER_LENGTH, PAPER_VOCABULARY, STEPS, SCORES)
     cache, chunk = keys_and_values(PAPER_LENGTH), 1024 * PAPER_VOCABULARY * SINGLE

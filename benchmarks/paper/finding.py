@@ -1,4 +1,4 @@
-"""What a check says, and how its figure looks."""
+"""The findings of a check as a table, and the style of figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runners of the paper's tables share: one training, one evaluation a row, and none of them twice."""
+"""Shared by the runners of the paper's tables: a training and an evaluation for each row, each of them run once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def command(subcommand: str, *flags: str) -> None:
 
 
 def claim(folder: Path, settings: Sequence[str]) -> None:
-    """The folder is for these settings from now on.
+    """Reserve the folder for these settings.
 
-    Raises: SystemExit when it is for others: what it holds would stand for a run that was never made.
+    Raises: SystemExit if it holds a run with other settings, whose results would be taken for this one's.
     """
     path = folder / "flags.json"
     if path.exists() and (before := json.loads(path.read_text())) != list(settings):
@@ -38,11 +38,11 @@ def claim(folder: Path, settings: Sequence[str]) -> None:
 
 
 def fit(folder: Path, settings: Sequence[str], *more: str) -> None:
-    """A training into ``folder``, without evaluations; goes on from the last checkpoint of an interrupted one.
+    """Train into ``folder``, without evaluations; an interrupted training continues from its last checkpoint.
 
     Args:
-        settings: what the folder is claimed for.
-        more: flags that a later call may give otherwise, such as the number of rounds.
+        settings: the settings that identify the run.
+        more: flags that may change in a later call, such as the number of rounds.
     """
     claim(folder, settings)
     last = folder / "checkpoints" / "last.ckpt"
@@ -59,12 +59,12 @@ def fit(folder: Path, settings: Sequence[str], *more: str) -> None:
 
 
 def result_of(folder: Path) -> Path:
-    """The file of an evaluation into ``folder``: `test` makes no update, whatever its checkpoint has behind it."""
+    """The result file of an evaluation in ``folder``; `test` makes no update, so its step is 0."""
     return folder / "evaluations" / "test-000000.json"
 
 
 def evaluate(folder: Path, settings: Sequence[str], *more: str) -> dict[str, Any]:
-    """The JSON of a ``test`` into ``folder``; an interrupted one goes on, a finished one is read. See :func:`fit`."""
+    """The JSON of a ``test`` in ``folder``; an interrupted one continues, a finished one is read. See :func:`fit`."""
     claim(folder, settings)
     if not result_of(folder).exists():
         command("test", *settings, f"--trainer.default_root_dir={folder}", *more)

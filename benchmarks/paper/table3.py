@@ -9,9 +9,9 @@
     python -m benchmarks.paper.table3 --list           # the rows, and what each needs
     python -m benchmarks.paper.table3 --show           # the table of what is finished
 
-What stands behind `--` goes to every run. A row is one overlay of configs/web/: one `test` of a student that one `fit`
-has trained, which rows of other testing thresholds share. Both go on where they were interrupted, and what is finished
-is not done again (--out keeps it). Written after every row: <out>/table3.md, table3.csv (a line a row and test set),
+Flags after `--` are passed to every run. A row is one overlay of configs/web/: a `test` of a student trained by one
+`fit`, which rows with other testing thresholds share. Interrupted runs continue, and finished ones in --out are not
+repeated. Written after every row: <out>/table3.md, table3.csv (a line a row and test set),
 figure4.csv, and figure4.svg where matplotlib is installed.
 """
 

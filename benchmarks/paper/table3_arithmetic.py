@@ -3,9 +3,9 @@
     python -m benchmarks.paper.table3_arithmetic
 
 An accuracy over n questions is k / n. A cell fits n when some whole k gives it, rounded or cut to as many decimals as
-it is printed with; a last 0 may be padding, so 2.40 may be 2.4. Printed: every cell that does not fit the size of its
-set, or fits it only when cut, with what else it fits; and every average that is not the mean of its row.
-Nothing is measured here: the numbers are those of the paper (arXiv 2601.21968, Table 3).
+it is printed with; a final 0 may be padding, so 2.40 may be 2.4. Printed: every cell that does not fit the size of its
+set, or only when cut, with what else it fits; and every average that is not the mean of its row. Nothing is measured:
+the numbers are the paper's (arXiv 2601.21968, Table 3).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python -m benchmarks.paper.table4 --quickstart    # the same grid on the embedded models and their task, on a laptop
     python -m benchmarks.paper.table4 --only ovd --examples 1 --steps 300 800 -- --trainer.devices 4
 
-What stands behind `--` goes to every run. A run of the grid is one `fit`, which keeps the checkpoints of the steps
-asked for, and one `test` a checkpoint; both go on where they were interrupted, and what is finished is not done again
-(--out keeps it). Printed, and written to <out>/table4.md, .csv and .json: a row a checkpoint, in percent.
+Flags after `--` are passed to every run. A run of the grid is one `fit`, which keeps the checkpoints of the given
+steps, and one `test` per checkpoint. Interrupted runs continue, and finished ones in --out are not repeated. Printed,
+and written to <out>/table4.md, .csv and .json: a row a checkpoint, in percent.
 """
 
 from __future__ import annotations

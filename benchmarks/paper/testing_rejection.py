@@ -3,9 +3,8 @@
     python -m benchmarks.paper.testing_rejection
     python -m benchmarks.paper.testing_rejection --student runs/quickstart/<time>/student --split test --problems 512
 
-A row is one setting, averaged over seeds of the teacher's sampling; the student is greedy. Seconds are those of the
-engines alone, without loading; every row asks the teacher anew, but prompts that the engines have seen stay in their
-prefix caches.
+A row is one setting, averaged over seeds of the teacher's sampling; the student is greedy. Seconds are for the engines
+only, without loading. Responses of the teacher are not cached between rows, but the engines' prefix caches stay warm.
 """
 
 from __future__ import annotations

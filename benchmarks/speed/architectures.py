@@ -3,8 +3,8 @@
     python -m benchmarks.speed.architectures                 all, with both engines
     python -m benchmarks.speed.architectures --only mixtral qwen3_moe
 
-Of each architecture a tiny random model is made, the student's weights are changed and given to an engine that never
-had any, twice, and the log-probabilities of the tokens that the engine samples are compared with the student's.
+For each architecture: make a tiny random model, change the student's weights and sync them to an engine that started
+without weights, twice, and compare the log-probabilities of the engine's sampled tokens with the student's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOGETHER = 6
 
 
 def difference(name: str, engine_name: str, dtype: str) -> float:
-    """The largest of any token after any sync, in nats."""
+    """The largest difference of any token's log-probability after any sync, in nats."""
     import torch
 
     from ovd_lightning.callbacks.agreement import distances, sample
@@ -52,7 +52,7 @@ def difference(name: str, engine_name: str, dtype: str) -> float:
 
 
 def report(engine: str, dtype: str, names: list[str]) -> None:
-    """One JSON line each. Engines of vLLM stay in their process, and one that fails does not hinder the next."""
+    """Print one JSON line per architecture. vLLM engines stay in this process; a failing one does not stop the next."""
     for name in names:
         try:
             result = f"{difference(name, engine, dtype):.1e}"
@@ -62,7 +62,7 @@ def report(engine: str, dtype: str, names: list[str]) -> None:
 
 
 def measured(engine: str, dtype: str, names: list[str]) -> dict[str, str]:
-    """What :func:`report` says, from another process; alone where that process ended before it came to a name."""
+    """The output of :func:`report` from another process. Names that it did not reach are run in a process each."""
     command = [sys.executable, "-m", "benchmarks.speed.architectures", "--report", engine, dtype, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))

@@ -3,10 +3,10 @@
     python -m benchmarks.speed.divergence_memory          # 45 s of one core
     python -m benchmarks.speed.divergence_memory --vocabulary 151936 --tokens 2048 --device cuda    # not tried
 
-Student and teacher are random two-layer models, whose parameters are not counted: what is measured is what one forward
-and backward pass of GKD's loss (beta = 0.5) allocates at its peak, and how long it takes. The naive form makes both
-models' logits of every position, as `model(input_ids).logits` does; where that is more than ``--limit``, its peak is
-computed from the last that was measured. Where both fit, their losses and the gradients of the head are compared.
+Measures the peak allocation and the time of one forward and backward pass of GKD's loss (beta = 0.5). Student and
+teacher are random two-layer models, whose parameters are not counted. The naive form computes both models' logits at
+all positions, as `model(input_ids).logits` does; if that exceeds ``--limit``, its peak is extrapolated from the last
+measured one. Where both forms fit, their losses and the gradients of the head are compared.
 `benchmarks.speed.memory` measures whole training steps of OVD, OPD and GKD.
 """
 
@@ -28,7 +28,7 @@ MIB = 2**20
 
 def step(student: Student, teacher: Student, ids: Tensor, mask: Tensor) -> float:
     """One forward and backward pass; the loss."""
-    # The other results are dropped before the backward pass, as the methods do: they would keep every chunk's tensors.
+    # The other results are dropped before the backward pass, as in the methods: they would keep every chunk's tensors.
     loss = student.divergence(ids, torch.ones_like(ids), mask, 1.0, 0.5, teacher)[0][mask].mean()
     loss.backward()
     return loss.item()

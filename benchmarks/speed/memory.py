@@ -5,10 +5,10 @@
     python -m benchmarks.speed.memory --quick                  # small sizes, seconds
     python -m benchmarks.speed.memory --device cuda --tokens 512 2048 8192 --limit 40    # not tried: no GPU was at hand
 
-Two things are kept apart: the teacher's signal, which is stored or sent for each trajectory, and the peak of a training
-step, where OVD, OPD and GKD have the same trajectories, the same student and the package's own code paths. "Chunks" is
-what the package does; "whole logits" is the textbook's `model(input_ids).logits`, which it never does. Bodies are tiny,
-so that peaks are the vocabulary's; they are float32, and lie above weights, gradients and optimiser state.
+Two quantities are separated: the teacher's signal, which is stored or sent for each trajectory, and the peak of a
+training step, for which OVD, OPD and GKD get the same trajectories, the same student and the package's own code paths.
+"Chunks" is what the package does; "whole logits" is `model(input_ids).logits`, which it never does. The models are
+tiny, so that the vocabulary dominates the peaks. Peaks are in float32, beyond weights, gradients and optimiser state.
 """
 
 from __future__ import annotations

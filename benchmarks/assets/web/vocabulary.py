@@ -30,7 +30,7 @@ from ovd_lightning.teachers.prompts import SCALES, step_prompt, trajectory_promp
 TAGS = ["<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "<information>", "</information>"]
 OPEN, CLOSE = "\n<information>", "</information>\n"
 INVALID, EMPTY, FAILED = "\nNo action was found: search or answer.", "Nothing was found.", "The search failed."
-"""What the environment says to a turn without an action, and in place of documents."""
+"""The environment's messages to a turn without an action, and in place of documents."""
 PROBLEM, PREVIOUS, CURRENT, SOLUTION = "Problem:", "\nPrevious Steps:", "\nCurrent Step:", "\nSolution:"
 QUESTION = "Question:"
 

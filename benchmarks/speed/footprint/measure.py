@@ -1,8 +1,8 @@
 """What a training step of OVD, OPD and GKD takes on the same micro-batch: the package's module, methods and teachers.
 
-A step is what the package does with a micro-batch: `OVDModule.annotate_logprobs`, which has frozen models read it, then
-`OVDModule.training_step` and the backward pass. What is counted lies above parameters, gradients, optimiser state and
-frozen models, whose sizes are columns of their own.
+A step is what the package does with a micro-batch: `OVDModule.annotate_logprobs` (forward passes of the frozen models),
+`OVDModule.training_step` and the backward pass. Peaks do not include parameters, gradients, optimiser state and frozen
+models; the sizes of the latter are separate columns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 
 WIDTH, TEACHER_WIDTH = 64, 128
-"""Hidden sizes: bodies are tiny, so that what is seen is the vocabulary's."""
+"""Hidden sizes: the models are tiny, so that the vocabulary dominates."""
 AT_MOST = {"OVD": 5, "OPD": 5, "GKD": 11}
 """Float32 tensors [L, V] that a naive step is taken to need when it is decided whether to try it."""
 
@@ -193,7 +193,7 @@ class Step:
 
     @torch.no_grad()
     def signal(self, data: Sampled, batch: Any) -> int:
-        """Bytes a trajectory of what the teacher said."""
+        """Bytes of the teacher's signal per trajectory."""
         rows = len(data.batch)
         if self.form.method == "OVD":
             return sum(step.score is not None for y in data.sampled for step in y.steps) // rows
@@ -213,7 +213,7 @@ def weights(model: nn.Module) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what Lightning and transformers say of every Trainer and checkpoint."""
+    """Without the messages of Lightning and transformers about every Trainer and checkpoint."""
     from transformers.utils import logging as transformers_logging
 
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")

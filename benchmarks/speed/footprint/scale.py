@@ -76,7 +76,7 @@ def steps_at_scale(copies: Mapping[Form, float]) -> list[StepAtScale]:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the teacher says of one trajectory. Bytes."""
+    """The teacher's signal for one trajectory, in bytes."""
 
     name: str
     how: str

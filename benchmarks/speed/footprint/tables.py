@@ -105,7 +105,7 @@ def size(count: float) -> str:
 
 
 def measured_statements(results: Results) -> list[Finding]:
-    """What the paper says of a step, against the largest vocabulary's steps."""
+    """The paper's claims about a step, checked on the steps with the largest vocabulary."""
     top = max(m.cell.vocabulary for m in results.lengths)
     long = {f: _ends(results.lengths, f, lambda c: c.tokens, top) for f in FORMS}
     many = {f: _ends(results.rollouts, f, lambda c: c.rows) for f in ROLLOUT_FORMS}
