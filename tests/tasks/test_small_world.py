@@ -13,8 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.assets.arithmetic.evaluation import auc
-from benchmarks.assets.scoring import score_distributions
+from benchmarks.assets.scoring import auc, score_distributions
 from benchmarks.assets.web import vocabulary
 from benchmarks.assets.web.data import libraries, scoring_row
 from benchmarks.assets.web.evaluation import Played, play, small_world

@@ -15,8 +15,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.assets.arithmetic.evaluation import auc
-from benchmarks.assets.scoring import score_distributions
+from benchmarks.assets.scoring import auc, score_distributions
 from benchmarks.assets.tools.data import scoring_row, trajectory_row
 from benchmarks.assets.tools.evaluation import TURNS, Played, as_step, play, tool_arithmetic
 from benchmarks.assets.tools.trajectories import Turn, fault, habits, judge, mistake_of, rightly, write
