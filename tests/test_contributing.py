@@ -12,11 +12,12 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def test_the_example_method_passes_the_example_test(tokenizer: Any) -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     namespace: dict[str, Any] = {"__name__": "example"}
     for block in blocks:
         exec(compile(block, "CONTRIBUTING.md", "exec"), namespace)
     namespace["test_only_correct_ones_train"](tokenizer)
+    assert namespace["Twice"]().advantages([1.0, 0.0], []) == [2, 0]
 
 
 def test_files_and_folders_it_names_exist() -> None:

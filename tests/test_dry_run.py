@@ -14,9 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from benchmarks.allocator import peak_bytes
+from benchmarks.speed.allocator import peak_bytes
 from ovd_lightning.dry_run.assumptions import Assumptions
-from ovd_lightning.dry_run.calls import calls_of_round, paper_figures, token_level
+from ovd_lightning.dry_run.calls import calls_of_round, token_level
 from ovd_lightning.dry_run.command import arguments, main, plan_of
 from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer_state
 from ovd_lightning.dry_run.render import as_json
@@ -404,7 +404,7 @@ def test_requests_and_cost() -> None:
 # ------------------------------------------------------------------ a teacher of tokens
 
 
-def test_the_papers_figures() -> None:
+def test_eq_1() -> None:
     """Section 2: one sequence of 8192 tokens over 152,064 words, and 8 x 4 of them."""
     one, batch = token_level(1, 8192, 152_064, 10), token_level(32, 8192, 152_064, 10)
     assert one.single == 4_982_833_152  # "5.0 GB"
@@ -414,10 +414,6 @@ def test_the_papers_figures() -> None:
     assert batch.total == 1.5 * batch.single
     assert batch.verbal == 32 * 10 * 10 * 4
     assert batch.ratio == one.ratio == pytest.approx(8192 * 152_064 * 6 / (10 * 10 * 4))
-    computed = {figure.what: figure.computed for figure in paper_figures()}
-    assert computed["keys and values, 28 layers"] == "469.8 MB = 448 MiB"
-    assert computed["keys and values, 1 layer"] == "16 MiB = 16.8 MB"
-    assert "486,400" in computed["verbal scores take less by"], "printed as 48000"
 
 
 # ------------------------------------------------------------------ the command
@@ -453,7 +449,7 @@ def test_the_quickstart_without_a_weight(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for words in (
         "336,384", "1,138,560", "AdamW state", "loss: chunk x V", "activations", "keys, values", "sequences",
-        "scoring prompts", "19,200", "demonstrations", "token", "eq. 1", "159.5 GB", "it fits",
+        "scoring prompts", "19,200", "demonstrations", "token", "eq. 1", "it fits",
     ):  # fmt: skip
         assert words in done.stdout, words
     assert sorted(cli.ROOT.glob("runs/*/*")) == before, "it leaves nothing behind"

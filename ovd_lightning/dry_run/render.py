@@ -8,19 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ovd_lightning.dry_run.calls import Calls, paper_figures
+from ovd_lightning.dry_run.calls import Calls
 from ovd_lightning.dry_run.memory import EngineMemory
 from ovd_lightning.dry_run.plan import Plan
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """Every number, bytes as integers, with what is derived from them."""
-    paper = [asdict(figure) for figure in paper_figures()]
     token_level = {
         **asdict(plan.token_level),
         "total": plan.token_level.total,
         "ratio": plan.token_level.ratio,
-        "paper": paper,
     }
     return {
         **asdict(plan),
@@ -34,7 +32,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def show(plan: Plan, console: Console) -> None:
-    for table in (_models(plan), _memory(plan), _phases(plan), _teacher(plan), _token_level(plan), _paper()):
+    for table in (_models(plan), _memory(plan), _phases(plan), _teacher(plan), _token_level(plan)):
         if table is not None:
             console.print(table)
     for note in [*assumptions(plan), *plan.notes]:
@@ -181,11 +179,4 @@ def _token_level(plan: Plan) -> Table:
         decimal(chunked),
         "what token-level losses need at a time where they run in chunks, as ours",
     )
-    return table
-
-
-def _paper() -> Table:
-    table = _table("Section 2 and Table 1 of the paper, recomputed", "", "printed", "computed", "")
-    for figure in paper_figures():
-        table.add_row(figure.what, figure.printed, figure.computed, figure.comment)
     return table

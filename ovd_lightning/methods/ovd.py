@@ -33,7 +33,8 @@ class OVD(Method):
 
     The default credit is eq. 7 (A = R, no baseline within the group), not the last line of Algorithm 1: with "score or
     incorrect" as the trigger and a good teacher, every member of a mixed group is correct, so that its normalised
-    advantages are 0 in exactly the groups in which the teacher intervened (docs/methods.md has what was measured).
+    advantages are 0 in exactly the groups in which the teacher intervened. `benchmarks.compare.quickstart_methods`
+    measures both.
 
     Args:
         teacher: judges and demonstrates; its judge's `scale` is the one that `threshold` refers to.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import quickstart_methods as Q
+from benchmarks.compare import quickstart_methods as Q
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,8 +63,8 @@ def test_the_table_says_what_was_not_logged(tmp_path: Path) -> None:
 @pytest.mark.vllm
 def test_a_real_run_is_compared_and_not_repeated(tmp_path: Path) -> None:
     command = [
-        sys.executable, "benchmarks/quickstart_methods.py", "--only", "opd", "--seeds", "0", "--students", "second",
-        "--rounds", "1", "--jobs", "1", "--out", str(tmp_path),
+        sys.executable, "-m", "benchmarks.compare.quickstart_methods", "--only", "opd", "--seeds", "0",
+        "--students", "second", "--rounds", "1", "--jobs", "1", "--out", str(tmp_path),
     ]  # fmt: skip
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Section 3.5, on worlds small enough for pencil and paper, and the checks of `benchmarks/theory.py` themselves."""
+"""Section 3.5, on worlds small enough for pencil and paper, and the checks of `benchmarks.paper.theory` themselves."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks.theorems import convergence, granularity, unbiased, variance
-from benchmarks.theorems.finding import Finding, table
-from benchmarks.theorems.live import measure
-from benchmarks.theorems.world import bandit, certain, prefixes, random_world, trajectories
+from benchmarks.paper.finding import Finding, table
+from benchmarks.paper.theorems import convergence, granularity, unbiased, variance
+from benchmarks.paper.theorems.live import measure
+from benchmarks.paper.theorems.world import bandit, certain, prefixes, random_world, trajectories
 
 # ----------------------------------------------------------------------- world
 from ovd_lightning.methods.rules import MixedGroup

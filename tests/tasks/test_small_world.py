@@ -13,12 +13,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.pretrain.evaluation import auc
-from benchmarks.pretrain.scoring import score_distributions
-from benchmarks.pretrain_search import vocabulary
-from benchmarks.pretrain_search.data import libraries, scoring_row
-from benchmarks.pretrain_search.evaluation import Played, play, small_world
-from benchmarks.pretrain_search.searching import Library, Piece, faults, habits, into_steps, judge, rightly, write
+from benchmarks.assets.scoring import auc, score_distributions
+from benchmarks.assets.web import vocabulary
+from benchmarks.assets.web.data import libraries, scoring_row
+from benchmarks.assets.web.evaluation import Played, play, small_world
+from benchmarks.assets.web.searching import Library, Piece, faults, habits, into_steps, judge, rightly, write
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import SCALES

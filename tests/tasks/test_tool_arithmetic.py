@@ -15,12 +15,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.pretrain.evaluation import auc
-from benchmarks.pretrain.scoring import score_distributions
-from benchmarks.pretrain_calls.data import scoring_row, trajectory_row
-from benchmarks.pretrain_calls.evaluation import TURNS, Played, as_step, play, tool_arithmetic
-from benchmarks.pretrain_calls.trajectories import Turn, fault, habits, judge, mistake_of, rightly, write
-from benchmarks.pretrain_calls.vocabulary import CLOSE, VOCABULARY
+from benchmarks.assets.scoring import auc, score_distributions
+from benchmarks.assets.tools.data import scoring_row, trajectory_row
+from benchmarks.assets.tools.evaluation import TURNS, Played, as_step, play, tool_arithmetic
+from benchmarks.assets.tools.trajectories import Turn, fault, habits, judge, mistake_of, rightly, write
+from benchmarks.assets.tools.vocabulary import CLOSE, VOCABULARY
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import SCALES

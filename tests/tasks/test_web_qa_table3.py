@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.table3_arithmetic import LLAMA, QWEN, fit, odd_averages, odd_cells, rows
+from benchmarks.paper.table3_arithmetic import LLAMA, QWEN, fit, odd_averages, odd_cells, rows
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_resumed_run_is_compared_too(tmp_path: Path) -> None:
 @pytest.mark.vllm
 def test_mixtures_with_vllm() -> None:
     """Synchronised twice, into an engine that never had the weights. A process of its own: it ends with its engines."""
-    from benchmarks.architectures import measured
+    from benchmarks.speed.architectures import measured
 
     for name, result in measured("vllm", "float32", ["mixtral", "qwen3_moe"]).items():
         assert float(result) < 1e-3, name

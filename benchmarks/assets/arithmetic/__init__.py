@@ -1,0 +1,1 @@
+"""The tokenizer, students and teacher of `configs/quickstart.yaml`."""

@@ -1,0 +1,1 @@
+"""The tokenizer, student and teacher of `configs/quickstart_tools.yaml`."""

@@ -1,0 +1,1 @@
+"""The corpus, tokenizer, student and teacher of `configs/quickstart_web.yaml`."""

@@ -1,0 +1,254 @@
+"""All methods on the quickstart, over seeds and initial students, at equal student samples and equal teacher tokens.
+
+    python -m benchmarks.compare.quickstart_methods                    # 66 runs: about an hour on two cores
+    python -m benchmarks.compare.quickstart_methods --only grpo ovd --seeds 0
+    python -m benchmarks.compare.quickstart_methods --task tools       # arithmetic with the interpreter
+    python -m benchmarks.compare.quickstart_methods --students first \
+        --only theta0 theta5 ovd theta10 score_theta0 score_theta5 score_theta7    # thresholds
+
+Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight. A finished
+run is not repeated (runs/quickstart_methods keeps them). Printed, as mean and standard deviation over seeds:
+
+- held-out test accuracy after the last round, greedy and sampled, at equal student samples. (For SeqKD and half of GKD
+  the teacher samples, and DAPO resamples groups without variance; the number of student samples is a column.)
+- held-out validation accuracy at an equal budget of teacher tokens, interpolated between two evaluations of a run. The
+  budget is the smallest total of any method with a teacher. Tokens read and written both count, as an endpoint would
+  bill them.
+- CPU seconds of a run, its evaluations and imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ROOT
+
+OVERLAY = "--method=configs/method/{}.yaml"
+INIT = "--method.init_args."
+METHODS: dict[str, tuple[str, list[str]]] = {
+    "grpo": ("GRPO (RLVR)", [OVERLAY.format("grpo")]),
+    "dr_grpo": ("Dr. GRPO", [OVERLAY.format("dr_grpo")]),
+    "dapo": ("DAPO", [OVERLAY.format("dapo")]),
+    "seqkd": ("SeqKD, verified", [OVERLAY.format("seqkd")]),
+    "gkd": ("GKD, β .5, λ .5", [OVERLAY.format("gkd")]),
+    "opd": ("OPD", [OVERLAY.format("opd")]),
+    "opsd": ("OPSD", [OVERLAY.format("opsd")]),
+    "sg_opd": ("SG-OPD", [OVERLAY.format("sg_opd")]),
+    "sod": ("SOD", [OVERLAY.format("sod")]),
+    "ovd_literal": ("OVD, Algorithm 1 as printed (θ 7)", [OVERLAY.format("ovd_literal")]),
+    "ovd": ("OVD, default (eq. 7, θ 7)", []),
+    "theta0": ("OVD, θ 0", [INIT + "threshold=0"]),
+    "theta5": ("OVD, θ 5", [INIT + "threshold=5"]),
+    "theta10": ("OVD, θ 10", [INIT + "threshold=10"]),
+    "score_theta0": ("OVD, by score only, θ 0 (A = R)", [INIT + "replace_when=score", INIT + "threshold=0"]),
+    "score_theta5": ("OVD, by score only, θ 5", [INIT + "replace_when=score", INIT + "threshold=5"]),
+    "score_theta7": ("OVD, by score only, θ 7", [INIT + "replace_when=score"]),
+    "student_baseline": ("OVD, student's baseline", [OVERLAY.format("ovd_student_baseline")]),
+    "one_replaced": ("OVD, at most one replaced", [OVERLAY.format("ovd_one_replaced")]),
+    "added": ("OVD, teacher's added", [OVERLAY.format("ovd_added")]),
+    "continuation": ("OVD, continuation", [OVERLAY.format("ovd_continuation")]),
+    "step_rewards": ("OVD, step rewards (eq. 3)", [OVERLAY.format("ovd_step_rewards")]),
+    "trajectory_score": ("OVD, trajectory score", [OVERLAY.format("ovd_trajectory_score")]),
+}
+ALL = ["grpo", "dr_grpo", "dapo", "seqkd", "gkd", "opd", "opsd", "sg_opd", "sod", "ovd_literal", "ovd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the methods are compared on."""
+
+    config: str
+    benchmark: str
+    """Name of its metrics."""
+    students: dict[str, str]
+    """Name -> checkpoint of the initial student."""
+    methods: list[str]
+    flags: dict[str, list[str]] = field(default_factory=dict)
+    """Method -> what its overlay, which is made for the arithmetic chains, needs changed."""
+
+
+TOOL_TEACHER = "ovd_lightning/assets/tools/teacher"
+SETTINGS = {
+    "arithmetic": Setting(
+        config="configs/quickstart.yaml",
+        benchmark="arithmetic",
+        students={"first": "ovd_lightning/assets/student", "second": "ovd_lightning/assets/second_student"},
+        methods=ALL,
+    ),
+    "tools": Setting(
+        config="configs/quickstart_tools.yaml",
+        benchmark="tool_arithmetic",
+        students={"first": "ovd_lightning/assets/tools/student"},
+        methods=["grpo", "seqkd", "opd", "sod", "ovd"],
+        flags={
+            "seqkd": [INIT + "teacher=configs/teacher/quickstart_tools.yaml"],
+            "opd": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
+            "sod": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
+        },
+    ),
+}
+
+
+def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags: list[str]) -> dict[str, Any]:
+    """One run; what it measured, also written to <out>/<student>/<name>-<seed>/result.json."""
+    folder = out / student / f"{name}-{seed}"
+    result = folder / "result.json"
+    if result.exists():
+        measured: dict[str, Any] = json.loads(result.read_text())
+        return measured
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    folder.mkdir(parents=True)
+    command = [
+        sys.executable, "-m", "ovd_lightning", "fit", f"--config={setting.config}", *METHODS[name][1],
+        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags,
+        f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", "--benchmark.every_n_rounds=10",
+        "--benchmark.samples=2", "--run.wandb=disabled", "--summary.report=false", "--rollout.transcripts=false",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    with (folder / "output.txt").open("w") as output:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)  # whose CPU time holds its own children's
+    if status:
+        raise RuntimeError(f"{name}, {student} student, seed {seed}, failed; {output.name} ends:\n{tail(output.name)}")
+    measured = read(folder / "metrics.csv", setting.benchmark)
+    measured["cpu_seconds"] = used.ru_utime + used.ru_stime
+    result.write_text(json.dumps(measured, indent=1))
+    print(f"{name}, {student} student, seed {seed}: greedy {measured['greedy']:.1%} sampled {measured['sampled']:.1%} "
+          f"({measured['cpu_seconds']:.0f} s)", flush=True)  # fmt: skip
+    return measured
+
+
+def tail(path: str) -> str:
+    return Path(path).read_text()[-4000:]
+
+
+def read(path: Path, benchmark: str) -> dict[str, Any]:
+    """From metrics.csv: accuracies, the teacher's tokens, and the curve of both."""
+    with path.open() as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    names = {kind: f"{benchmark}/{metric}" for kind, metric in KINDS.items()}
+    tested = [r for r in rows if f"test/{names['greedy']}" in r]
+    curve, spent = [], 0.0  # in the order in which the rows were written
+    for r in rows:
+        spent += r.get("teacher/prompt_tokens", 0.0) + r.get("teacher/completion_tokens", 0.0)
+        if f"eval/{names['greedy']}" in r:
+            curve.append({"spent": spent, **{kind: r[f"eval/{name}"] for kind, name in names.items()}})
+    rounds = [r for r in rows if "loss" in r]
+    return {
+        **{f"{kind}_before": tested[0][f"test/{name}"] for kind, name in names.items()},
+        **{kind: tested[-1][f"test/{name}"] for kind, name in names.items()},
+        "curve": curve,
+        "read": sum(r.get("teacher/prompt_tokens", 0.0) for r in rounds),
+        "written": sum(r.get("teacher/completion_tokens", 0.0) for r in rounds),
+        "student_samples": sum(map(student_samples, rounds)),
+        "zero_advantage": mean([r["ovd/zero_advantage_groups"] for r in rounds if "ovd/zero_advantage_groups" in r]),
+        "accepted_first": rounds[0].get("ovd/acceptance_rate"),
+        "accepted_last": rounds[-1].get("ovd/acceptance_rate"),
+    }
+
+
+def student_samples(row: dict[str, float]) -> int:
+    """Trajectories that the student wrote in a round: DAPO draws some groups again, GKD draws half."""
+    tokens = row.get("throughput/generated_tokens_per_s", 0.0) * row["time/generate"]
+    return round(tokens / row["completion/length_mean"]) if "completion/length_mean" in row else 0
+
+
+KINDS = {"greedy": "accuracy", "sampled": "sampled_accuracy"}
+
+
+def mean(values: list[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def at(curve: list[dict[str, float]], spent: float, kind: str) -> float | None:
+    """Accuracy when ``spent`` tokens of the teacher were spent, linear between two evaluations; None: never spent."""
+    for a, b in pairwise(curve):
+        if a["spent"] <= spent <= b["spent"] and b["spent"] > a["spent"]:
+            return a[kind] + (b[kind] - a[kind]) * (spent - a["spent"]) / (b["spent"] - a["spent"])
+    return None
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation in percent."""
+    average = statistics.mean(values) * 100
+    return f"{average:.1f} ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else f"{average:.1f}"
+
+
+def table(names: list[str], runs: dict[str, list[dict[str, Any]]], budget: float) -> list[str]:
+    """One initial student's rows in Markdown; ``runs`` holds the seeds of each method."""
+    lines = [
+        "| method | greedy % | sampled % | same teacher tokens: greedy % | sampled % | student's samples "
+        "| teacher reads | writes | zero-advantage groups | accepted, first → last | CPU s |",
+        "| --- " * 11 + "|",
+    ]
+    for name in names:
+        own = runs[name]
+        afterwards = [spread([r[kind] for r in own]) for kind in KINDS]
+        equal = []
+        for kind in KINDS:
+            values = [v for r in own if (v := at(r["curve"], budget, kind)) is not None]
+            equal.append(spread(values) if len(values) == len(own) else "–")
+        idle = mean([r["zero_advantage"] for r in own if r["zero_advantage"] is not None])
+        asked = [(r["accepted_first"], r["accepted_last"]) for r in own if r["accepted_first"] is not None]
+        accepted = " → ".join(f"{statistics.mean(values):.0%}" for values in zip(*asked, strict=True)) or "–"
+        tokens = [f"{statistics.mean(r[key] for r in own) / 1000:,.0f} k" for key in ("read", "written")]
+        samples = f"{statistics.mean(r['student_samples'] for r in own):,.0f}"
+        cells = [
+            METHODS[name][0],
+            *afterwards,
+            *equal,
+            samples,
+            *tokens,
+            "–" if idle is None else f"{idle:.0%}",
+            accepted,
+        ]
+        lines.append("| " + " | ".join([*cells, f"{statistics.mean(r['cpu_seconds'] for r in own):.0f}"]) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=SETTINGS, default="arithmetic")
+    parser.add_argument("--only", nargs="+", choices=METHODS, help="default: all methods of the task")
+    parser.add_argument("--students", nargs="+", help="default: all of the task")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, help="default: the config's")
+    parser.add_argument("--budget", type=float, help="teacher tokens; default: the least that a method here spends")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_methods")
+    args = parser.parse_args()
+    setting = SETTINGS[args.task]
+    names, students = args.only or setting.methods, args.students or list(setting.students)
+    if unknown := set(students) - set(setting.students):
+        parser.error(f"--students: {', '.join(sorted(unknown))}; {args.task} has {', '.join(setting.students)}")
+    flags = [f"--data.rounds={args.rounds}"] if args.rounds else []
+    wanted = [(student, name, seed) for seed in args.seeds for student in students for name in names]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = pool.map(lambda w: train(setting, w[0], w[1], w[2], args.out / args.task, flags), wanted)
+        results = dict(zip(wanted, done, strict=True))
+    totals = [r["read"] + r["written"] for r in results.values()]
+    budget = args.budget or min((t for t in totals if t), default=0)
+    for student in students:
+        runs = {name: [results[student, name, seed] for seed in args.seeds] for name in names}
+        first = runs[names[0]][0]
+        print(f"\n{student} student ({setting.students[student]}): before training greedy "
+              f"{first['greedy_before']:.1%}, sampled {first['sampled_before']:.1%}; "
+              f"{len(args.seeds)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
+        print("\n".join(table(names, runs, budget)))
+
+
+if __name__ == "__main__":
+    main()

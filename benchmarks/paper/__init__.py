@@ -1,0 +1,1 @@
+"""Tables, figures, theorems and claims of the paper, recomputed and measured."""

@@ -1,1 +1,0 @@
-"""The statements of the paper's section 3.5 on worlds that can be enumerated; `benchmarks/theory.py` runs them."""
