@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
+BEFORE = dict(os.environ)
+"""The environment of the test session: engines that tests start in their own process set variables for vLLM."""
 LATE = ("PYTEST_", "WANDB_", "OVD_", "SLURM_", "STAND", "TMPDIR", "PATH", "OPENAI_API_KEY")
 """Variables that are read when they are needed: they may differ from the server's."""
 LOADED = ("ovd_lightning.cli", "wandb.sdk.launch", "vllm.entrypoints.llm")
@@ -49,7 +51,7 @@ def server() -> Server:
 class Server:
     def __init__(self) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.environment = late_removed(os.environ) | {
+        self.environment = late_removed(BEFORE) | {
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         with other:

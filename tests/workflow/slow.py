@@ -23,12 +23,29 @@ from ovd_lightning.round.context import Round
 from ovd_lightning.student import Student
 from ovd_lightning.types import Batch, Group
 
+PACE_S = 0.03
+
 
 def stand(phase: str, seconds: float = 300.0) -> None:
     wanted, _, file = os.environ.get("STAND", "").partition(" ")
     if phase == wanted and not Path(file).exists():
         Path(file).touch()
         time.sleep(seconds)
+
+
+class PacedEngine(HFEngine):
+    """Takes a time for each token that can be watched, however fast the machine is."""
+
+    def start(self) -> None:
+        super().start()
+        self.network.register_forward_pre_hook(lambda *_: time.sleep(PACE_S))
+
+
+class PacedCallback(L.Callback):
+    """The same for a micro-batch."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        time.sleep(10 * PACE_S)
 
 
 class SlowEngine(HFEngine):

@@ -24,6 +24,7 @@ from tests.workflow import cli
 
 TEACHER = "--method.init_args.teacher.init_args"
 EVERY_S = 0.2
+PACED = ["--engine=tests.workflow.slow.PacedEngine", "--trainer.callbacks+=tests.workflow.slow.PacedCallback"]
 LINE = re.compile(
     r"^(starting|round \d+/\d+|(validation|test) (before|after) round \d+/\d+|after round \d+/\d+) \|.*$", re.MULTILINE
 )
@@ -76,7 +77,7 @@ def piped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
     with slow_teacher(0.1) as url:
         start = time.monotonic()
         done = cli.fit(
-            folder, *cli.HF, f"--run.progress_every_s={EVERY_S}", "--model.lr_scheduler=linear",
+            folder, *PACED, f"--run.progress_every_s={EVERY_S}", "--model.lr_scheduler=linear",
             f"{engine}=ovd_lightning.engines.openai.OpenAIEngine", f"{engine}.init_args.base_url={url}",
             f"{engine}.init_args.model=m", f"{engine}.init_args.vllm_extensions=false",
             f"{engine}.init_args.prompts_per_request=4", f"{engine}.init_args.max_concurrency=1",
@@ -149,7 +150,7 @@ def test_a_terminal_shows_the_phase_and_a_resumed_run_goes_on_counting(
 ) -> None:
     """What a person sees in the end is what came of the run: the row of the phase is gone."""
     screen = on_a_terminal(
-        "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *cli.HF, *cli.GRPO,
+        "fit", "--config=configs/quickstart.yaml", *cli.SMALL, *PACED, *cli.GRPO,
         f"--ckpt_path={piped[0]}/checkpoints/step-000002.ckpt", f"--trainer.default_root_dir={tmp_path}",
         "--model.lr_scheduler=linear", "--run.progress_every_s=0.05",
     )  # fmt: skip
