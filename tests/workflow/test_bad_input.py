@@ -32,7 +32,7 @@ TEACHER = "--method.init_args.teacher.init_args.engine"
             "base_url",
         ),
         ([f"{TEACHER}.init_args.model=ovd_lightning/assets/none"], "ovd_lightning/assets/none"),
-        (["--method.init_args.teacher.init_args.scale=one_to_ten"], "teacher.init_args.scale"),
+        (["--method.init_args.teacher.init_args.judge.init_args.scale=one_to_ten"], "judge.init_args.scale"),
         (["--rollout.max_tokens=300"], "rollout.max_tokens"),
         (["--trainer.accumulate_grad_batches=64"], "trainer.accumulate_grad_batches"),
         (["--task=tests.workflow.bad_task.NoReference"], "no reference"),

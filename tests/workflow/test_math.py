@@ -135,7 +135,11 @@ def test_the_settings_are_the_papers_where_a_laptop_can_keep_them(laptop: Laptop
     assert (config["model"]["learning_rate"], config["rollout"]["temperature"]) == (1e-6, 0.6)
     assert config["rollout"]["chat"] is True
     teacher = method["teacher"]["init_args"]
-    assert (teacher["chat"], teacher["demonstrator_chat"], teacher["demonstration_thinking"]) == (False, True, "strip")
+    assert (teacher["judge"]["init_args"]["chat"], teacher["demonstrator_chat"], teacher["demonstration_thinking"]) == (
+        False,
+        True,
+        "strip",
+    )
     assert [teacher[e]["init_args"]["api"] for e in ("engine", "demonstrator")] == ["completions", "chat"]
 
 

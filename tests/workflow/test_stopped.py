@@ -296,7 +296,7 @@ def scored_over_http(folder: Path, url: str) -> list[str]:
         "fit", "--config=configs/quickstart.yaml", *cli.HF, "--data.rounds=3", "--data.problems_per_round=2",
         *EVALUATION, "--benchmark.every_n_rounds=0", "--benchmark.after_training=false",
         "--checkpoint.every_n_rounds=50", "--method.init_args.replace_when=score", "--method.init_args.group_size=4",
-        "--method.init_args.teacher.init_args.read=text", f"{engine}=ovd_lightning.engines.openai.OpenAIEngine",
+        "--method.init_args.teacher.init_args.judge.init_args.read=text", f"{engine}=ovd_lightning.engines.openai.OpenAIEngine",
         f"{engine}.init_args.model=teacher", f"{engine}.init_args.base_url={url}",
         f"{engine}.init_args.vllm_extensions=false", f"{engine}.init_args.max_retries=0",
         f"{engine}.init_args.max_failures=1", f"{engine}.init_args.patience_s=0",
