@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.errors import ConfigError
@@ -17,6 +17,7 @@ from ovd_lightning.evaluation.verification import Record, Verification, Verified
 from ovd_lightning.judges.scale import ScoreReading
 from ovd_lightning.round.turns import respond
 from ovd_lightning.seeds import seed_of
+from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -48,21 +49,9 @@ class TestingRejection:
         self,
         threshold: float,
         score_reading: ScoreReading = "argmax",
-        score_temperature: float = 0.7,
-        max_steps: int = 64,
+        score_temperature: PositiveFloat = 0.7,
+        max_steps: PositiveInt = 64,
     ) -> None:
-        name = "benchmark.rejection"
-        if score_reading not in get_args(ScoreReading):
-            choices = ", ".join(get_args(ScoreReading))
-            raise ConfigError(f"{name}.score_reading", f"is {score_reading!r}.", f"Use one of {choices}.")
-        if score_temperature <= 0:
-            raise ConfigError(
-                f"{name}.score_temperature",
-                f"is {score_temperature}.",
-                "Use a positive value, or score_reading: argmax.",
-            )
-        if max_steps < 1:
-            raise ConfigError(f"{name}.max_steps", f"is {max_steps}.", "Use 1 or more.")
         self.threshold = threshold
         self.score_reading = score_reading
         self.score_temperature = score_temperature

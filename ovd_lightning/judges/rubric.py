@@ -19,6 +19,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import SETTING, Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.scale import ScoreScale
 from ovd_lightning.judges.verbal import VerbalJudge
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from ovd_lightning.thoughts import behind
 from ovd_lightning.types import Problem
 
@@ -82,11 +83,11 @@ class RubricJudge(VerbalJudge):
         scale: ScoreScale = "zero_to_nine",
         read: Literal["distribution", "text"] = "distribution",
         chat: bool = False,
-        text_temperature: float = 0.7,
-        score_tokens: int = 8,
-        samples: int = 1,
-        max_parse_failures: float = 0.5,
-        min_mass: float = 1e-3,
+        text_temperature: NonNegativeFloat = 0.7,
+        score_tokens: PositiveInt = 8,
+        samples: PositiveInt = 1,
+        max_parse_failures: ClosedUnitInterval = 0.5,
+        min_mass: ClosedUnitInterval = 1e-3,
     ) -> None:
         if prompt is None:
             prompt = "criterion.jinja" if answer == "yes_no" else "criterion_scale.jinja"

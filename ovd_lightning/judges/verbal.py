@@ -19,6 +19,7 @@ from ovd_lightning.judges.base import SETTING, Judge, Judgement, JudgeRequest, U
 from ovd_lightning.judges.scale import SCALES, ScoreScale
 from ovd_lightning.judges.template import PromptTemplate
 from ovd_lightning.seeds import seed_of
+from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
 
@@ -61,11 +62,11 @@ class VerbalJudge(Judge):
         scale: ScoreScale = "zero_to_nine",
         read: Literal["distribution", "text"] = "distribution",
         chat: bool = False,
-        text_temperature: float = 0.7,
-        score_tokens: int = 8,
-        samples: int = 1,
-        max_parse_failures: float = 0.5,
-        min_mass: float = 1e-3,
+        text_temperature: NonNegativeFloat = 0.7,
+        score_tokens: PositiveInt = 8,
+        samples: PositiveInt = 1,
+        max_parse_failures: ClosedUnitInterval = 0.5,
+        min_mass: ClosedUnitInterval = 1e-3,
     ) -> None:
         super().__init__(engine)
         self.template = PromptTemplate(prompt, f"{SETTING}.prompt")

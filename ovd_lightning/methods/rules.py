@@ -15,6 +15,7 @@ from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import Judgement, JudgeRequest
 from ovd_lightning.judges.scale import Scale, ScoreReading
+from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
 from ovd_lightning.types import Group, Step, Trajectory
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Scoring:
     """"step": every step s_k is judged with the prompt of A.4; "trajectory": the whole response at once."""
     reading: ScoreReading = "sample"
     """A score is drawn from the judge's distribution (the paper), or is its mean, or argmax."""
-    temperature: float = 0.7
+    temperature: PositiveFloat = 0.7
     """Of a drawn score (A.6.2)."""
     aggregation: StepAggregation = "min"
     """The trajectory's score from its steps'. The paper does not say; the minimum ranks right before wrong
@@ -98,7 +99,7 @@ class Soft(Acceptance):
         beta, bound: beta > 0 and M >= 1.
     """
 
-    def __init__(self, beta: float = 3.0, bound: float = 20.0) -> None:
+    def __init__(self, beta: PositiveFloat = 3.0, bound: OneOrMore = 20.0) -> None:
         self.beta = beta
         self.bound = bound
 
@@ -167,7 +168,7 @@ class Capped(Replacement):
         replacement: what is capped; null: whole trajectories.
     """
 
-    def __init__(self, limit: int, replacement: Replacement | None = None) -> None:
+    def __init__(self, limit: NonNegativeInt, replacement: Replacement | None = None) -> None:
         self.limit = limit
         self.replacement = replacement or Whole()
         self.needs_step_scores = self.replacement.needs_step_scores
@@ -245,7 +246,7 @@ class StudentGroup(Credit):
         sigma_floor: least sigma, above 0: rewards before replacement are often all equal.
     """
 
-    def __init__(self, sigma_floor: float = 0.25) -> None:
+    def __init__(self, sigma_floor: PositiveFloat = 0.25) -> None:
         self.sigma_floor = sigma_floor
 
     def advantages(self, rewards: Sequence[float], before: Sequence[float]) -> list[float]:

@@ -134,7 +134,7 @@ class SGOPD(TokenLevel):
         ]
         asked = (demonstrator.settings(), demonstrator.demonstrator.identity())
         keys = [
-            AnswerCache.key(*asked, y.problem.id, y.prompt_ids, y.sample, round.sampling.max_tokens,
+            AnswerCache.key(*asked, "with stop reason", y.problem.id, y.prompt_ids, y.sample, round.sampling.max_tokens,
                             round.run_seed)
             for y in blank
         ]  # fmt: skip

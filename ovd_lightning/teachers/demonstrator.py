@@ -15,6 +15,7 @@ from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import Ledger
+from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.base import LONGEST, Teacher
 from ovd_lightning.types import Problem
@@ -46,8 +47,8 @@ class Demonstrator(Teacher):
         engine: Engine,
         demonstrator: Engine | None = None,
         demonstrator_chat: bool = False,
-        demonstration_temperature: float = 0.7,
-        demonstration_tokens: int | None = None,
+        demonstration_temperature: NonNegativeFloat = 0.7,
+        demonstration_tokens: PositiveInt | None = None,
         demonstration_thinking: Literal["keep", "strip"] = "keep",
         cache: str | None = None,
     ) -> None:

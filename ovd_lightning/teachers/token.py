@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ovd_lightning.engines.base import Engine, TokensUsed
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.pretrained import check_checkpoint, load_tokenizer, loading
+from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.tokens import same_vocabulary
@@ -48,8 +49,8 @@ class TokenTeacher(Teacher):
         model: str | None = None,
         engine: Engine | None = None,
         demonstrator: Demonstrator | None = None,
-        dtype: str = "float32",
-        chunk_size: int = 1024,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        chunk_size: PositiveInt = 1024,
     ) -> None:
         if (model is None) == (engine is None):
             raise ConfigError(
@@ -57,10 +58,6 @@ class TokenTeacher(Teacher):
                 "and engine are both set." if model is not None else "and engine are both null.",
                 "Name a checkpoint that is loaded beside the student, or an engine: exactly one of the two.",
             )
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"{SETTING}.dtype", f"is {dtype!r}.", "Use float32, bfloat16 or float16.")
-        if chunk_size < 1:
-            raise ConfigError(f"{SETTING}.chunk_size", f"is {chunk_size}.", "Use 1 or more.")
         self.path = model
         self.engine = engine
         self.demonstrator = demonstrator

@@ -12,6 +12,7 @@ from ovd_lightning.judges.base import SETTING as JUDGE
 from ovd_lightning.judges.base import Judge, Judgement, JudgeRequest, Ledger, UnparsedScores
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.judges.verbal import VerbalJudge
+from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.demonstrator import SETTING, Demonstrator, called
 from ovd_lightning.types import Problem
@@ -40,8 +41,8 @@ class VerbalTeacher(Demonstrator):
         judge: Judge | None = None,
         demonstrator: Engine | None = None,
         demonstrator_chat: bool | None = None,
-        demonstration_temperature: float = 0.7,
-        demonstration_tokens: int | None = None,
+        demonstration_temperature: NonNegativeFloat = 0.7,
+        demonstration_tokens: PositiveInt | None = None,
         demonstration_thinking: Literal["keep", "strip"] = "keep",
         cache: str | None = None,
     ) -> None:

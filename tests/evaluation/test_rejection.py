@@ -562,15 +562,6 @@ def test_steps_that_begin_in_one_turn_and_end_in_the_next(table: Table) -> None:
 # ------------------------------------------------------------------ settings
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("score_reading", "median"), ("score_temperature", 0), ("max_steps", 0)],
-)
-def test_wrong_settings_are_named(setting: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"^benchmark\.rejection\.{setting}: is "):
-        TestingRejection(5, **{setting: value})
-
-
 @pytest.mark.parametrize(("scale", "threshold"), [("zero_to_nine", -1), ("zero_to_nine", 11), ("one_to_ten", 0)])
 def test_a_threshold_must_be_on_the_teachers_scale(scale: Any, threshold: float) -> None:
     teacher = VerbalTeacher(ScriptedEngine(), VerbalJudge(scale=scale))

@@ -17,6 +17,7 @@ from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, 
 Error = Callable[..., str]
 QUICKSTART = "configs/quickstart.yaml"
 METHOD = "method.init_args"
+TEACHER = f"{METHOD}.teacher.init_args"
 TASK = "task.init_args"
 ENVIRONMENT = f"{TASK}.environment.init_args"
 SEARCH = f"{ENVIRONMENT}.search.init_args"
@@ -32,6 +33,20 @@ SETTINGS = [
     (QUICKSTART, [], f"{METHOD}.dual_clip", ["1"], "more than 1, or null"),
     (QUICKSTART, [], f"{METHOD}.kl_coefficient", ["-0.001"], "0 or more"),
     (QUICKSTART, [], f"{METHOD}.mismatch_bound", ["1"], "more than 1"),
+    (QUICKSTART, [], f"{METHOD}.scoring.temperature", ["0"], "more than 0"),
+    (QUICKSTART, ["ovd_soft"], f"{METHOD}.acceptance.init_args.beta", ["0", "-1"], "more than 0"),
+    (QUICKSTART, ["ovd_soft"], f"{METHOD}.acceptance.init_args.bound", ["0.5"], "1 or more"),
+    (QUICKSTART, ["ovd_one_replaced"], f"{METHOD}.replacement.init_args.limit", ["-1"], "0 or more"),
+    (QUICKSTART, ["ovd_student_baseline"], f"{METHOD}.credit.init_args.sigma_floor", ["0"], "more than 0"),
+    (QUICKSTART, [], f"{TEACHER}.demonstration_tokens", ["0"], "1 or more, or null"),
+    (QUICKSTART, [], f"{TEACHER}.demonstration_temperature", ["-1"], "0 or more"),
+    (QUICKSTART, [], f"{TEACHER}.judge.init_args.text_temperature", ["-1"], "0 or more"),
+    (QUICKSTART, [], f"{TEACHER}.judge.init_args.score_tokens", ["0"], "1 or more"),
+    (QUICKSTART, [], f"{TEACHER}.judge.init_args.samples", ["0"], "1 or more"),
+    (QUICKSTART, [], f"{TEACHER}.judge.init_args.max_parse_failures", ["1.5"], "a value in [0, 1]"),
+    (QUICKSTART, ["opd"], f"{TEACHER}.chunk_size", ["0"], "1 or more"),
+    ("configs/math.yaml", [], "benchmark.rejection.init_args.max_steps", ["0"], "1 or more"),
+    ("configs/math.yaml", [], "benchmark.rejection.init_args.score_temperature", ["0"], "more than 0"),
     (QUICKSTART, [], f"{TASK}.train_size", ["0", "200001"], "1 to 200000"),
     (QUICKSTART, [], f"{TASK}.test_size", ["1000000000"], "1 to 200000"),
     (QUICKSTART, ["grpo"], f"{METHOD}.group_size", ["1"], "2 or more"),
@@ -80,6 +95,13 @@ def test_a_number_outside_its_range(
         (QUICKSTART, f"{METHOD}.aggregation", "token_mean, trajectory_mean, constant"),
         (QUICKSTART, f"{METHOD}.mismatch", "none, token_truncation, sequence_masking"),
         (QUICKSTART, "checkpoint.mode", "min, max"),
+        (QUICKSTART, f"{METHOD}.replace_when", "score, incorrect, score_or_incorrect"),
+        (QUICKSTART, f"{METHOD}.scoring.level", "step, trajectory"),
+        (QUICKSTART, f"{METHOD}.scoring.reading", "sample, mean, argmax"),
+        (QUICKSTART, f"{METHOD}.scoring.aggregation", "min, mean, last"),
+        (QUICKSTART, f"{TEACHER}.demonstration_thinking", "keep, strip"),
+        (QUICKSTART, f"{TEACHER}.judge.init_args.scale", "zero_to_nine, one_to_ten"),
+        (QUICKSTART, f"{TEACHER}.judge.init_args.read", "distribution, text"),
         ("configs/math.yaml", f"{TASK}.grading", "strict, qwen"),
         ("configs/web_qa_qwen.yaml", f"{TASK}.correct_when", "em, sub_em, f1"),
         ("configs/quickstart_tools.yaml", f"{ENVIRONMENT}.on_undecodable", "end, tell"),
