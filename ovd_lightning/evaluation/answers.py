@@ -54,8 +54,8 @@ class AnswerFiles:
         self._answers: dict[str, tuple[Path, int]] = {}
         self._verdicts: dict[tuple[str, str], tuple[Path, int]] = {}
         for other, path in files_of(folder, stem).items():
-            if other == rank or (rank == 0 and other >= world_size):  # a file whose rank is gone is mended by rank 0
-                mend(path)
+            if other == rank or (rank == 0 and other >= world_size):  # rank 0 takes the file of a rank that is gone
+                cut_partial_line(path)
             with path.open("rb") as file:
                 start = 0
                 for line in file:
@@ -117,7 +117,7 @@ def read_answers(folder: Path, stem: str, weights: str | None = None) -> Iterato
                     yield row
 
 
-def mend(path: Path) -> None:
+def cut_partial_line(path: Path) -> None:
     """Cut off a last line that has no end: what a killed process was writing."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)

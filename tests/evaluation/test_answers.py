@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ovd_lightning.evaluation.answers import AnswerFiles, key_of, mend, read_answers, verdict_key
+from ovd_lightning.evaluation.answers import AnswerFiles, cut_partial_line, key_of, read_answers, verdict_key
 
 
 def row(key: str, weights: str = "w", grading: str | None = "strict", **fields: Any) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def test_a_killed_process_leaves_a_torn_line_that_is_cut_off(torn: bytes, tmp_pa
 def test_a_file_without_any_whole_line_is_emptied(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"x" * 200_000)
-    mend(path)
+    cut_partial_line(path)
     assert path.read_bytes() == b""
     path.write_bytes(b"{}\n" + b"x" * 200_000)
-    mend(path)
+    cut_partial_line(path)
     assert path.read_bytes() == b"{}\n"
 
 
