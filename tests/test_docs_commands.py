@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.workflow import cli
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {
@@ -50,10 +49,8 @@ def test_files_of_benchmarks_exist() -> None:
 
 @pytest.mark.slow
 def test_commands_answer_help() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in MODULES:
-        command = [sys.executable, "-m", name, "--help"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = cli.run("--help", module=name)
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
         assert "usage:" in done.stdout, name
 

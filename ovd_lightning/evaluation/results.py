@@ -342,4 +342,4 @@ def _rejection(settings: dict[str, Any]) -> str:
     """ "testing rejection under 7 (argmax) by vllm:Qwen/QwQ-32B"."""
     by = settings.get("teacher")
     told = f"testing rejection under {settings['threshold']:g} ({settings['score_reading']})"
-    return f"{told} by {by['engine']}" if by else f"{told}, which accepts everything"
+    return f"{told} by {by['judge']['engine']}" if by else f"{told}, which accepts everything"

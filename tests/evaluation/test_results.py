@@ -145,7 +145,7 @@ def test_the_caption_says_how(ten: Evaluation) -> None:
                   "runs/x/last.ckpt after 800 updates"):  # fmt: skip
         assert words in said
     sampled = {**SETTINGS, "greedy": False, "samples": 8, "temperature": 0.6, "top_p": 0.95}
-    rejection = {"threshold": 7.0, "score_reading": "sample", "teacher": {"engine": "vllm:t"}}
+    rejection = {"threshold": 7.0, "score_reading": "sample", "teacher": {"judge": {"engine": "vllm:t"}}}
     short = evaluation(
         [benchmark("A", 0.5, answered=7), benchmark("B", 0.5, tells_answer=True)],
         settings={**sampled, "rejection": rejection},

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
+from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from tests.engines.tiny import CONTEXT, save_tiny_model
 from tests.served import serve
 
+ASKED = ["ab", "c+d:"]
 ASK: tuple[Any, ...] = (["ab", "cd", "(7+3)"], ["", "ef", "12 "], [1, 2, 3], [24, 24, 24])
 
 
@@ -22,12 +25,21 @@ def test_a_served_teacher_says_what_a_local_one_says(tmp_path: Path) -> None:
     path = save_tiny_model(tmp_path / "model", tied=True, seed=0)
     local = HFEngine(path)
     local.start()
-    settings: dict[str, Any] = {"demonstrator_chat": True, "demonstration_temperature": 0.0, "min_mass": 0.0}
-    here = VerbalTeacher(local, **settings)
+    settings: dict[str, Any] = {"demonstrator_chat": True, "demonstration_temperature": 0.0}
+
+    def taught(engine: Engine) -> VerbalTeacher:
+        return VerbalTeacher(engine, VerbalJudge(min_mass=0.0), **settings)
+
+    here = taught(local)
+
+    def judge(teacher: VerbalTeacher) -> VerbalJudge:
+        assert isinstance(teacher.judge, VerbalJudge)
+        return teacher.judge
+
     with serve(path, "tiny", CONTEXT, tmp_path / "log") as url:
-        there = VerbalTeacher(OpenAIEngine(url, "tiny", tokenizer=path), **settings)
+        there = taught(OpenAIEngine(url, "tiny", tokenizer=path))
         there.engine.check()
-        for mine, other in zip(here.score(["ab", "c+d:"]), there.score(["ab", "c+d:"]), strict=True):
+        for mine, other in zip(judge(here).score(ASKED), tjudge(here).score(ASKED), strict=True):
             assert other.distribution == pytest.approx(mine.distribution, abs=1e-5)
             assert other.mass == pytest.approx(mine.mass, abs=1e-5)
         whole = here.demonstrate(*ASK)
@@ -43,5 +55,5 @@ def test_a_served_teacher_says_what_a_local_one_says(tmp_path: Path) -> None:
         assert steps[0].text.endswith(stop)
         # the same server as a black box: its text, cut here
         box = OpenAIEngine(url, "tiny", tokenizer=path, vllm_extensions=False, extra_body={"top_k": 0})
-        cut = VerbalTeacher(box, **settings).demonstrate(*ASK, stop=stop)
+        cut = taught(box).demonstrate(*ASK, stop=stop)
         assert [c.text for c in cut] == [c.text for c in steps]

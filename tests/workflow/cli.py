@@ -32,22 +32,28 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "ovd_lightning", *args]
 
 
-def start(*args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **env: str) -> Process:
-    """``python -m ovd_lightning ARGS`` in the repository's root and in a session of its own.
+def start(
+    *args: str,
+    module: str = "ovd_lightning",
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    **env: str,
+) -> Process:
+    """``python -m ovd_lightning ARGS``, or of another module, in the repository's root and in a session of its own.
 
     By a fork of a process that has the libraries (tests/warm.py) where the environment allows it, for time's sake.
     """
     if warm.possible() and warm.server().serves(environment(**env)):
-        return warm.Process("ovd_lightning", args, ROOT, environment(**env), stdout=stdout, stderr=stderr)
+        return warm.Process(module, args, ROOT, environment(**env), stdout=stdout, stderr=stderr)
     return subprocess.Popen(
-        command(*args), cwd=ROOT, env=environment(**env), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-        text=True, start_new_session=True,
+        [sys.executable, "-m", module, *args], cwd=ROOT, env=environment(**env), stdin=subprocess.DEVNULL,
+        stdout=stdout, stderr=stderr, text=True, start_new_session=True,
     )  # fmt: skip
 
 
-def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, module: str = "ovd_lightning", **env: str) -> subprocess.CompletedProcess[str]:
     """As :func:`start`, to its end; nothing is asserted. Its time is the test's."""
-    process = start(*args, **env)
+    process = start(*args, module=module, **env)
     out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
