@@ -39,7 +39,7 @@ def test_a_served_teacher_says_what_a_local_one_says(tmp_path: Path) -> None:
     with serve(path, "tiny", CONTEXT, tmp_path / "log") as url:
         there = taught(OpenAIEngine(url, "tiny", tokenizer=path))
         there.engine.check()
-        for mine, other in zip(judge(here).score(ASKED), tjudge(here).score(ASKED), strict=True):
+        for mine, other in zip(judge(here).score(ASKED), judge(there).score(ASKED), strict=True):
             assert other.distribution == pytest.approx(mine.distribution, abs=1e-5)
             assert other.mass == pytest.approx(mine.mass, abs=1e-5)
         whole = here.demonstrate(*ASK)
