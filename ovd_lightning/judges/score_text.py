@@ -20,21 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ovd_lightning.judges.score_words import (
-    BOUND,
-    COUNTED,
-    DENIED,
-    EARLIER,
-    FINAL,
-    GOES_ON,
-    INDEX,
-    LOST,
-    OTHER,
-    SCORE,
-    SUPPOSED,
-    UNITS,
-    WEAK,
-)  # fmt: skip
+from ovd_lightning.judges import score_words as W
 from ovd_lightning.thoughts import spoken
 
 # ------------------------------------------------------------------ numbers
@@ -52,7 +38,7 @@ _OUT_OF = (
     r"|sur|von|из|de|sobre|su|em|över|av|z|trên|من)"
     r"[ \t]+|[ \t]*\(?[ \t]*(?:out of|满分为?|滿分)[ \t]*)"
 )
-_UNIT = rf"(?:[ \t]?{UNITS}(?![A-Za-z]))"
+_UNIT = rf"(?:[ \t]?{W.UNITS}(?![A-Za-z]))"
 NUMBER = re.compile(
     rf"(?P<between>\bbetween\s+)?(?P<sign>(?<![^\W_])[-+]|(?<![\w=\-\"'/])(?:>=?|<=?)|≥|≤)?"
     rf"(?P<a>(?<![A-Za-z\d]){_N})(?![A-Za-z\d]){_UNIT}??"
@@ -126,9 +112,9 @@ def numbers(text: str, low: int, high: int) -> list[Number]:
             kind = "scale"  # a band of the rubric
         elif (
             (_is_count(before, after, found, text, start) and of not in tops)
-            or re.search(LOST, before, re.IGNORECASE)
-            or DENIED.search(before)
-            or SUPPOSED.match(after)
+            or re.search(W.LOST, before, re.IGNORECASE)
+            or W.DENIED.search(before)
+            or W.SUPPOSED.match(after)
         ):
             kind = "count"
         wrong = match["sign"] not in (None, "+") or match["more"] or several
@@ -139,13 +125,13 @@ def numbers(text: str, low: int, high: int) -> list[Number]:
 
 
 def _is_count(before: str, after: str, found: list[Number], text: str, start: int) -> bool:
-    if re.search(rf"(?<!this )(?<!that )(?<!current ){INDEX}[ \t]*#?$", before, re.IGNORECASE):
+    if re.search(rf"(?<!this )(?<!that )(?<!current ){W.INDEX}[ \t]*#?$", before, re.IGNORECASE):
         return True
     if re.search(
-        rf"{OTHER}(?:\s+(?:score|level|rating))?[\s\"']*(?:[:=]|\bis\b|\bof\b)[\s\"']*$", before, re.IGNORECASE
+        rf"{W.OTHER}(?:\s+(?:score|level|rating))?[\s\"']*(?:[:=]|\bis\b|\bof\b)[\s\"']*$", before, re.IGNORECASE
     ):
         return True
-    if re.match(rf"[ \t-]?{COUNTED}", after, re.IGNORECASE):
+    if re.match(rf"[ \t-]?{W.COUNTED}", after, re.IGNORECASE):
         return True
     if re.search(
         r"\b(?:answer|result|value|sum|product|difference|solution)\s+(?:is|of|equals|to be)\s*$", before, re.IGNORECASE
@@ -156,7 +142,7 @@ def _is_count(before: str, after: str, found: list[Number], text: str, start: in
         and found[-1].kind == "count"
         and re.fullmatch(r"\s*(?:,|&|and|und|et|y|和|と)\s*", text[found[-1].end : start])
     )
-    return bool(joined and re.search(rf"{INDEX}[ \t]*#?$", text[: found[-1].start], re.IGNORECASE))
+    return bool(joined and re.search(rf"{W.INDEX}[ \t]*#?$", text[: found[-1].start], re.IGNORECASE))
 
 
 def _begins_line(text: str, at: int) -> bool:
@@ -218,10 +204,10 @@ def read_score(text: str, low: int, high: int) -> int | None:
     given = [n.value for n in values if GIVEN.search(masked[max(0, n.start - 60) : n.start]) and _may_end(said, n)]
     weak = [
         n.value
-        for label in re.finditer(WEAK, masked, re.IGNORECASE)
+        for label in re.finditer(W.WEAK, masked, re.IGNORECASE)
         for n in _behind(masked, label.end(), values, COLON)
     ]
-    for label in re.finditer(rf"{FINAL}(?=\"?\s*[:=])", masked, re.IGNORECASE):  # "Overall: 8"
+    for label in re.finditer(rf"{W.FINAL}(?=\"?\s*[:=])", masked, re.IGNORECASE):  # "Overall: 8"
         labelled["final"] += [n.value for n in _behind(masked, label.end(), values, COLON)]
     for tier in (labelled["final"], labelled["score"], fractions, given, weak):
         if tier:
@@ -270,18 +256,18 @@ def _take_json(text: str, low: int, high: int, labelled: dict[str, list[int | No
         else:
             left += text[start:brace] + " ; "
             for name, found in _items(value):
-                if re.search(rf"{BOUND}|scale|range", name, re.IGNORECASE) or not re.search(
-                    SCORE + "|" + WEAK, name, re.IGNORECASE
+                if re.search(rf"{W.BOUND}|scale|range", name, re.IGNORECASE) or not re.search(
+                    W.SCORE + "|" + W.WEAK, name, re.IGNORECASE
                 ):
                     continue
                 if (
                     isinstance(found, str)
-                    and not re.search(SCORE, name, re.IGNORECASE)
+                    and not re.search(W.SCORE, name, re.IGNORECASE)
                     and not re.match(r"\s*\d", found)
                 ):
                     continue  # an answer or evaluation in words
-                tier = "final" if re.search(FINAL, name, re.IGNORECASE) else "score"
-                if re.search(SCORE, name, re.IGNORECASE) or not isinstance(found, bool):
+                tier = "final" if re.search(W.FINAL, name, re.IGNORECASE) else "score"
+                if re.search(W.SCORE, name, re.IGNORECASE) or not isinstance(found, bool):
                     labelled[tier].append(_of_json(found, low, high))
         start = end
     return left + text[start:]
@@ -297,7 +283,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
             name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
             if isinstance(found, dict):
                 inner = list(_items(found))
-                labels = re.search(SCORE, name, re.IGNORECASE)
+                labels = re.search(W.SCORE, name, re.IGNORECASE)
                 yield from ((f"{name} {n}" if labels else n, v) for n, v in inner)
             elif isinstance(found, list) and any(isinstance(part, dict) for part in found):
                 yield from _items(found)
@@ -327,15 +313,15 @@ def _masked(text: str, those: list[Number]) -> str:
 def _read_labels(text: str, values: list[Number], labelled: dict[str, list[int | None]]) -> bool:
     """Fill in what stands behind labels; whether the last one that announces a number has none."""
     unfilled = False
-    for label in re.finditer(SCORE, text, re.IGNORECASE):
+    for label in re.finditer(W.SCORE, text, re.IGNORECASE):
         before = text[max(0, label.start() - 25) : label.start()]
-        if re.search(rf"{BOUND}\W*$", before, re.IGNORECASE) or re.search(rf"{EARLIER}\W*$", before, re.IGNORECASE):
+        if re.search(rf"{W.BOUND}\W*$", before, re.IGNORECASE) or re.search(rf"{W.EARLIER}\W*$", before, re.IGNORECASE):
             continue
-        if DENIED.search(before):
+        if W.DENIED.search(before):
             continue
         number = _behind(text, label.end(), values, DIRECT) or _behind(text, label.end(), values, FAR)
         if number:
-            final = re.search(rf"{FINAL}\W*$", before, re.IGNORECASE)
+            final = re.search(rf"{W.FINAL}\W*$", before, re.IGNORECASE)
             labelled["final" if final else "score"].append(number[0].value)
         unfilled = not number and bool(re.match(r"[\"'\s]*[:=]", text[label.end() :]))
     return unfilled
@@ -363,7 +349,7 @@ def _may_end(text: str, n: Number) -> bool:
     """Whether what follows a number in prose lets it be a score."""
     after = text[n.end : n.end + 30]
     return not re.match(r"[ \t]*[^\W\d]", after) or bool(
-        re.match(rf"\s*{GOES_ON}|\s*[\u3040-\u30ff\u4e00-\u9fff]", after, re.I)
+        re.match(rf"\s*{W.GOES_ON}|\s*[\u3040-\u30ff\u4e00-\u9fff]", after, re.I)
     )
 
 

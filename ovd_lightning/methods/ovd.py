@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods import rules
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
@@ -64,14 +63,8 @@ class OVD(Method):
         self.teacher, self.threshold, self.replace_when = teacher, threshold, replace_when
         self.scoring, self.acceptance = scoring, acceptance or rules.Threshold()
         self.replacement, self.credit = replacement or rules.Whole(), credit or rules.Reward()
+        rules.check_threshold(threshold, teacher.scale)
         rules.check_rules(self.scoring, self.replacement, self.credit, self.group_size)
-        low, top = teacher.scale.low, teacher.scale.reject_all
-        if not low <= threshold <= top:
-            raise ConfigError(
-                "method.init_args.threshold",
-                f"is {threshold}, outside the teacher's score scale {low}-{teacher.scale.high}.",
-                f"Use {low} (accept all) to {top} (reject all), or change the judge's scale.",
-            )
 
     @property
     def needs_references(self) -> bool:

@@ -293,6 +293,16 @@ class StepScores(Credit):
                 y.advantages[step.start : step.end] = [next(values)] * (step.end - step.start)
 
 
+def check_threshold(threshold: float, scale: Scale) -> None:
+    """Raises: ConfigError for a threshold that is not on the scale."""
+    if not scale.low <= threshold <= scale.reject_all:
+        raise ConfigError(
+            "method.init_args.threshold",
+            f"is {threshold}, outside the teacher's score scale {scale.low}-{scale.high}.",
+            f"Use {scale.low} (accept all) to {scale.reject_all} (reject all), or change the judge's scale.",
+        )
+
+
 def check_rules(scoring: Scoring, replacement: Replacement, credit: Credit, group_size: int) -> None:
     """Rules that do not go together. Raises: ConfigError."""
     for name, rule in (("replacement", replacement), ("credit", credit)):
