@@ -139,6 +139,7 @@ class SummaryCallback(L.Callback):
             table.add_section()
             for name, text in (
                 ("reward/student", "reward of the student, before replacement"),
+                ("reward/judge", "reward by the judge"),
                 ("reward/mixture", "reward of the mixture"),
                 ("ovd/acceptance_rate", "acceptance rate"),
                 ("ovd/replaced_fraction", "replaced by the teacher"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import functional as F
@@ -54,6 +55,9 @@ class JudgeReward(GRPO):
         for group in groups:
             group.mixture = [y for y in group.sampled if y.score is not None]
             rewards = [scale.normalise(y.score) for y in group.mixture if y.score is not None]
+            for y, reward in zip(group.mixture, rewards, strict=True):
+                assert y.grade is not None, "sampled trajectories are graded"
+                y.grade = replace(y.grade, reward=reward)  # what is correct stays the checker's verdict
             round.log_mean("reward/judge", rewards)
             values = F.group_advantages(rewards, scale_by_std=self.scale_by_std) if rewards else []
             for y, value in zip(group.mixture, values, strict=True):

@@ -30,6 +30,7 @@ def test_the_reward_is_the_mean_score_within_the_group(tokenizer: Any) -> None:
     assert [y.text for y in group.mixture] == ["a", "b", "c"]
     assert [y.advantages[0] for y in group.mixture] == pytest.approx([1, 0, -1], rel=1e-4, abs=1e-9)
     assert mean(round, "reward/judge") == 0.5
+    assert [y.reward for y in group.mixture] == [1, 0.5, 0]
     assert round.metrics.sums["score/parse_failures"] == 1
     assert not teacher.demonstrator.written, "nothing is demonstrated"  # type: ignore[attr-defined]
 
