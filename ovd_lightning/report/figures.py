@@ -43,7 +43,7 @@ def parts_of_time(names: Iterable[str]) -> list[str]:
 PANELS = (
     Panel(id="accuracy", title="Validation problems", metrics=("eval/*",), choose=accuracies, share=True),
     Panel(id="test", title="Test problems", metrics=("test/*",), choose=accuracies, share=True),
-    Panel(id="reward", title="Reward", metrics=("reward/student", "reward/mixture", "reward/judge")),
+    Panel(id="reward", title="Reward", metrics=("reward/student", "reward/mixture")),
     Panel(
         id="acceptance",
         title="Acceptance and replacement",
