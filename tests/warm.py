@@ -37,9 +37,14 @@ LOADED = ("ovd_lightning.cli", "wandb.sdk.launch", "vllm.entrypoints.llm")
 WAIT_S = 120.0
 
 
+@cache
 def possible() -> bool:
     """Linux, where a server can wait for its children and for commands at once."""
-    return hasattr(os, "pidfd_open")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # another system, or a container that forbids it
+        return False
+    return True
 
 
 @cache
