@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.engines.base import Engine
+from ovd_lightning.engines.prompting import LONGEST
 from ovd_lightning.engines.render import TemplateError
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.evaluation.names import AVERAGE
 from ovd_lightning.pretrained import check_checkpoint
-from ovd_lightning.teachers.base import LONGEST, Teacher
+from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ovd_lightning.engines.base import Engine, Prompt
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.render import TemplateError, encode
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.types import Problem
+
+LONGEST = 64
+"""Problems whose prompts are counted before a run, those with the most characters: all could take minutes."""
+
+
+def longest(problems: Sequence[Problem]) -> list[Problem]:
+    """The ``LONGEST`` problems with the longest questions."""
+    return sorted(problems, key=lambda p: -len(p.question))[:LONGEST]
 
 
 def as_prompt(text: str, chat: bool, system: str | None = None, begun: str = "") -> Prompt:

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from ovd_lightning.engines.asked import Asked
-from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.prompting import as_prompt, check_chat
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import SETTING, Judgement, JudgeRequest, UnparsedScores
-from ovd_lightning.judges.scale import ScoreScale
 from ovd_lightning.judges.verbal import VerbalJudge
-from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from ovd_lightning.thoughts import behind
 from ovd_lightning.types import Problem
 
@@ -69,8 +66,8 @@ class RubricJudge(VerbalJudge):
         answer: "yes_no" or "scale".
         prompt: a Jinja template file, with the variable `criterion` beside those of `ovd_lightning.judges.template`;
             null: the one for ``answer`` in this package.
-        engine, reference, scale, read, chat, text_temperature, score_tokens, samples, max_parse_failures, min_mass:
-            see `VerbalJudge`; ``min_mass`` is of yes and no together where they are the answers.
+        judge: settings of the judge, see `VerbalJudge`; its ``min_mass`` is of yes and no together where they are the
+            answers.
     """
 
     def __init__(
@@ -78,23 +75,10 @@ class RubricJudge(VerbalJudge):
         rubric: str | None = None,
         answer: Literal["yes_no", "scale"] = "yes_no",
         prompt: str | None = None,
-        engine: Engine | None = None,
-        reference: bool = False,
-        scale: ScoreScale = "zero_to_nine",
-        read: Literal["distribution", "text"] = "distribution",
-        chat: bool = False,
-        text_temperature: NonNegativeFloat = 0.7,
-        score_tokens: PositiveInt = 8,
-        samples: PositiveInt = 1,
-        max_parse_failures: ClosedUnitInterval = 0.5,
-        min_mass: ClosedUnitInterval = 1e-3,
+        **judge: Any,
     ) -> None:
-        if prompt is None:
-            prompt = "criterion.jinja" if answer == "yes_no" else "criterion_scale.jinja"
-        super().__init__(
-            engine, prompt, reference, scale, read, chat, text_temperature, score_tokens, samples,
-            max_parse_failures, min_mass,
-        )  # fmt: skip
+        packaged = "criterion.jinja" if answer == "yes_no" else "criterion_scale.jinja"
+        super().__init__(prompt=prompt or packaged, **judge)
         self.answer = answer
         self.criteria: list[Criterion] | None = None
         if rubric is not None:

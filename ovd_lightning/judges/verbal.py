@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
-from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint
+from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint, longest
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.judges.base import SETTING, Judge, Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.scale import SCALES, ScoreScale
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ovd_lightning.tasks.base import Task
 
 DIGITS = [str(digit) for digit in range(10)]
-LONGEST = 64
-"""Problems whose prompts are counted before a run, those with the most characters: all could take minutes."""
 TRIES = 3
 """Scores as text that a self-test asks for before it reports that there is none: one may fail by chance."""
 LOW_MASS = 0.5
@@ -46,7 +44,7 @@ class VerbalJudge(Judge):
             at ``text_temperature`` and parses it (for endpoints without log-probabilities).
         chat: send prompts as one user message through the engine's chat template.
         text_temperature: sampling temperature for ``read="text"`` (A.6.2: 0.7); equal prompts of a round share the
-            number that is drawn. A distribution is tempered by the method instead (``score_temperature``).
+            number that is drawn. A distribution is tempered by the method instead (``scoring.temperature``).
         score_tokens: token limit of a score given as text.
         samples: scores that are sampled as text a prompt; the judgement is their distribution, whose mean and spread
             are read and logged.
@@ -119,7 +117,7 @@ class VerbalJudge(Judge):
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Whether the prompt of the longest problem, with a whole response and the score, fits the engine's context:
         in the judge's tokens for the prompt and, for want of a better guess, in the student's for the response."""
-        for problem in sorted(problems, key=lambda p: -len(p.question))[:LONGEST]:
+        for problem in longest(problems):
             if self.reference and not problem.answers:
                 raise ConfigError(
                     f"{SETTING}.reference", f"is true, but problem {problem.id!r} has no answer.", "Set it to false."

@@ -13,9 +13,6 @@ from ovd_lightning.types import Problem
 if TYPE_CHECKING:
     from ovd_lightning.tasks.base import Task
 
-LONGEST = 64
-"""Problems whose tokens are counted before a run, those with the most characters: all could take minutes."""
-
 
 class Teacher(ABC):
     """Holds one or more frozen engines. Kept off the module tree: never wrapped, sharded or checkpointed."""

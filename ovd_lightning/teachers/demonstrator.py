@@ -12,12 +12,12 @@ from ovd_lightning import thoughts
 from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint
+from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint, longest
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import Ledger
 from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
-from ovd_lightning.teachers.base import LONGEST, Teacher
+from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Demonstrator(Teacher):
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Whether the longest problem fits the demonstrator's context with all that it may write, its thought
         included. Counted in its own tokens for the prompt. Raises: ConfigError."""
-        for problem in sorted(problems, key=lambda p: -len(p.question))[:LONGEST]:
+        for problem in longest(problems):
             prompt = as_prompt(task.prompt(problem), self.demonstrator_chat, task.system)
             written = max(self.demonstration_tokens or max_tokens, max_tokens)  # a prefix may be as long as max_tokens
             check_room(f"{SETTING}.demonstrator", self.demonstrator, prompt, written, 0, problem.id)

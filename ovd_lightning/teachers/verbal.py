@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.cache import AnswerCache
@@ -12,7 +12,6 @@ from ovd_lightning.judges.base import SETTING as JUDGE
 from ovd_lightning.judges.base import Judge, Judgement, JudgeRequest, Ledger, UnparsedScores
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.judges.verbal import VerbalJudge
-from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.demonstrator import SETTING, Demonstrator, called
 from ovd_lightning.types import Problem
@@ -31,8 +30,7 @@ class VerbalTeacher(Demonstrator):
         demonstrator_chat: send the task's prompts as a user message through the demonstrator's chat template; null: as
             the judge's `chat`. A reasoning model judges best without its template, where the score's digit comes next,
             and answers with it.
-        demonstration_temperature, demonstration_tokens, demonstration_thinking: see `Demonstrator`.
-        cache: file of the disk cache of both; null keeps answers in memory only.
+        writing: the other settings of `Demonstrator`; its disk cache holds the judge's answers as well.
     """
 
     def __init__(
@@ -41,18 +39,12 @@ class VerbalTeacher(Demonstrator):
         judge: Judge | None = None,
         demonstrator: Engine | None = None,
         demonstrator_chat: bool | None = None,
-        demonstration_temperature: NonNegativeFloat = 0.7,
-        demonstration_tokens: PositiveInt | None = None,
-        demonstration_thinking: Literal["keep", "strip"] = "keep",
-        cache: str | None = None,
+        **writing: Any,
     ) -> None:
         self.judge = judge or VerbalJudge()
         if demonstrator_chat is None:
             demonstrator_chat = bool(getattr(self.judge, "chat", False))
-        super().__init__(
-            engine, demonstrator, demonstrator_chat, demonstration_temperature, demonstration_tokens,
-            demonstration_thinking, cache,
-        )  # fmt: skip
+        super().__init__(engine, demonstrator, demonstrator_chat, **writing)
         self.judge.bind(engine, self.cache)
 
     @property
