@@ -183,8 +183,8 @@ class RoundCheckpoint(ModelCheckpoint):
             if trainer.is_global_zero:
                 move(partial(path), path)
             trainer.strategy.barrier()
-        self._last_global_step_saved = trainer.global_step
-        self._last_checkpoint_saved = filepath
+            self._last_global_step_saved = trainer.global_step
+            self._last_checkpoint_saved = filepath
 
     def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, torch.Tensor]) -> None:
         """A second name of the file that has just been written, which takes no time and no space."""

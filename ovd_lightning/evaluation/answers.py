@@ -96,10 +96,10 @@ class AnswerFiles:
                     file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+                for row, start in zip(rows, places, strict=True):  # shielded too: what is written is known to be
+                    self._index(row, self.path, start)
         except OSError as error:
             raise unwritable(self.path, error) from error
-        for row, start in zip(rows, places, strict=True):
-            self._index(row, self.path, start)
 
 
 def verdict_key(row: Row) -> str:

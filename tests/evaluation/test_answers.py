@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,29 @@ def test_a_verdict_of_another_grading_is_another_verdict(tmp_path: Path) -> None
 def test_a_key_is_a_function_of_all_its_parts() -> None:
     assert key_of("a", [1, 2], {"x": 1, "y": None}) == key_of("a", [1, 2], {"y": None, "x": 1})
     assert len({key_of("a", 1), key_of("a", "1"), key_of("a1"), key_of("a", 1, None)}) == 4
+
+
+def test_what_was_on_the_disk_when_a_signal_came_is_counted(tmp_path: Path) -> None:
+    """The signal arrives while the lines are written, and is raised after that."""
+    code = """
+import json, os, signal, sys
+from pathlib import Path
+from ovd_lightning import stop
+from ovd_lightning.evaluation import answers
+files = answers.AnswerFiles(Path(sys.argv[1]), "test-000000", "w")
+fsync = os.fsync
+def interrupted(number):
+    fsync(number)
+    os.kill(os.getpid(), signal.SIGINT)
+os.fsync = interrupted
+with stop.ending_on_signals():
+    try:
+        files.append([json.loads(line) for line in sys.argv[2:]])
+    except BaseException:
+        print(len(files), flush=True)
+        raise
+"""
+    rows = [json.dumps(row("a")), json.dumps(row("b"))]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *rows], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "2\n"), done.stderr
+    assert len(AnswerFiles(tmp_path, "test-000000", "w")) == 2
