@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -24,11 +26,26 @@ class RunParser(LightningArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    _raises: ClassVar[bool] = False
+
+    @classmethod
+    @contextmanager
+    def raising(cls) -> Iterator[None]:
+        """Inside, a mistake is a ConfigError instead of the end of the process."""
+        cls._raises = True
+        try:
+            yield
+        finally:
+            cls._raises = False
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, and exit code 2. A parser of a class's arguments raises, and the one around it reports."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
+        if self._raises:
+            setting, _, problem = explain(parser, message).partition(": ")
+            raise ConfigError(setting, problem, "")
         self.exit(2, f"error: {explain(parser, message)}\n")
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
