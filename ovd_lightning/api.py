@@ -1,10 +1,10 @@
 """The command line from Python, for notebooks: the same settings, by the same names.
 
-    from ovd_lightning import Run
+from ovd_lightning import Run
 
-    run = Run("quickstart", {"data.rounds": 10, "task": MyTask}).fit()
-    run.metrics["reward/student"].plot()
-    run.page()
+run = Run("quickstart", {"data.rounds": 10, "task": MyTask}).fit()
+run.metrics["reward/student"].plot()
+run.page()
 """
 
 from __future__ import annotations
@@ -83,15 +83,21 @@ class Run:
         from ovd_lightning.cli import OVDCLI, config_error, quiet
         from ovd_lightning.settings.parser import RunParser
 
+        import wandb
+
         place = [] if self.folder is None else [f"--trainer.default_root_dir={self.folder}"]
         quiet()
         with as_command_line([name, *self.arguments, *place, *more]), RunParser.raising():
+            already = wandb.run
             try:
                 cli = OVDCLI()
             except Exception as error:
                 if (found := config_error(error)) is not None and found is not error:
                     raise found from error
                 raise
+            finally:
+                if wandb.run is not None and wandb.run is not already:
+                    wandb.finish()  # the next run of this process would log into it
         self.folder = Path(cli.trainer.default_root_dir)
         _close(cli)
         return self
