@@ -30,8 +30,8 @@ class Run:
     """An experiment in this process, on one device; for several ranks there is the command line.
 
     Args:
-        given: names of the package's configs (``ovd-lightning configs``), files, and mappings of dotted names to values,
-            each over those before it. A value is a number, a text, a list or mapping, or a class or function:
+        given: names of the package's configs (``ovd-lightning configs``), files, and mappings of dotted names to
+            values, each over those before it. A value is a number, a text, a list or mapping, or a class or function:
             ``{"task": MyTask, "task.init_args.reward": my_reward}``. Those of a notebook are found as well.
         folder: of a run that is there already: to look at it, evaluate it, or continue it.
     """
@@ -80,10 +80,10 @@ class Run:
         return self.folder
 
     def _command(self, name: str, more: Sequence[str]) -> Run:
+        import wandb
+
         from ovd_lightning.cli import OVDCLI, config_error, quiet
         from ovd_lightning.settings.parser import RunParser
-
-        import wandb
 
         place = [] if self.folder is None else [f"--trainer.default_root_dir={self.folder}"]
         quiet()
