@@ -2,19 +2,22 @@
 
 import os
 import sys
+from pathlib import Path
 
 HELP = """\
 usage: python -m ovd_lightning {fit,validate,test,predict,dry_run} --config CONFIG [--config OVERLAY] [--KEY VALUE]
+       python -m ovd_lightning configs [copy NAME [FILE]]
 
 On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
 trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
 
-  fit        train: --config configs/quickstart.yaml runs on a laptop; --ckpt_path last continues the newest run
+  fit        train: --config quickstart runs on a laptop; --ckpt_path last continues the newest run
   validate   answer the validation problems of every benchmark
   test       answer the test problems of every benchmark
   predict    write the answers to the test problems
              all three with --ckpt_path: last, runs/.../last.ckpt, a student's folder (runs/.../student) or a hub id
   dry_run    print what `fit` would need, and load nothing: memory, calls and tokens of the teacher
+  configs    list the configs that come with the package (--config quickstart); copy one, to edit it
 
 groups of settings (python -m ovd_lightning fit --help lists every one):
   method     what is credited and minimised, with its teacher   --method.init_args.threshold 5
@@ -33,10 +36,45 @@ the rest:
 """
 
 
+def configs(words: list[str]) -> int:
+    """``configs``: every config with a line on it; ``configs copy NAME [FILE]``: its text, to edit. 0, or 2 for an
+    error."""
+    from ovd_lightning.packaged import config_named, listing
+
+    match words:
+        case []:
+            for name, line in listing():
+                print(f"{name:40}  {line}")
+            return 0
+        case ["copy", name, *rest] if len(rest) < 2:
+            source = config_named(name)
+            target = Path(rest[0] if rest else f"{Path(name).stem}.yaml")
+            if source is None:
+                print(f"error: {name} is no config; `python -m ovd_lightning configs` lists them.", file=sys.stderr)
+                return 2
+            if target.exists():
+                print(f"error: {target} is there already; name another file.", file=sys.stderr)
+                return 2
+            text = source.read_text(encoding="utf-8")
+            target.write_text(text, encoding="utf-8")
+            is_object = "\nclass_path:" in text  # for one setting, such as method
+            option = f"--{source.parent.name}" if is_object else "--config"
+            print(f"{target}: python -m ovd_lightning fit {'--config CONFIG ' * is_object}{option} {target}")
+            return 0
+    print("usage: python -m ovd_lightning configs [copy NAME [FILE]]", file=sys.stderr)
+    return 2
+
+
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(HELP, end="")
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    if sys.argv[1] == "configs":
+        raise SystemExit(configs(sys.argv[2:]))
+    # A task or a rule of one's own is a file beside the config, however this was started; Lightning starts further
+    # ranks with this path as well.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     if sys.argv[1] == "dry_run":
         from ovd_lightning.dry_run.command import main as dry_run

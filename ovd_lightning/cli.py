@@ -228,7 +228,7 @@ class OVDCLI(LightningCLI):
                 "On a laptop: --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto.",
             ) from error
         if is_rank_zero():
-            self._lock = FolderLock(folder, "trainer.default_root_dir")
+            self.lock = FolderLock(folder, "trainer.default_root_dir")
             if not fitting:
                 set_aside(folder / file)
         return trainer

@@ -112,7 +112,7 @@ class RunProgressBar(RichProgressBar):
     """
 
     def __init__(self, every_s: float = 30.0) -> None:
-        super().__init__()
+        super().__init__(console_kwargs={"force_jupyter": False})  # in a notebook: lines, as in a file
         self.every_s = every_s
         self.run = RunProgress()
         self._row: TaskID | None = None
@@ -142,7 +142,7 @@ class RunProgressBar(RichProgressBar):
     @property
     def _animated(self) -> bool:
         """As rich sees it."""
-        return get_console().is_interactive or get_console().is_jupyter
+        return get_console().is_interactive
 
     def _init_progress(self, trainer: L.Trainer) -> None:
         super()._init_progress(trainer)

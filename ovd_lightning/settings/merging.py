@@ -21,6 +21,7 @@ from jsonargparse._typehints import ActionTypeHint
 from jsonargparse.typing import Path_fr
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.packaged import config_named, resolved
 from ovd_lightning.settings.names import file_beside
 from ovd_lightning.settings.parser import RunParser
 
@@ -156,7 +157,7 @@ class ConfigFile(ActionConfigFile):
         try:
             file = Path_fr(value)
         except TypeError:
-            file = None
+            file = Path_fr(str(named)) if (named := config_named(str(value))) is not None else None
         if file is None:
             with opened(value) as mapping:
                 if not isinstance(mapping, dict):
@@ -169,6 +170,8 @@ class ConfigFile(ActionConfigFile):
         if found is not None:
             path = Path(file).absolute()
             base = Path(os.path.normpath(path.parent / found.group(1)))
+            if not base.is_file():
+                base = config_named(found.group(1)) or base
             if base in (*variants, path):
                 raise ConfigError("base", f"{base} is among the files that it is the base of.", "Cut the circle.")
             if not base.is_file():
@@ -177,17 +180,20 @@ class ConfigFile(ActionConfigFile):
                 )
             ConfigFile.apply_config(parser, cfg, dest, str(base), (*variants, path))
             text = ConfigFile.BASE.sub("", text, count=1)  # its line stays, empty: an error's line number is right
+        mapping = load_yaml(text, str(value))
+        if mapping is None:  # comments, and perhaps a base
+            return
+        if not isinstance(mapping, dict):
+            raise ConfigError("config", f"{value} is not a mapping of settings.", "Write `setting: value` lines.")
+        complete = resolved(mapping, Path(file).absolute().parent)
+        if complete != mapping:
+            text = yaml.safe_dump(complete, sort_keys=False)
         with file.relative_path_context():
-            mapping = load_yaml(text, str(value))
-            if mapping is None:  # comments, and perhaps a base
-                return
-            if not isinstance(mapping, dict):
-                raise ConfigError("config", f"{value} is not a mapping of settings.", "Write `setting: value` lines.")
-            ConfigFile.prepare(parser, cfg, mapping, str(value))
-            if found is not None:
+            ConfigFile.prepare(parser, cfg, complete, str(value))
+            if found is not None or complete != mapping:
                 ActionConfigFile.apply_config(parser, cfg, dest, text)
-        if found is None:
-            ActionConfigFile.apply_config(parser, cfg, dest, value)
+                return
+        ActionConfigFile.apply_config(parser, cfg, dest, str(file))
 
     @staticmethod
     def prepare(parser: Any, cfg: Any, mapping: dict[str, Any], source: str) -> None:
@@ -199,4 +205,8 @@ class ConfigFile(ActionConfigFile):
 
 def _no_config(value: Any) -> ConfigError:
     what = "is a folder." if Path(str(value)).expanduser().is_dir() else "is not there."
-    return ConfigError("config", f"{value} {what}", file_beside(str(value)) or "Give the path of a YAML file.")
+    return ConfigError(
+        "config",
+        f"{value} {what}",
+        file_beside(str(value)) or "Give the path of a YAML file; `configs` lists those here.",
+    )

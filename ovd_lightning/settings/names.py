@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any
 
 from ovd_lightning.errors import did_you_mean
+from ovd_lightning.packaged import listing
 
 LISTED = "python -m ovd_lightning fit --help lists all settings."
 
@@ -102,8 +103,10 @@ def argument_type(class_path: str, name: str) -> Any:
 
 
 def file_beside(path: str) -> str:
-    """ "Did you mean configs/math.yaml?", of the files beside one that is not there; nothing if none is near."""
+    """ "Did you mean configs/math.yaml?", of the files beside one that is not there and of the package's configs;
+    nothing if none is near."""
     folder = Path(path).expanduser().parent
-    names = [file.name for file in folder.glob("*.y*ml")] if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(path).name, names, n=1, cutoff=0.75)
-    return f"Did you mean {folder / near[0]}?" if near else ""
+    names = [str(folder / file.name) for file in folder.glob("*.y*ml")] if folder.is_dir() else []
+    names += [name for name, _ in listing()]
+    near = difflib.get_close_matches(path, names, n=1, cutoff=0.75)
+    return f"Did you mean {near[0]}?" if near else ""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.packaged import object_named, resolved
 from ovd_lightning.settings.messages import explain
 from ovd_lightning.settings.names import is_object, suggestion
 from ovd_lightning.settings.refused import refused_name
@@ -20,18 +26,36 @@ class RunParser(LightningArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    _raises: ClassVar[bool] = False
+
+    @classmethod
+    @contextmanager
+    def raising(cls) -> Iterator[None]:
+        """Inside, a mistake is a ConfigError instead of the end of the process."""
+        cls._raises = True
+        try:
+            yield
+        finally:
+            cls._raises = False
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, and exit code 2. A parser of a class's arguments raises, and the one around it reports."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
+        if self._raises:
+            setting, _, problem = explain(parser, message).partition(": ")
+            raise ConfigError(setting, problem, "")
         self.exit(2, f"error: {explain(parser, message)}\n")
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        for name, value in options(args or ()) if self.exit_on_error else ():
-            refused = refused_name(name, value)
-            if refused is not None:
-                raise refused
+        if self.exit_on_error:
+            args = sys.argv[1:] if args is None else args
+            for name, value in options(args):
+                refused = refused_name(name, value)
+                if refused is not None:
+                    raise refused
+            args = in_place(args)
         return super().parse_args(args, *more, **kwargs)
 
     def check_given(self, given: dict[str, Any], source: str) -> None:
@@ -73,6 +97,25 @@ def parents(name: str) -> list[str]:
     """Of a.b.c: a.b and a."""
     parts = name.split(".")
     return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
+def in_place(args: Any) -> list[str]:
+    """A command line with the package's files by their paths: ``--method grpo``, ``--model.student
+    ovd_lightning/assets/student``. A value that names a file is replaced by what is in it only where that needs it."""
+    placed: list[str] = []
+    option = ""
+    for word in map(str, args):
+        name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        option = "" if equals else word if word.startswith("--") else ""
+        if (word.startswith("--") and not equals) or not name or name == "--config":
+            placed.append(word)
+            continue
+        new = resolved(value, Path.cwd())
+        if (named := object_named(name.removeprefix("--"), value)) is not None:
+            new = resolved(str(named), Path.cwd())
+        text = new if isinstance(new, str) else json.dumps(new)
+        placed.append(f"{name}={text}" if equals else text)
+    return placed
 
 
 def options(args: Any) -> list[tuple[str, str]]:

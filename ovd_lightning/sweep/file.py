@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.packaged import config_named
 
 Values = dict[str, Any]
 """One run's parameters: dotted name -> value."""
@@ -62,6 +63,8 @@ def read_sweep(path: Path) -> Sweep:
     """Raises: ConfigError for a file that does not exist, that W&B would refuse, or that only W&B's agent can run."""
     import yaml
 
+    named = None if path.is_file() else config_named(str(path)) or config_named(f"sweeps/{path}")
+    path = named or path
     if not path.is_file():
         raise ConfigError("sweep file", f"{path} is not there.", "Try configs/sweeps/threshold.yaml.")
     try:
@@ -88,7 +91,7 @@ def read_sweep(path: Path) -> Sweep:
         parameters={str(name): _choices(str(name), parameter) for name, parameter in tree["parameters"].items()},
         metric=tree.get("metric", {}).get("name"),
         run_cap=tree.get("run_cap"),
-        directory=_directory(path, program, command),
+        directory=Path.cwd() if named else _directory(path, program, command),
     )
 
 
