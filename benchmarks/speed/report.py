@@ -1,0 +1,44 @@
+"""Tables in Markdown, the machine they come from, and their place in a document."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> str:
+    """The processor's name, the cores this process may use, and how busy the machine is."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        name = found.group(1) if found else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, load {os.getloadavg()[0]:.1f}"
+
+
+def section(command: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """A table with the command that printed it and the processor it ran on."""
+    lines = [f"`{command}` on {machine()}:", "", table(header, rows)]
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def write(document: Path, name: str, text: str) -> None:
+    """Put ``text`` between the document's markers ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
+
+    Raises: ValueError where the document has no such markers.
+    """
+    content = document.read_text()
+    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if first not in content or last not in content:
+        raise ValueError(f"{document} has no markers {first.strip()} and {last}")
+    before, rest = content.split(first, 1)
+    document.write_text(f"{before}{first}\n{text}\n\n{last}{rest.split(last, 1)[1]}")
