@@ -1,7 +1,7 @@
 """Rounds of this project beside TRL's, on the same students, prompts, rewards and numbers of tokens.
 
-    python -m benchmarks.speed.compare                        # GRPO (hf, vLLM), GKD, OPD at both sizes
-    python -m benchmarks.speed.compare --tiny --trl false     # this project alone, in a minute
+    python -m benchmarks.speed compare                        # GRPO (hf, vLLM), GKD, OPD at both sizes
+    python -m benchmarks.speed compare --tiny --trl false     # this project alone, in a minute
 
 Both sides run in processes of their own, which take turns round by round. What is compared is the processor's time:
 wall-clock time counts what else the machine does. TRL is installed on first use (``--environment``).
@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.speed.report import section
+from benchmarks.speed.report import Section
 from benchmarks.speed.rounds.drive import HEADER, Side, cost_rows, interleave, ratio
 from benchmarks.speed.rounds.environment import DEFAULT, install
 from benchmarks.speed.rounds.workload import WORKLOADS, prepare
 
-MEASURED = (("grpo", "hf"), ("grpo", "vllm"), ("gkd", "hf"), ("opd", "hf"))
+MEASURED = ["grpo/hf", "grpo/vllm", "gkd/hf", "opd/hf"]
 OURS, TRL = "this project", "TRL"
 WORKERS = "benchmarks.speed.rounds"
 
@@ -39,8 +39,8 @@ def compare(
     warmup: int = 1,
     threads: int = 2,
     trl: Path | None = None,
-) -> str:
-    """Markdown. ``methods``: e.g. grpo/vllm."""
+) -> Section:
+    """``methods``: e.g. grpo/vllm."""
     rows: list[list[str]] = []
     summary: list[str] = []
     for size in sizes:
@@ -59,19 +59,19 @@ def compare(
     notes = [f"Medians of {rounds} rounds after {warmup} to warm up; {threads} threads a process."]
     if summary:
         notes.append("\n".join(["TRL's time a token over this project's, medians of the rounds' pairs:", "", *summary]))
-    return section("python -m benchmarks.speed compare", HEADER, rows, notes)
+    return Section(HEADER, rows, notes)
 
 
 def main(
     sizes: list[str] = ["embedded", "41M"],  # noqa: B006 -- jsonargparse reads it
-    methods: list[str] = [f"{method}/{engine}" for method, engine in MEASURED],  # noqa: B006
+    methods: list[str] = MEASURED,
     rounds: int = 5,
     warmup: int = 1,
     threads: int = 2,
     trl: bool = True,
     environment: Path = DEFAULT,
     tiny: bool = False,
-) -> str:
+) -> Section:
     """Rounds of this project beside TRL's.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.speed.report import section
+from benchmarks.speed.report import Section
 from ovd_lightning.round.collate import collate
 from ovd_lightning.types import Group, Problem, Trajectory
 
@@ -68,7 +68,7 @@ def padding(lengths: Sequence[int], prompt: int, micro_batches: int) -> tuple[fl
     return sum(computed) / real, max(computed) * len(computed) / sum(computed)
 
 
-def main(micro_batches: list[int] = [4, 16, 64, 256], seeds: int = 3) -> str:  # noqa: B006 -- jsonargparse reads it
+def main(micro_batches: list[int] = [4, 16, 64, 256], seeds: int = 3) -> Section:  # noqa: B006 -- jsonargparse reads it
     """Padding by the number of micro-batches of an update.
 
     Args:
@@ -81,10 +81,14 @@ def main(micro_batches: list[int] = [4, 16, 64, 256], seeds: int = 3) -> str:  #
             if parts > count:
                 continue
             drawn = [
-                np.random.default_rng(seed).lognormal(math.log(median), spread, count).clip(4, limit).astype(int).tolist()
+                np.random.default_rng(seed)
+                .lognormal(math.log(median), spread, count)
+                .clip(4, limit)
+                .astype(int)
+                .tolist()
                 for seed in range(seeds)
             ]
             ratio, largest = np.mean([padding(lengths, prompt, parts) for lengths in drawn], axis=0)
             rows.append([name, f"{count}", f"{parts}", f"{ratio:.3f}", f"{largest:.2f}"])
     header = ["lengths", "trajectories", "micro-batches", "computed / real tokens", "largest / mean micro-batch"]
-    return section("python -m benchmarks.speed padding", header, rows)
+    return Section(header, rows)

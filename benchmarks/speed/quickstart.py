@@ -3,8 +3,8 @@
     python -m benchmarks.speed quickstart --baseline main~10
     python -m benchmarks.speed quickstart --baseline v0.1 --config configs/quickstart_web.yaml --rounds 20
 
-The other commit is unpacked into a temporary folder, and ``benchmarks/speed`` of this checkout measures both. With equal
-results both sides see the same trajectories; sampled tokens show it.
+The other commit is unpacked into a temporary folder, and ``benchmarks/speed`` of this checkout measures both. Where
+results are equal, both sides train on the same trajectories; sampled tokens show it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.speed.report import section
+from benchmarks.speed.report import Section
 from benchmarks.speed.rounds.drive import HEADER, ROOT, Side, cost_rows, interleave, ratio
 
 NOW = "this checkout"
@@ -42,7 +42,7 @@ def main(
     warmup: int = 1,
     threads: int = 1,
     arguments: list[str] | None = None,
-) -> str:
+) -> Section:
     """Rounds of a quickstart against another commit.
 
     Args:
@@ -70,6 +70,4 @@ def main(
         f"{NOW} over {baseline}: {cpu:.2f} in CPU seconds, {wall:.2f} by the clock (medians of the rounds' pairs), "
         f"{teacher[1] / max(teacher[0], 1):.2f} of the teacher's tokens.",
     ]
-    return section(
-        f"python -m benchmarks.speed quickstart --baseline {baseline}", [*HEADER, "teacher tokens"], rows, notes
-    )
+    return Section([*HEADER, "teacher tokens"], rows, notes)

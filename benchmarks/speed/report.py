@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -25,10 +27,25 @@ def machine() -> str:
     return f"{name}, {cores} cores, load {os.getloadavg()[0]:.1f}"
 
 
-def section(command: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """A table with the command that printed it and the processor it ran on."""
-    lines = [f"`{command}` on {machine()}:", "", table(header, rows)]
-    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What a measurement found."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def text(self, arguments: Sequence[str]) -> str:
+        """The table with the command that printed it and the processor it ran on."""
+        lines = [f"`{command(arguments)}` on {machine()}:", "", table(self.header, self.rows)]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
+
+
+def command(arguments: Sequence[str]) -> str:
+    """As a reader would repeat it: without what only says where files are."""
+    words = iter(arguments)
+    kept = [word for word in words if word not in ("--write", "--environment") or not next(words, None)]
+    return shlex.join(["python", "-m", "benchmarks.speed", *kept])
 
 
 def write(document: Path, name: str, text: str) -> None:

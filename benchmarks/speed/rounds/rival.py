@@ -1,11 +1,11 @@
 """The worker of TRL 1.16, in an environment of its own: the same rounds through its trainers.
 
-    python -m benchmarks.speed.rounds.rival METHOD ENGINE FOLDER ROUNDS
+Arguments: METHOD ENGINE FOLDER ROUNDS, where FOLDER is a workload (workload.py).
 
-GRPO is ``GRPOTrainer``. GKD with student data only is ``DistillationTrainer`` with beta 0.5, which generates a round at a
-time as GRPOTrainer does (``experimental.gkd`` generates a micro-batch at a time). OPD is the same with beta 1, the
+GRPO is ``GRPOTrainer``. GKD with student data only is ``DistillationTrainer`` with beta 0.5, which generates a round
+at a time as GRPOTrainer does (``experimental.gkd`` generates a micro-batch at a time). OPD is the same with beta 1, the
 reverse KL: TRL takes it over the whole vocabulary, this project at the sampled tokens. (``experimental.iw_opd`` takes
-sampled tokens, too, but its student's weights are NaN after an update on this workload.)
+sampled tokens, too, but failed here while sampling: probabilities that are not numbers.)
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import random
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ASSETS = Path(__file__).resolve().parents[3] / "ovd_lightning" / "assets"
 PAD, END, FIRST = 0, 1, 2
@@ -104,9 +105,10 @@ def prepare(workload: Workload, folder: Path) -> None:
 
 def load(folder: Path) -> tuple[Workload, list[dict[str, str]]]:
     """What :func:`prepare` wrote."""
-    settings = json.loads((folder / "workload.json").read_text())
+    settings: Any = json.loads((folder / "workload.json").read_text())
+    settings |= {name: tuple(settings[name]) for name in ("lengths", "prompts")}
     rows = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
-    return Workload(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}), rows
+    return Workload(**settings), rows
 
 
 def _prompts(workload: Workload) -> list[str]:
@@ -122,9 +124,11 @@ def _prompts(workload: Workload) -> list[str]:
 
 def _save_chain_model(workload: Workload, folder: Path, seed: int) -> None:
     import torch
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    transformers.utils.logging.disable_progress_bar()
     heads, longest = workload.width // 64, max(workload.lengths)
     config = LlamaConfig(
         vocab_size=workload.vocabulary,
