@@ -1,7 +1,10 @@
 """``python -m ovd_lightning``. Heavy imports wait until there is something to do."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HELP = """\
@@ -77,16 +80,32 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     if sys.argv[1] == "dry_run":
-        from ovd_lightning.dry_run.command import main as dry_run
+        with importing():
+            from ovd_lightning.dry_run.command import main as dry_run
+
+            if not {"-h", "--help"} & set(sys.argv):
+                import ovd_lightning.dry_run.plan  # noqa: F401
 
         dry_run(sys.argv[2:])
         return
     from ovd_lightning.stop import ending_on_signals
 
     with ending_on_signals():
-        from ovd_lightning.cli import main as run
+        with importing():
+            from ovd_lightning.cli import main as run
 
         run()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """No garbage collection while modules are imported, which stay, and none of them later: a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 if __name__ == "__main__":

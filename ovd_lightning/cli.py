@@ -98,6 +98,8 @@ class OVDCLI(LightningCLI):
     """``fit``, ``validate``, ``test``, ``predict`` of LightningCLI over our groups of arguments."""
 
     def __init__(self, args: Any = None, run: bool = True) -> None:
+        given = sys.argv[1:] if args is None else args
+        self._given = given[0] if isinstance(given, list) and given else None
         super().__init__(
             OVDModule,
             OVDDataModule,
@@ -116,6 +118,11 @@ class OVDCLI(LightningCLI):
                 "gradient_clip_val": 1.0,
             },
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that was given, where it is one: to prepare the arguments of each takes a fifth of a second."""
+        known = super().subcommands()
+        return {self._given: known[self._given]} if self._given in known else known
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """As Lightning's, with config files that may have a base."""

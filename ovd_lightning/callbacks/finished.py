@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from ovd_lightning.files import replacing
 
@@ -20,8 +19,11 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "g
 
 def whole_on_each_rank(trainer: L.Trainer) -> bool:
     """Whether a rank alone can write a checkpoint. A sharded student or optimiser takes all of them."""
-    plain = type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)
-    return plain and not any(isinstance(o, ZeroRedundancyOptimizer) for o in trainer.optimizers)
+    if type(trainer.strategy) is not DDPStrategy:
+        return type(trainer.strategy) is SingleDeviceStrategy
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # a third of a second
+
+    return not any(isinstance(o, ZeroRedundancyOptimizer) for o in trainer.optimizers)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

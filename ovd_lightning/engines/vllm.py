@@ -32,6 +32,8 @@ MINIMUM, BELOW = "0.32", "0.33"
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 MAX_CANDIDATES = 128
 """vLLM's limit for ``logprob_token_ids`` of one request."""
+NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
+"""Sampling parameters of a request that scores. ``skip_clone``: they are of one request, so vLLM need not copy them."""
 HINT = (
     "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without it: "
     "--engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart takes "
@@ -329,6 +331,8 @@ class VLLMEngine(LocalEngine):
                 stop=list(sampling.stop),
                 include_stop_str_in_output=True,
                 logprobs=0,
+                detokenize=bool(sampling.stop),  # vLLM needs text to look for a stop text in; ours is decoded below
+                skip_clone=True,
             )
             for limit, seed in zip(limits, self.seeds(requests), strict=True)
         ]
@@ -356,10 +360,7 @@ class VLLMEngine(LocalEngine):
         encoded = self.encode_requests(prompts)
         self.count(sum(map(len, encoded)), len(encoded))
         chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
-        parameters = [
-            SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=chunk)
-            for chunk in chunks * len(encoded)
-        ]
+        parameters = [SamplingParams(**NEXT_TOKEN, logprob_token_ids=chunk) for chunk in chunks * len(encoded)]
         outputs = iter(self._run([ids for ids in encoded for _ in chunks], parameters))
         values: list[float] = []
         for chunk in chunks * len(encoded):
@@ -378,9 +379,7 @@ class VLLMEngine(LocalEngine):
         full = [(p, c) for p, c in pairs if c]
         parameters = [
             SamplingParams(
-                temperature=0,
-                max_tokens=1,
-                detokenize=False,
+                **NEXT_TOKEN,
                 logprob_token_ids=[completion[-1]],
                 prompt_logprobs=0 if len(completion) > 1 else None,
             )

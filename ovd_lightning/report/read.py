@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ovd_lightning.round.transcripts import SUFFIX, read_file
+from ovd_lightning.round.transcripts import files as transcript_files
+
 Series = list[tuple[float, float]]
 """(optimiser step, value), in the order they were logged."""
 Record = dict[str, Any]
@@ -72,11 +75,11 @@ def read_run(path: Path) -> Run:
     if (path / "provenance.yaml").is_file():
         run.provenance = (path / "provenance.yaml").read_text(encoding="utf-8", errors="replace")
     run.evaluations = _read_evaluations(path / "evaluations")
-    for file in sorted((path / "transcripts").glob("round-*.jsonl")):
-        if match := re.fullmatch(r"round-(\d+)(-rank\d+)?\.jsonl", file.name):
+    for file in transcript_files(path / "transcripts"):
+        if match := re.match(r"round-(\d+)", file.name):
             run.transcripts.setdefault(int(match[1]), []).append(file)
     if not run.transcripts:
-        run.problems.append("transcripts/ holds no round-*.jsonl file")
+        run.problems.append(f"transcripts/ holds no round-*{SUFFIX} file")
     return run
 
 
@@ -161,18 +164,12 @@ def _sections(tree: object, key: str) -> Iterator[Mapping[str, Any]]:
 def read_round(files: Sequence[Path]) -> list[list[Record]]:
     """A round's groups, in the order they were written; the files are those of the ranks.
 
-    A line that is cut off (copied while it was written) is left out.
+    What is cut off (copied while it was written) is left out.
     """
-    groups: dict[tuple[int, str, Any], list[Record]] = {}
+    groups: dict[tuple[int, str, int], list[Record]] = {}
     for rank, file in enumerate(files):
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict):
-                    groups.setdefault((rank, str(record.get("problem_id")), record.get("group")), []).append(record)
+        for record in read_file(file):
+            groups.setdefault((rank, record["problem_id"], record["group"]), []).append(record)
     return list(groups.values())
 
 

@@ -43,7 +43,7 @@ def _numbered(folder: Path, pattern: str, above: int) -> Iterator[Path]:
 
 
 def _transcripts(folder: Path, rounds: int) -> Iterator[Path]:
-    return _numbered(folder / "transcripts", r"round-(\d+)(?:-rank\d+)?\.(?:jsonl|partial)", rounds - 1)
+    return _numbered(folder / "transcripts", r"round-(\d+)(?:-rank\d+)?\.jsonl\.gz", rounds - 1)
 
 
 def _evaluations(folder: Path, updates: int) -> Iterator[Path]:

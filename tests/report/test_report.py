@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import random
 import shutil
@@ -17,8 +19,9 @@ from ovd_lightning.report import write_report
 from ovd_lightning.report.figures import PANELS, figures, step_scores
 from ovd_lightning.report.page import DATA_LIMIT, _packed, method_options, tiles
 from ovd_lightning.report.read import evenly, read_metrics, read_round, read_run
+from ovd_lightning.round.transcripts import TranscriptWriter
 
-from .synthetic import HOSTILE, write_run
+from .synthetic import HOSTILE, group, write_run
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -65,11 +68,18 @@ def test_method_is_found_wherever_the_config_has_it(run_dir: Path) -> None:
     assert ("threshold", "7") in method_options(run)
 
 
-def test_a_cut_off_line_is_left_out_and_ranks_are_joined(tmp_path: Path) -> None:
-    first, second = tmp_path / "round-000000.jsonl", tmp_path / "round-000000-rank1.jsonl"
-    first.write_text('{"problem_id": "a", "group": 0, "sample": 0}\n{"problem_id": "a", "group": 0, "sam')
-    second.write_text('{"problem_id": "a", "group": 1, "sample": 0}\n')
-    assert [len(group) for group in read_round([first, second])] == [1, 1]
+def test_of_a_cut_off_file_what_is_complete_is_read_and_ranks_are_joined(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    first, second = (TranscriptWriter(tmp_path, rank).write(0, [group(rng, 0, rank, 40, 0.5)]) for rank in (0, 1))
+    complete = read_round([first, second])
+    assert [len(group) for group in complete] == [
+        len(group) for n in (0, 1) for group in read_round([(first, second)[n]])
+    ]
+    first.write_bytes(first.read_bytes()[:-200])
+    cut = read_round([first, second])
+    assert cut[1] == complete[1]
+    assert 0 < len(cut[0]) < len(complete[0])
+    assert cut[0] == complete[0][: len(cut[0])]
 
 
 def test_evenly_keeps_the_ends() -> None:
@@ -140,12 +150,14 @@ def test_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     """Twelve rounds of long, nearly incompressible text still make a page below 6 MB."""
     folder = write_run(tmp_path / "run", rounds=14, problems=2, samples=2)
     rng = random.Random(0)
-    for file in sorted((folder / "transcripts").glob("*.jsonl")):
+    for file in sorted((folder / "transcripts").glob("*.jsonl.gz")):
         noise = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(15_000))
-        lines = file.read_text().splitlines()
-        line = lines[-1].replace("boxed{", "boxed{" + noise)
-        copies = [line.replace('"group": 1', f'"group": {g}') for g in range(2, 50)]
-        file.write_text("\n".join([*lines, *copies]))
+        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+        last = json.loads(lines[-1])
+        last["text"] += noise
+        last["steps"][-1]["characters"][1] = len(last["text"])
+        copies = [json.dumps({**last, "group": g}, ensure_ascii=False) for g in range(2, 50)]
+        file.write_bytes(gzip.compress("\n".join([*lines, *copies]).encode(), 1))
     run = read_run(folder)
     data, shown = _packed({}, run)
     assert len(data) * 3 / 4 <= DATA_LIMIT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def groups(tokenizer: Any) -> list[Group]:
 
 def test_round_trip(groups: list[Group], tmp_path: Path) -> None:
     path = TranscriptWriter(tmp_path / "transcripts").write(3, groups)
-    assert path.name == "round-000003.jsonl"
+    assert path.name == "round-000003.jsonl.gz"
     lines = list(read_transcripts(tmp_path / "transcripts"))
     assert len(lines) == 6, "two sampled and one of the teacher's, twice"
     shown = [(x["group"], x["sample"], x["source"], x["in_mixture"], x["reward"], x["advantage"]) for x in lines]
@@ -49,6 +50,45 @@ def test_round_trip(groups: list[Group], tmp_path: Path) -> None:
     assert all(x["round"] == 3 for x in lines)
 
 
+def test_every_text_stands_once(groups: list[Group], tmp_path: Path) -> None:
+    """The parts of a text are spans of it, and a group's question is in its first line; the reader puts both back."""
+    groups[0].mixture[0].text = "1+1=2\n\\boxed{½}"
+    steps = groups[0].mixture[0].steps
+    steps[0].text, steps[1].text = "1+1=2", "\ufffd}"  # as if the step began in the middle of a character
+    path = TranscriptWriter(tmp_path).write(0, groups)
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    assert [line["question"] for line in lines] == ["1+1+0=?", None, None] * 2
+    assert lines[1]["steps"][0] | {"score": 0, "distribution": 0} == {
+        "characters": [0, 5], "start": 0, "end": 6, "score": 0, "distribution": 0,
+    }  # fmt: skip
+    assert (lines[1]["steps"][1]["characters"], lines[1]["steps"][1]["text"]) == (None, "\ufffd}")
+    read = list(read_transcripts(tmp_path))
+    written = [y for g in groups for y in [g.sampled[1], *g.mixture]]
+    assert [[step["text"] for step in y["steps"]] for y in read] == [[s.text for s in y.steps] for y in written]
+    assert [y["question"] for y in read] == ["1+1+0=?"] * 6
+    assert [y["answers"] for y in read] == [["2"]] * 6
+    assert "characters" not in read[0]["steps"][0]
+
+
+def test_pandas_and_datasets_read_the_files(groups: list[Group], tmp_path: Path) -> None:
+    import datasets
+    import pandas
+
+    paths = [TranscriptWriter(tmp_path / "transcripts").write(n, groups) for n in range(2)]
+    texts = [y["text"] for y in read_transcripts(tmp_path / "transcripts")]
+    frame = pandas.concat(pandas.read_json(path, lines=True) for path in paths)
+    assert list(frame["text"]) == texts
+    assert set(frame["question"].ffill()) == {"1+1+0=?"}
+    rows = datasets.load_dataset("json", data_files=list(map(str, paths)), split="train", cache_dir=str(tmp_path))
+    assert list(rows["text"]) == texts
+
+
+def test_the_same_round_has_the_same_bytes(groups: list[Group], tmp_path: Path, monkeypatch: Any) -> None:
+    first = TranscriptWriter(tmp_path / "a").write(0, groups).read_bytes()
+    monkeypatch.setattr("time.time", lambda: 10.0)
+    assert TranscriptWriter(tmp_path / "b").write(0, groups).read_bytes() == first
+
+
 def test_a_line_is_the_record(groups: list[Group]) -> None:
     y = groups[0].mixture[0]
     assert json.loads(json.dumps(record(y, 0, True))) == record(y, 0, True)
@@ -59,7 +99,7 @@ def test_rounds_and_ranks_have_files_of_their_own(groups: list[Group], tmp_path:
         for rank in (1, 0):
             TranscriptWriter(tmp_path, rank).write(round, groups[rank : rank + 1])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "round-000002-rank1.jsonl", "round-000002.jsonl", "round-000010-rank1.jsonl", "round-000010.jsonl",
+        "round-000002-rank1.jsonl.gz", "round-000002.jsonl.gz", "round-000010-rank1.jsonl.gz", "round-000010.jsonl.gz",
     ]  # fmt: skip
     lines = list(read_transcripts(tmp_path))
     assert [x["round"] for x in lines] == [2] * 6 + [10] * 6
@@ -71,13 +111,13 @@ def test_a_crash_in_the_middle_leaves_no_half_file(
 ) -> None:
     writer = TranscriptWriter(tmp_path)
     writer.write(0, groups)
-    before = (tmp_path / "round-000000.jsonl").read_text()
+    before = (tmp_path / "round-000000.jsonl.gz").read_bytes()
     groups[1].mixture[-1].grade = None  # what cannot be written comes last
     for round in (0, 1):
         with pytest.raises(AssertionError):
             writer.write(round, groups)
-    assert [p.name for p in tmp_path.glob("*.jsonl")] == ["round-000000.jsonl"], "no half of a file"
-    assert (tmp_path / "round-000000.jsonl").read_text() == before, "and the whole one is as it was"
+    assert [p.name for p in tmp_path.iterdir()] == ["round-000000.jsonl.gz"], "no half of a file"
+    assert (tmp_path / "round-000000.jsonl.gz").read_bytes() == before, "and the complete one is as it was"
     assert len(list(read_transcripts(tmp_path))) == 6
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from ovd_lightning.round.transcripts import read_transcripts
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,10 +79,7 @@ def rounds(folder: Path) -> list[dict[str, float]]:
 
 
 def transcripts(folder: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for path in sorted((folder / "transcripts").glob("*.jsonl")):
-        lines += [json.loads(line) for line in path.read_text().splitlines()]
-    return lines
+    return list(read_transcripts(folder / "transcripts"))
 
 
 def timeless(row: dict[str, float]) -> dict[str, float]:

@@ -77,7 +77,7 @@ def test_a_killed_run_continues_in_its_folder(whole: Path, continued: tuple[str,
     assert set(points(rows).values()) == {1}
     assert not list(folder.glob("metrics-*.csv"))
     for index in range(3):
-        name = f"transcripts/round-{index:06d}.jsonl"
+        name = f"transcripts/round-{index:06d}.jsonl.gz"
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     x, y = (torch.load(f / "checkpoints/last.ckpt")["state_dict"] for f in (whole, folder))
     assert all(torch.equal(x[name], y[name]) for name in x)
@@ -101,7 +101,7 @@ def test_what_is_repeated_is_kept_aside_and_never_mixed_in(continued: tuple[str,
     aside = folder / "superseded-1"
     kept = sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file())
     assert [name for name in kept if name.startswith(("metrics", "transcripts"))] == [
-        "metrics.csv", "transcripts/round-000001.jsonl", "transcripts/round-000002.jsonl",
+        "metrics.csv", "transcripts/round-000001.jsonl.gz", "transcripts/round-000002.jsonl.gz",
     ]  # fmt: skip
     assert {row["step"] for row in cli.metrics(aside)} == {4}
 

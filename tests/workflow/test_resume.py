@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ OVD_HF = [
 
 def assert_same_continuation(whole: Path, resumed: Path) -> None:
     for index in (1, 2):
-        name = f"transcripts/round-{index:06d}.jsonl"
+        name = f"transcripts/round-{index:06d}.jsonl.gz"
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
     a, b = cli.rounds(whole)[1:], cli.rounds(resumed)
     assert [cli.timeless(row) for row in a] == [cli.timeless(row) for row in b]
@@ -74,7 +73,7 @@ def test_a_killed_run_keeps_logs_transcripts_and_checkpoint_and_goes_on(tmp_path
     args = ["fit", "--config=configs/quickstart.yaml", *cli.SMALL, *args, f"--trainer.default_root_dir={folder}"]
     process = cli.start(*args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not (folder / "transcripts/round-000005.jsonl").exists():
+        while not (folder / "transcripts/round-000005.jsonl.gz").exists():
             assert process.poll() is None, "the run ended by itself"
             time.sleep(0.05)
         process.send_signal(how)
@@ -108,4 +107,4 @@ def test_a_run_goes_back_to_an_earlier_checkpoint_in_its_folder(tmp_path: Path) 
     assert sorted(p.name for p in (aside / "checkpoints").iterdir()) == [
         "last.ckpt", "step-000004.ckpt", "step-000006.ckpt",
     ]  # fmt: skip
-    assert json.loads((tmp_path / "transcripts/round-000000.jsonl").read_text().splitlines()[0])["round"] == 0
+    assert cli.transcripts(tmp_path)[0]["round"] == 0

@@ -107,7 +107,7 @@ def assert_finished(folder: Path, rounds: int, out: str) -> None:
 def assert_same(whole: Path, other: Path, first: int) -> None:
     """From a round on: trajectories, metrics; at the end weights, optimiser, schedule."""
     for index in range(first, 3):
-        name = f"transcripts/round-{index:06d}.jsonl"
+        name = f"transcripts/round-{index:06d}.jsonl.gz"
         assert (whole / name).read_bytes() == (other / name).read_bytes()
     rows = {int(row["round"]): cli.timeless(row) for row in cli.rounds(whole)}
     for row in cli.rounds(other):
@@ -308,7 +308,7 @@ def scored_over_http(folder: Path, url: str) -> list[str]:
 @pytest.mark.slow
 def test_a_signal_while_a_teacher_does_not_answer(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = folder / "transcripts/round-000000.jsonl"
+    first = folder / "transcripts/round-000000.jsonl.gz"
     serving = teacher(lambda: "hang" if first.exists() else None)
     with serving as (url, hanging), running(scored_over_http(folder, url)) as process:
         wait(process, hanging.is_set)
@@ -320,7 +320,7 @@ def test_a_signal_while_a_teacher_does_not_answer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_teacher_that_is_gone_ends_the_run_in_one_line_with_its_rounds_saved(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = folder / "transcripts/round-000000.jsonl"
+    first = folder / "transcripts/round-000000.jsonl.gz"
     with teacher(lambda: "500" if first.exists() else None) as (url, _):
         done = cli.run(*scored_over_http(folder, url))
     assert done.returncode == 1, done.stderr[-3000:]
