@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import functional as F
-from ovd_lightning.methods import rules
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, scoring
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.logging import log_judgements
+from ovd_lightning.methods.scoring import MEAN_OF_RESPONSE, Scoring
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem
 
@@ -33,9 +33,7 @@ class JudgeReward(GRPO):
 
     teacher: VerbalTeacher
 
-    def __init__(
-        self, teacher: VerbalTeacher, scoring: rules.Scoring = rules.MEAN_OF_RESPONSE, **objective: Any
-    ) -> None:
+    def __init__(self, teacher: VerbalTeacher, scoring: Scoring = MEAN_OF_RESPONSE, **objective: Any) -> None:
         super().__init__(**objective)
         self.teacher = teacher
         self.scoring = scoring

@@ -54,6 +54,7 @@ def token(engine: ScriptedEngine, token: TokenTeacher) -> TokenTeacher:
 
 METHODS: dict[str, Callable[[ScriptedEngine, TokenTeacher], Method]] = {
     "ovd": lambda e, t: OVD(verbal(e, t), threshold=4),
+    "ovd, all judged": lambda e, t: OVD(verbal(e, t), threshold=4, judged="all"),
     "ovd, by step": lambda e, t: OVD(verbal(e, t), threshold=4, credit=StepScores(MixedGroup()), replacement=Suffix()),
     "ovd, capped": lambda e, t: OVD(verbal(e, t), threshold=4, replacement=Capped(1, Added()), acceptance=Soft(3, 5)),
     "judge reward": lambda e, t: JudgeReward(verbal(e, t)),
@@ -117,7 +118,7 @@ def test_any_division_into_calls_gives_the_same_round(name: str, token_teacher: 
 
 def test_a_judge_is_blamed_by_its_share_of_the_round(token_teacher: TokenTeacher, tokenizer: Any) -> None:
     def make(share: float) -> Callable[[ScriptedEngine, TokenTeacher], Method]:
-        return lambda e, t: OVD(VerbalTeacher(e, VerbalJudge(max_parse_failures=share)), threshold=4)
+        return lambda e, t: OVD(VerbalTeacher(e, VerbalJudge(max_parse_failures=share)), judged="all")
 
     sums = played(make(1), token_teacher, tokenizer)[2]
     share = sums["score/parse_failures"] / sums["teacher/scores"]  # some group has more
