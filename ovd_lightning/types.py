@@ -72,6 +72,8 @@ class Step:
     """The teacher's probabilities over the score vocabulary, [v]; None until scored or unparseable."""
     score: float | None = None
     """Verbal score S(s_k) on the method's scale; None until scored, or when it could not be parsed."""
+    judged: bool = False
+    """The judge was asked."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,11 +120,14 @@ class Trajectory:
     grade: Grade | None = None
     steps: list[Step] = field(default_factory=list)
     score: float | None = None
-    """Trajectory score S(y), aggregated over steps or asked for as a whole."""
+    """Trajectory score S(y), aggregated over steps or asked for as a whole; None also where the steps that were judged
+    do not settle it."""
+    judged: bool = False
+    """The judge was asked for S(y) as a whole."""
     distribution: list[float] | None = None
     """The teacher's distribution for S(y) when the whole trajectory was scored at once, [v]."""
     accepted: bool | None = None
-    """The decision a(y), eq. 5; None when nothing was decided (no teacher)."""
+    """The decision a(y), eq. 5; None when nothing was decided: no teacher, or nothing depends on it."""
     advantages: list[float] = field(default_factory=list)
     """[T]; constant over tokens for trajectory-level rewards."""
     imitation: float | None = None
@@ -173,8 +178,13 @@ class Group:
     """The trajectories of one problem: what the student sampled, and what it trains on."""
 
     problem: Problem
+    index: int = 0
+    """In the round, over all ranks."""
     sampled: list[Trajectory]
     """The student's N trajectories, never altered: rewards before replacement are read here."""
+    demonstrations: list[Trajectory] = field(default_factory=list)
+    """What `Method.consult` got from the teacher: its trajectories, graded, those that replace another under its
+    key."""
     mixture: list[Trajectory] = field(default_factory=list)
     """What trains: N (substituted) or more (added) trajectories; accepted ones are the same objects."""
 

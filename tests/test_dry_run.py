@@ -34,7 +34,8 @@ from ovd_lightning.methods.judge_reward import JudgeReward
 from ovd_lightning.methods.opd import OPD
 from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.methods.rules import Added, Capped, Scoring, StepScores, Suffix
+from ovd_lightning.methods.rules import Added, Capped, Soft, StepScores, Suffix
+from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.methods.sg_opd import SGOPD
 from ovd_lightning.methods.sod import SOD
@@ -267,30 +268,35 @@ def verbal(**settings: Any) -> VerbalTeacher:
     return VerbalTeacher(ScriptedEngine(), **settings)
 
 
-def test_calls_are_those_that_a_round_makes(tokenizer: Any) -> None:
-    """Two groups of three; the scripted judge rejects what says 3, so that acceptance is known."""
+@pytest.mark.parametrize(
+    ("settings", "scores"),
+    [({"judged": "all"}, 18), ({"replace_when": "score", "judged": "all"}, 18), ({}, 12), ({"threshold": 0}, 0)],
+)
+def test_calls_are_those_that_a_round_makes(tokenizer: Any, settings: dict[str, Any], scores: int) -> None:
+    """Two groups of three; what says 3 is wrong, and the scripted judge rejects it, so that acceptance is known."""
     judge = ScriptedEngine(
         judge=lambda prompt: 1 if "=3" in prompt else 9, write=lambda prompt, request: "2\n", tokenizer=tokenizer
     )
-    method = OVD(VerbalTeacher(judge), group_size=3, replace_when="score")
+    method = OVD(VerbalTeacher(judge), group_size=3, **settings)
     round = make_round(tokenizer)
     texts = ["1+1=2\n2+0=2\n\\boxed{2}", "1+1=3\n3+0=3\n\\boxed{3}", "1+1=2\n2+0=2\n\\boxed{2}"]
     groups = [make_group(round, [f"{g}{t}" for t in texts], group=g) for g in range(2)]
+    method.consult(groups, round)
     method.annotate(groups, round)
     assumed = Assumptions(steps=3, acceptance=2 / 3)
     calls = calls_of_round(method, problems=2, max_tokens=64, assumed=assumed, bound=False)
     asked = {name: round.metrics.sums[name] for name in ("teacher/scores", "teacher/demonstrations")}
     assert asked == {"teacher/scores": calls.scores, "teacher/demonstrations": calls.demonstrations}
-    assert (calls.scores, calls.demonstrations, calls.requests) == (18, 2, 0)
+    assert (calls.scores, calls.demonstrations, calls.requests) == (scores, 2, 0)
     bound = calls_of_round(method, problems=2, max_tokens=64, assumed=assumed, bound=True)
-    assert (bound.scores, bound.demonstrations) == (18, 6)
+    assert (bound.scores, bound.demonstrations) == (18 if scores else 0, 6)
     assert bound.tokens_in > calls.tokens_in
-    assert bound.tokens_out == 18 + 6 * 64
+    assert bound.tokens_out == bound.scores + 6 * 64
 
 
 def test_tokens_of_scoring_grow_with_the_steps_before() -> None:
     """K = 4 steps of 25 tokens: the k-th prompt shows the problem, k steps, and the words of A.4."""
-    method = OVD(verbal(), group_size=2)
+    method = OVD(verbal(), group_size=2, judged="all")
     assumed = Assumptions(steps=4, acceptance=1, prompt_tokens=40, response_tokens=100)
     words = len(step_prompt("", [], "", method.teacher.scale)) // 4
     calls = calls_of_round(method, problems=3, max_tokens=300, assumed=assumed, bound=False)
@@ -304,6 +310,7 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     def calls(assumed: Assumptions = assumed, bound: bool = False, **settings: Any) -> Any:
         judge = VerbalJudge(**{k: settings.pop(k) for k in list(settings) if k in ("read", "score_tokens", "scale")})
         teacher = verbal(judge=judge, **{k: settings.pop(k) for k in list(settings) if k.startswith("demonstration")})
+        settings = {"judged": "all", **settings}
         return calls_of_round(OVD(teacher, group_size=2, **settings), 3, 300, assumed, bound)
 
     plain = calls()
@@ -314,8 +321,8 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     assert calls(replacement=Capped(0)).demonstrations == 0
     assert (calls(replacement=Added()).added, calls(replacement=Capped(2, Added())).added, plain.added) == (3, 3, 0)
     assert calls(replacement=Suffix()).tokens_in == plain.tokens_in + 3 * 50, "half of a trajectory stays"
-    lazy = JudgeReward(verbal(), group_size=2)
-    assert calls_of_round(lazy, 3, 300, assumed, False).scores == 6
+    rewarded = JudgeReward(verbal(), group_size=2)
+    assert calls_of_round(rewarded, 3, 300, assumed, False).scores == 6
     (tmp_path / "rubric.json").write_text('["is short", "is right"]')
     rubric = VerbalTeacher(ScriptedEngine(), RubricJudge(str(tmp_path / "rubric.json")))
     assert calls_of_round(JudgeReward(rubric, group_size=2), 3, 300, assumed, False).tokens_out == 6 * 2
@@ -326,6 +333,30 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     two = calls(scale="one_to_ten", threshold=8)
     assert two.tokens_out - 3 * 100 == 2 * 24, "10 is two tokens: two questions a score"
     assert calls_of_round(GRPO(group_size=2), 3, 300, assumed, False).tokens_in == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores", "at_most"),
+    [
+        ({}, 12, 24),  # the accepted half; the other half is taken to be wrong
+        ({"replace_when": "score"}, 12 + 6, 24),  # the rejected ones up to their middle
+        ({"replace_when": "score", "scoring": Scoring(aggregation="mean")}, 24, 24),
+        ({"replace_when": "incorrect"}, 0, 0),
+        ({"threshold": 0}, 0, 0),
+        ({"threshold": 10}, 0, 0),
+        ({"threshold": 10, "acceptance": Soft()}, 12, 24),
+        ({"replacement": Suffix()}, 12 + 6, 24),
+        ({"replacement": Suffix(), "replace_when": "incorrect"}, 6, 24),
+        ({"replacement": Capped(1)}, 24, 24),
+        ({"credit": StepScores()}, 24 + 12, 24 + 24),
+    ],
+    ids=str,
+)
+def test_scores_of_what_is_needed(settings: dict[str, Any], scores: int, at_most: int) -> None:
+    assumed = Assumptions(steps=4, acceptance=0.5)
+    method = OVD(verbal(), group_size=2, **settings)
+    assert calls_of_round(method, 3, 300, assumed, False).scores == scores
+    assert calls_of_round(method, 3, 300, assumed, True).scores == at_most
 
 
 def test_what_a_token_level_teacher_reads_and_its_demonstrator_writes() -> None:
@@ -394,7 +425,7 @@ def test_requests_and_cost() -> None:
     server = {"base_url": "http://localhost:1/v1", "model": "m"}
     teacher = VerbalTeacher(OpenAIEngine(**server), demonstrator=OpenAIEngine(**server, api="chat"))
     assumed = Assumptions(steps=10, acceptance=0.5, input_price=2.0, output_price=10.0)
-    calls = calls_of_round(OVD(teacher, group_size=8), 16, 300, assumed, False)
+    calls = calls_of_round(OVD(teacher, group_size=8, judged="all"), 16, 300, assumed, False)
     assert calls.requests == 1280 / 64 + 64, "64 prompts a request of completions, one of chat"
     assert calls.cost(assumed) == pytest.approx((2 * calls.tokens_in + 10 * calls.tokens_out) / 1e6)
     assert calls.times(3).cost(assumed) == pytest.approx(3 * calls.cost(assumed))  # type: ignore[operator]
@@ -449,7 +480,7 @@ def test_the_quickstart_without_a_weight(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for words in (
         "336,384", "1,138,560", "AdamW state", "loss: chunk x V", "activations", "keys, values", "sequences",
-        "scoring prompts", "19,200", "demonstrations", "token", "eq. 1", "it fits",
+        "scoring prompts", "9,600", "demonstrations", "token", "eq. 1", "it fits",
     ):  # fmt: skip
         assert words in done.stdout, words
     assert sorted(cli.ROOT.glob("runs/*/*")) == before, "it leaves nothing behind"
@@ -475,8 +506,8 @@ def test_the_papers_configuration(student: str, tmp_path: Path) -> None:
     assert own["weights"] + own["cache"] == 40 * GIB
     assert own["sleeps"]
     assert printed["sequences"]["engine"] == pytest.approx(own["cache"] / (28_672 * 4096))
-    assert printed["calls"]["scores"] == 128 * 8 * 10
-    assert printed["calls_of_run"]["scores"] == 800 * 128 * 8 * 10
+    assert printed["calls"]["scores"] == 128 * 8 * 10 / 2, "of those that are not taken to be wrong"
+    assert printed["calls_of_run"]["scores"] == 800 * 128 * 8 * 10 / 2
     assert printed["token_level"]["total"] == 1024 * 4096 * 151_936 * 6
     assert printed["fits"]
     assert not answers.exists(), "the teacher's file of answers is not made"
@@ -522,7 +553,7 @@ def test_a_price_and_other_assumptions(student: str) -> None:
         "--method.init_args.teacher=configs/teacher/hosted.yaml", "--input_price=0.4", "--output_price=1.6",
     )  # fmt: skip
     assert hosted["calls"]["demonstrations"] == 256
-    assert hosted["calls"]["requests"] == 1024 * 5 + 256, "one each: the endpoint takes chats only"
+    assert hosted["calls"]["requests"] == 768 * 5 + 256, "one each: the endpoint takes chats only"
     run = hosted["calls_of_run"]
     assert hosted["cost_of_run"] == pytest.approx((0.4 * run["tokens_in"] + 1.6 * run["tokens_out"]) / 1e6)
 

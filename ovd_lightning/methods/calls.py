@@ -59,7 +59,7 @@ class TeacherCalls:
         return TeacherCalls(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-def scoring(teacher: VerbalTeacher, trajectories: int, expected: ExpectedRound, by_step: bool = True) -> TeacherCalls:
+def scoring(teacher: VerbalTeacher, trajectories: float, expected: ExpectedRound, by_step: bool = True) -> TeacherCalls:
     """Verbal scores of all steps of some trajectories, or of each as a whole."""
     judge = teacher.judge
     words = judge.prompt_characters(by_step) // CHARACTERS_PER_TOKEN
@@ -68,7 +68,7 @@ def scoring(teacher: VerbalTeacher, trajectories: int, expected: ExpectedRound, 
         # Step k is shown with the steps before it: sum over k of (words + problem + k T / K).
         each = expected.steps * (words + expected.prompt_tokens) + expected.response_tokens * (expected.steps + 1) / 2
     else:
-        judged = trajectories
+        judged = round(trajectories)
         each = words + expected.prompt_tokens + expected.response_tokens
     asked = judge.prompts_per_request
     return TeacherCalls(

@@ -1,15 +1,16 @@
-"""What a round's judgements look like, for the dashboards. All means are over this round's items."""
+"""What a round's judgements look like, for the dashboards. All means are over this round's items that were judged;
+`ovd/acceptance_rate` is over the trajectories whose acceptance is known (docs/judges.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning import functional as F
-from ovd_lightning.judges.base import Judgement
-from ovd_lightning.types import Step, Trajectory
+from ovd_lightning.judges.base import Judgement, UnparsedScores
+from ovd_lightning.types import Group, Step, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
@@ -17,34 +18,41 @@ if TYPE_CHECKING:
 
 
 def log_judgements(
-    sampled: Sequence[Trajectory],
-    written: Mapping[tuple[int, int], Trajectory],
+    groups: Sequence[Group],
     teacher: VerbalTeacher,
     level: Literal["step", "trajectory"],
     round: Round,
+    complete: bool = True,
 ) -> None:
     """Scores of what the student sampled, and what the teacher was asked.
 
     Args:
-        level: what was judged of ``sampled``.
-        written: the teacher's trajectories, by the key of what they replace.
+        level: what was judged of what the student sampled.
+        complete: all of it was. Otherwise nothing is logged of whole trajectories: those that have a score are no
+            sample of them.
+    Raises: RunError where too many judgements of the round had no score.
     """
     ledger = teacher.take_ledger()
+    teacher.judge.check_scored(UnparsedScores(ledger.parse_failures, ledger.scores))
+    sampled = [y for group in groups for y in group.sampled]
+    written = {y.key: y for group in groups for y in group.demonstrations}
     steps = [step for y in sampled for step in y.steps]
     scored: Sequence[Step | Trajectory] = steps if level == "step" else sampled
+    whole = [y for y in sampled if y.score is not None and complete]
     scores = [item.score for item in scored if item.score is not None]
     distributions = [item.distribution for item in scored if item.distribution is not None]
-    round.log_mean("ovd/acceptance_rate", [float(bool(y.accepted)) for y in sampled])
+    round.log_mean("ovd/acceptance_rate", [float(y.accepted) for y in sampled if y.accepted is not None])
     round.log_mean("ovd/replaced_fraction", [float(y.key in written) for y in sampled])
     round.log_mean("ovd/teacher_reward", [y.reward for y in written.values()])
+    round.log_mean("score/judged_fraction", [float(item.judged) for item in scored])
     round.log_mean("score/mean", scores)
-    round.log_mean("score/trajectory_mean", [y.score for y in sampled if y.score is not None])
+    round.log_mean("score/trajectory_mean", [y.score for y in whole if y.score is not None])
     for verdict, name in ((True, "score/mean_when_correct"), (False, "score/mean_when_wrong")):
-        of_verdict = [y.score for y in sampled if y.score is not None and y.grade and y.grade.correct is verdict]
+        of_verdict = [y.score for y in whole if y.score is not None and y.grade and y.grade.correct is verdict]
         round.log_mean(name, of_verdict)
     round.log_mean("score/entropy", [F.entropy(d) for d in distributions])
     round.log_mean("score/spread", [Judgement(d, 1.0).spread or 0.0 for d in distributions])
-    round.log_mean("score/mass", ledger.mass)
+    round.log_mean("score/mass", sorted(ledger.mass))  # whatever the order of the calls, the same sum
     round.log_sum("score/parse_failures", ledger.parse_failures)
     if ledger.parse_failures:
         example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"

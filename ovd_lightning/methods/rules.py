@@ -8,77 +8,26 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import takewhile
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.judges.base import Judgement, JudgeRequest
-from ovd_lightning.judges.scale import Scale, ScoreReading
+from ovd_lightning.judges.scale import Scale
+from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
 from ovd_lightning.types import Group, Step, Trajectory
-
-if TYPE_CHECKING:
-    from ovd_lightning.round.context import Round
-    from ovd_lightning.teachers.verbal import VerbalTeacher
-
-StepAggregation = Literal["min", "mean", "last"]
-
-# ------------------------------------------------------------------------------------------------------------ scoring
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """S(tau): how a trajectory's score comes about."""
-
-    level: Literal["step", "trajectory"] = "step"
-    """"step": every step s_k is judged with the prompt of A.4; "trajectory": the whole response at once."""
-    reading: ScoreReading = "sample"
-    """A score is drawn from the judge's distribution (the paper), or is its mean, or argmax."""
-    temperature: PositiveFloat = 0.7
-    """Of a drawn score (A.6.2)."""
-    aggregation: StepAggregation = "min"
-    """The trajectory's score from its steps'. The paper does not say; the minimum ranks right before wrong
-    trajectories best."""
-
-    def judge(self, teacher: VerbalTeacher, trajectories: Sequence[Trajectory], round: Round) -> None:
-        """S(tau): fill every step's, and so every trajectory's, distribution and score."""
-        items: list[tuple[Trajectory, int]] = [
-            (y, k) for y in trajectories for k in (range(len(y.steps)) if self.level == "step" else (-1,))
-        ]
-        requests = [
-            JudgeRequest(problem=y.problem, response=y.text)
-            if self.level == "trajectory"
-            else JudgeRequest(problem=y.problem, previous=tuple(s.text for s in y.steps[:k]), step=y.steps[k].text)
-            for y, k in items
-        ]
-        for (y, k), judgement in zip(items, teacher.score(requests, seed=round.seed("judge")), strict=True):
-            judged = y if self.level == "trajectory" else y.steps[k]
-            judged.distribution = judgement.distribution
-            judged.score = self.read(judgement, teacher.scale, round.random("score", *y.key, k, y.source))
-        for y in trajectories if self.level == "step" else ():
-            y.score = self.aggregate(y.steps)
-
-    def read(self, judgement: Judgement, scale: Scale, rng: random.Random) -> float | None:
-        """One score, on the scale; None where the judge gave none."""
-        return judgement.read(scale, self.reading, self.temperature, rng)
-
-    def aggregate(self, steps: Sequence[Step]) -> float | None:
-        """S(tau) from the scores of the steps; steps without a score do not count."""
-        scores = [s.score for s in steps if s.score is not None]
-        if not scores:
-            return None
-        return {"min": min(scores), "mean": sum(scores) / len(scores), "last": scores[-1]}[self.aggregation]
-
-
-PAPER = Scoring()
-MEAN_OF_RESPONSE = Scoring(level="trajectory", reading="mean")
 
 # --------------------------------------------------------------------------------------------------------- acceptance
 
 
 class Acceptance(ABC):
-    """a(y) of eq. 5, for a trajectory with a score."""
+    """a(y) of eq. 5, for a trajectory with a score.
+
+    ``lazy``: nothing but the score matters, and at the same draw whatever is accepted is accepted with a higher score,
+    so that bounds of the score may decide. Otherwise it is asked about complete scores only.
+    """
+
+    lazy = False
 
     @abstractmethod
     def accepts(self, y: Trajectory, score: float, threshold: float, rng: random.Random) -> bool:
@@ -87,6 +36,8 @@ class Acceptance(ABC):
 
 class Threshold(Acceptance):
     """Eq. 5: a(y) = 1 where S(y) >= theta."""
+
+    lazy = True
 
     def accepts(self, y: Trajectory, score: float, threshold: float, rng: random.Random) -> bool:
         return score >= threshold
@@ -98,6 +49,8 @@ class Soft(Acceptance):
     Args:
         beta, bound: beta > 0 and M >= 1.
     """
+
+    lazy = True
 
     def __init__(self, beta: PositiveFloat = 3.0, bound: OneOrMore = 20.0) -> None:
         self.beta = beta
@@ -111,8 +64,12 @@ class Soft(Acceptance):
 
 
 class Replacement:
-    """Whole trajectories of the teacher, one for each rejected one (Algorithm 1)."""
+    """Whole trajectories of the teacher, one for each rejected one (Algorithm 1).
 
+    ``lazy``: scores matter only as far as :meth:`settled` says. Otherwise everything is judged.
+    """
+
+    lazy = False
     needs_step_scores = False
     adds = False
     """Whether teacher trajectories stand beside the rejected ones."""
@@ -127,6 +84,10 @@ class Replacement:
         """Those of a group's rejected trajectories that the teacher is asked to replace."""
         return rejected
 
+    def settled(self, y: Trajectory, threshold: float, scale: Scale) -> bool:
+        """Whether further scores of a rejected trajectory could not change what takes its place."""
+        return True
+
     def kept_tokens(self, y: Trajectory, threshold: float) -> int:
         """Leading completion tokens of a rejected trajectory that stay, the teacher going on from there."""
         return 0
@@ -139,13 +100,24 @@ class Replacement:
 class Whole(Replacement):
     """The default, under its name."""
 
+    lazy = True
+
 
 class Suffix(Replacement):
     """Section 3.3: the accepted prefix stays, the teacher goes on from the first step with a score under theta; where
     no single step was rejected, a whole trajectory."""
 
-    needs_step_scores = True
+    lazy = needs_step_scores = True
     kept_share = 0.5
+
+    def settled(self, y: Trajectory, threshold: float, scale: Scale) -> bool:
+        nothing = not any(s.judged for s in y.steps)
+        if threshold <= scale.low or (
+            threshold > scale.high and nothing
+        ):  # every step is accepted, or the first is not
+            return True
+        judged = list(takewhile(lambda s: s.judged, y.steps))
+        return len(judged) == len(y.steps) or any(s.score is not None and s.score < threshold for s in judged)
 
     def kept_tokens(self, y: Trajectory, threshold: float) -> int:
         return next((s.start for s in y.steps if s.score is not None and s.score < threshold), 0)
@@ -154,7 +126,7 @@ class Suffix(Replacement):
 class Added(Replacement):
     """The teacher's trajectories stand beside the rejected ones, which go on training."""
 
-    adds = True
+    lazy = adds = True
 
     def mixture(self, group: Group, written: Mapping[tuple[int, int], Trajectory]) -> list[Trajectory]:
         return [*group.sampled, *(written[y.key] for y in group.sampled if y.key in written)]
@@ -192,8 +164,12 @@ class Capped(Replacement):
 
 
 class Credit(ABC):
-    """Advantages of a group's mixture."""
+    """Advantages of a group's mixture.
 
+    ``lazy``: no score matters. Otherwise everything is judged.
+    """
+
+    lazy = False
     needs_step_scores = False
     scores_demonstrations = False
     """Whether the teacher's own trajectories are judged, too."""
@@ -226,6 +202,7 @@ class Credit(ABC):
 class Reward(Credit):
     """Eq. 7: A = R, without a baseline."""
 
+    lazy = True
     needs_group = False
 
     def advantages(self, rewards: Sequence[float], before: Sequence[float]) -> list[float]:
@@ -234,6 +211,8 @@ class Reward(Credit):
 
 class MixedGroup(Credit):
     """Algorithm 1 as printed: A = (R - mu) / (sigma + eps) within the mixture."""
+
+    lazy = True
 
     def advantages(self, rewards: Sequence[float], before: Sequence[float]) -> list[float]:
         return F.group_advantages(rewards)
@@ -245,6 +224,8 @@ class StudentGroup(Credit):
     Args:
         sigma_floor: least sigma, above 0: rewards before replacement are often all equal.
     """
+
+    lazy = True
 
     def __init__(self, sigma_floor: PositiveFloat = 0.25) -> None:
         self.sigma_floor = sigma_floor
@@ -291,6 +272,12 @@ class StepScores(Credit):
             y.advantages = [0.0] * len(y.completion_ids)
             for step in y.steps:
                 y.advantages[step.start : step.end] = [next(values)] * (step.end - step.start)
+
+
+def is_lazy(rule: Acceptance | Replacement | Credit) -> bool:
+    """Whether a rule does without scores that cannot matter. Its class must say so itself: a subclass that overrides
+    something may need more."""
+    return bool(vars(type(rule)).get("lazy", False))
 
 
 def check_threshold(threshold: float, scale: Scale) -> None:

@@ -1,4 +1,5 @@
-"""OVD, option by option, on groups small enough to follow by hand.
+"""OVD, option by option, on groups small enough to follow by hand. Everything is judged; tests/methods/test_judged.py
+holds that less does as well.
 
 The engine is scripted: it scores a step, and writes a trajectory, as the test says.
 """
@@ -30,7 +31,6 @@ from ovd_lightning.methods.rules import (
     Credit,
     MixedGroup,
     Reward,
-    Scoring,
     Soft,
     StepScores,
     StudentGroup,
@@ -38,6 +38,7 @@ from ovd_lightning.methods.rules import (
     Threshold,
     Whole,
 )
+from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -70,6 +71,7 @@ class Annotated:
     def __init__(self, method: OVD, engine: ScriptedEngine, round: Round, groups: list[Group]) -> None:
         self.method, self.engine, self.round, self.groups = method, engine, round, groups
         self.before = [[replace(y) for y in group.sampled] for group in groups]
+        method.consult(groups, round)
         method.annotate(groups, round)
 
     @property
@@ -104,7 +106,7 @@ def annotate(tokenizer: Any) -> Callable[..., Annotated]:
     ) -> Annotated:
         engine = ScriptedEngine(judge_of(scores or {}, default), write, engine_tokenizer)
         taught = VerbalTeacher(engine, VerbalJudge(**(judge or {})), **(teacher or {}))
-        method = OVD(taught, group_size=max(len(texts[0]), 2), **settings)
+        method = OVD(taught, group_size=max(len(texts[0]), 2), **{"judged": "all", **settings})
         round = make_round(tokenizer, index, seed, max_tokens)
         groups = [make_group(round, group, group=g) for g, group in enumerate(texts)]
         return Annotated(method, engine, round, groups)
@@ -236,7 +238,9 @@ def test_acceptance_at_the_threshold(tokenizer: Any, scale: Any, threshold: floa
     teacher = VerbalTeacher(ScriptedEngine(judge, lambda *_: TAUGHT, tokenizer), VerbalJudge(scale=scale))
     round = make_round(tokenizer)
     group = make_group(round, [f"{s}\n\\boxed{{2}}" for s in (0, 6, 7, 9)])
-    OVD(teacher, threshold=threshold, replace_when="score").annotate([group], round)
+    method = OVD(teacher, threshold=threshold, replace_when="score", judged="all")
+    method.consult([group], round)
+    method.annotate([group], round)
     assert [y.score for y in group.sampled] == [s + low for s in (0, 6, 7, 9)]
     assert [y.accepted for y in group.sampled] == accepted
     assert [y.source == "student" for y in group.mixture] == accepted
@@ -429,7 +433,9 @@ def test_the_teachers_end_of_turn_becomes_the_students(annotate: Annotate, token
     run = annotate([WRONG])
     engine = Chatty(judge_of({}), lambda prompt, request: TAUGHT, tokenizer)
     group = make_group(run.round, [WRONG])
-    OVD(VerbalTeacher(engine)).annotate([group], run.round)
+    method = OVD(VerbalTeacher(engine))
+    method.consult([group], run.round)
+    method.annotate([group], run.round)
     assert group.mixture[0].completion_ids == [*tokenizer.encode(TAUGHT), EOS]
 
 

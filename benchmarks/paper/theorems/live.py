@@ -20,7 +20,7 @@ from benchmarks import ROOT
 from benchmarks.paper.theorems.world import World, prefixes, trajectories
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.methods.rules import Scoring
+from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
 from ovd_lightning.tasks.base import Split, Task
@@ -178,6 +178,7 @@ def measure(world: World, exact: Tensor, rounds: int, groups: int = 16, group_si
             policy_version=index,
         )
         sampled = method.sample([PROBLEM] * groups, round)
+        method.consult(sampled, round)
         method.annotate(sampled, round)
         ((batch,),) = collate(
             sampled,
