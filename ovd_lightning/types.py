@@ -173,8 +173,13 @@ class Group:
     """The trajectories of one problem: what the student sampled, and what it trains on."""
 
     problem: Problem
+    index: int = 0
+    """In the round, over all ranks."""
     sampled: list[Trajectory]
     """The student's N trajectories, never altered: rewards before replacement are read here."""
+    demonstrations: list[Trajectory] = field(default_factory=list)
+    """What `Method.consult` got from the teacher: its trajectories, graded, those that replace another under its
+    key."""
     mixture: list[Trajectory] = field(default_factory=list)
     """What trains: N (substituted) or more (added) trajectories; accepted ones are the same objects."""
 

@@ -217,7 +217,7 @@ def make_group(round: Round, texts: Sequence[str], of: Problem | None = None, gr
         )
         sampled.append(y)
     round.finish(sampled)
-    return Group(problem=of, sampled=sampled)
+    return Group(problem=of, index=group, sampled=sampled)
 
 
 def trajectory(prompt: int, completion: int, group: int = 0, sample: int = 0, **fields: Any) -> Trajectory:

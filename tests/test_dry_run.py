@@ -276,6 +276,7 @@ def test_calls_are_those_that_a_round_makes(tokenizer: Any) -> None:
     round = make_round(tokenizer)
     texts = ["1+1=2\n2+0=2\n\\boxed{2}", "1+1=3\n3+0=3\n\\boxed{3}", "1+1=2\n2+0=2\n\\boxed{2}"]
     groups = [make_group(round, [f"{g}{t}" for t in texts], group=g) for g in range(2)]
+    method.consult(groups, round)
     method.annotate(groups, round)
     assumed = Assumptions(steps=3, acceptance=2 / 3)
     calls = calls_of_round(method, problems=2, max_tokens=64, assumed=assumed, bound=False)

@@ -93,8 +93,9 @@ class UnparsedScores:
 
     failures: int = 0
     prompts: int = 0
-    least: int = 0
-    """No share of failures is looked at until more than these were judged."""
+    least: float = 0
+    """No share of failures is looked at until more than these were judged; infinite: `Judge.check_scored` is called
+    once all of them are."""
 
 
 class Judge(ABC):
@@ -134,6 +135,10 @@ class Judge(ABC):
             unparsed: counts over several calls that are each too small for a share of failures to mean anything.
         Raises: RunError when too many got no score.
         """
+
+    def check_scored(self, counted: UnparsedScores) -> None:
+        """Raises: RunError when too many of these got no score."""
+        return
 
     def check(self) -> None:
         """What the engine's vocabulary and template decide; loads nothing. Raises: ConfigError."""

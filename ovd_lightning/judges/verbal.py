@@ -221,6 +221,10 @@ class VerbalJudge(Judge):
         self.ledger.mass += [j.mass for j in judgements]
         counted = unparsed or UnparsedScores()
         counted.failures, counted.prompts = counted.failures + failures, counted.prompts + len(prompts)
+        self.check_scored(counted)
+        return judgements
+
+    def check_scored(self, counted: UnparsedScores) -> None:
         if counted.prompts > counted.least and counted.failures / counted.prompts > self.max_parse_failures:
             raise RunError(
                 f"{counted.failures} of {counted.prompts} scoring prompts got no score from {self.engine.name}: the "
@@ -228,7 +232,6 @@ class VerbalJudge(Judge):
                 "for a chat model, read: text for one that thinks before it answers, with a larger score_tokens), or "
                 "raise max_parse_failures."
             )
-        return judgements
 
     def _distributions(self, prompts: list[str], seed: int) -> tuple[list[Judgement], int]:
         """Exact distributions over the score vocabulary; how many prompts were sent."""

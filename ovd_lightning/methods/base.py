@@ -42,7 +42,7 @@ class LossOutput:
 
 
 class Method(ABC):
-    """Three hooks, one file a method: :meth:`sample`, :meth:`annotate`, :meth:`loss`.
+    """One file a method, in four hooks: :meth:`sample`, :meth:`consult`, :meth:`annotate`, :meth:`loss`.
 
     The base class holds what every policy-gradient method shares, the clipped objective of eq. 4 with a
     k3 KL term to the initial student, and the cross-entropy on trajectories that ``annotate`` marked as imitated. A
@@ -145,9 +145,19 @@ class Method(ABC):
         """Fresh on-policy groups, graded; by default N student trajectories a problem."""
         return round.sample_student(problems, self.group_size)
 
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
+        """Ask the teacher about these groups: judgements and demonstrations, stored on their trajectories.
+
+        Called with every group of a round once, in any division into calls, possibly while other groups are still being
+        sampled: what is stored may depend on the groups given only, and nothing is credited or logged here.
+        Demonstrations go to ``group.demonstrations``; of failures, sums are counted.
+        """
+        return
+
     @abstractmethod
     def annotate(self, groups: list[Group], round: Round) -> None:
-        """Fill ``group.mixture`` and every trajectory's ``advantages``; log through ``round.log``."""
+        """Fill ``group.mixture`` and every trajectory's ``advantages``; log through ``round.log``. All groups of the
+        round at once, after :meth:`consult`."""
 
     def annotate_batch(self, batch: Batch) -> None:
         """Once a micro-batch of a round, on the training device and without gradient: what the loss needs of frozen

@@ -114,7 +114,7 @@ class GKD(DistributionMatching):
         return self.teacher.model_on(batch.input_ids.device)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
-        groups = [Group(problem=p, sampled=[]) for p in problems]
+        groups = round.empty_groups(problems)
         slots = [
             slot
             for slot in range(len(groups))
@@ -125,24 +125,22 @@ class GKD(DistributionMatching):
             groups[slot] = group
         return groups
 
-    def annotate(self, groups: list[Group], round: Round) -> None:
-        others = [(g, slot, j) for slot, g in enumerate(groups) if not g.sampled for j in range(self.group_size)]
-        for group in groups:
-            group.mixture = list(group.sampled)
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
+        others = [group for group in groups if not group.sampled]
         if self.outputs == "dataset":
-            solutions = [round.reference(g.problem, slot, j) for g, slot, j in others]
-            round.finish(solutions)
-            for solution in solutions:
-                groups[solution.group - round.first_group].mixture.append(solution)
+            for group in others:
+                group.demonstrations = [round.reference(group, j) for j in range(self.group_size)]
+            round.finish([y for group in others for y in group.demonstrations])
         elif self.teacher.demonstrator is not None:
-            blank = [round.unwritten(g.problem, slot, j) for g, slot, j in others]
             with self.teacher.demonstrator.awake(), round.phase("replace"):
-                written = round.demonstrate(self.teacher.demonstrator, blank, [0] * len(blank))
-            for y in written:
-                if y is not None:
-                    groups[y.group - round.first_group].mixture.append(y)
+                round.demonstrate_groups(self.teacher.demonstrator, others, self.group_size)
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        for group in groups:
+            group.mixture = [*group.sampled, *group.demonstrations]
+            for y in group.mixture:
+                y.advantages = [0.0] * len(y.completion_ids)
+        if self.outputs == "teacher" and self.teacher.demonstrator is not None:
             ledger = self.teacher.demonstrator.take_ledger()
             round.log_sum("teacher/demonstrations", ledger.demonstrations)
-        for y in (y for group in groups for y in group.mixture):
-            y.advantages = [0.0] * len(y.completion_ids)
         round.log_mean("gkd/student_share", [float(bool(g.sampled)) for g in groups])

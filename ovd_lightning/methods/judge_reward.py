@@ -47,10 +47,11 @@ class JudgeReward(GRPO):
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         self.teacher.self_test(task, problems[0], max_tokens)
 
-    def annotate(self, groups: list[Group], round: Round) -> None:
-        sampled = [y for group in groups for y in group.sampled]
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
         with self.teacher.awake(), round.phase("score"):
-            self.scoring.judge(self.teacher, sampled, round)
+            self.scoring.judge(self.teacher, [y for group in groups for y in group.sampled], round)
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
         scale = self.teacher.scale
         for group in groups:
             group.mixture = [y for y in group.sampled if y.score is not None]
@@ -62,7 +63,7 @@ class JudgeReward(GRPO):
             values = F.group_advantages(rewards, scale_by_std=self.scale_by_std) if rewards else []
             for y, value in zip(group.mixture, values, strict=True):
                 y.advantages = [value] * len(y.completion_ids)
-        log_judgements(sampled, {}, self.teacher, self.scoring.level, round)
+        log_judgements(groups, self.teacher, self.scoring.level, round)
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         return scoring(self.teacher, expected.problems * self.group_size, expected, self.scoring.level == "step")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning import functional as F
-from ovd_lightning.judges.base import Judgement
-from ovd_lightning.types import Step, Trajectory
+from ovd_lightning.judges.base import Judgement, UnparsedScores
+from ovd_lightning.types import Group, Step, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def log_judgements(
-    sampled: Sequence[Trajectory],
-    written: Mapping[tuple[int, int], Trajectory],
+    groups: Sequence[Group],
     teacher: VerbalTeacher,
     level: Literal["step", "trajectory"],
     round: Round,
@@ -26,10 +25,13 @@ def log_judgements(
     """Scores of what the student sampled, and what the teacher was asked.
 
     Args:
-        level: what was judged of ``sampled``.
-        written: the teacher's trajectories, by the key of what they replace.
+        level: what was judged of what the student sampled.
+    Raises: RunError where too many judgements of the round had no score.
     """
     ledger = teacher.take_ledger()
+    teacher.judge.check_scored(UnparsedScores(ledger.parse_failures, ledger.scores))
+    sampled = [y for group in groups for y in group.sampled]
+    written = {y.key: y for group in groups for y in group.demonstrations}
     steps = [step for y in sampled for step in y.steps]
     scored: Sequence[Step | Trajectory] = steps if level == "step" else sampled
     scores = [item.score for item in scored if item.score is not None]
@@ -44,7 +46,7 @@ def log_judgements(
         round.log_mean(name, of_verdict)
     round.log_mean("score/entropy", [F.entropy(d) for d in distributions])
     round.log_mean("score/spread", [Judgement(d, 1.0).spread or 0.0 for d in distributions])
-    round.log_mean("score/mass", ledger.mass)
+    round.log_mean("score/mass", sorted(ledger.mass))  # whatever the order of the calls, the same sum
     round.log_sum("score/parse_failures", ledger.parse_failures)
     if ledger.parse_failures:
         example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"

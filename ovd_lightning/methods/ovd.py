@@ -2,9 +2,9 @@
 
 for each problem x_i, for j = 1 .. N:                              here
     generate tau ~ pi_S(. | x_i)                                   Method.sample
-    query score S(tau), compute reward R(tau)                      scoring.judge
-    if S(tau) < theta or incorrect: replace by tau ~ pi_T(. | x_i) rejects, replace
-advantages A                                                       credit.assign
+    query score S(tau), compute reward R(tau)                      consult: scoring.judge
+    if S(tau) < theta or incorrect: replace by tau ~ pi_T(. | x_i) consult: rejects, replace
+advantages A                                                       annotate: credit.assign
 update pi_S by the clipped policy gradient                         Method.loss, eq. 4
 """
 
@@ -73,25 +73,28 @@ class OVD(Method):
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         self.teacher.self_test(task, problems[0], max_tokens)
 
-    def annotate(self, groups: list[Group], round: Round) -> None:
-        """Algorithm 1 after its first line."""
-        sampled = [y for group in groups for y in group.sampled]
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
+        """S(tau), a(tau), and the teacher's trajectories in place of the rejected ones."""
         with self.teacher.awake():
             with round.phase("score"):
-                self.scoring.judge(self.teacher, sampled, round)
-            rejected = [y for group in groups for y in self.rejects(group, round)]
+                self.scoring.judge(self.teacher, [y for group in groups for y in group.sampled], round)
+            rejected = [self.rejects(group, round) for group in groups]
             with round.phase("replace"):
-                written = self.replace(rejected, round)
+                written = self.replace([y for some in rejected for y in some], round)
+            for group, some in zip(groups, rejected, strict=True):
+                group.demonstrations = [written[y.key] for y in some if y.key in written]
             if self.credit.scores_demonstrations:
                 with round.phase("score"):
                     self.scoring.judge(self.teacher, list(written.values()), round)
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
         for group in groups:
-            group.mixture = self.replacement.mixture(group, written)
+            group.mixture = self.replacement.mixture(group, {y.key: y for y in group.demonstrations})
             self.credit.assign(group, self.teacher.scale)
-        log_judgements(sampled, written, self.teacher, self.scoring.level, round)
+        log_judgements(groups, self.teacher, self.scoring.level, round)
 
     def rejects(self, group: Group, round: Round) -> Sequence[Trajectory]:
-        """The trajectories of a group that the teacher is to replace. One without a score counts as accepted."""
+        """Those of a group that the teacher is to replace; a(y) of each. One without a score counts as accepted."""
         rejected = []
         for y in group.sampled:
             chance = round.random("accept", *y.key)

@@ -5,6 +5,7 @@ Each is a class with a hook or two; OVD names it by its `class_path`, also one f
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.judges.base import Judgement, JudgeRequest
+from ovd_lightning.judges.base import Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.scale import Scale, ScoreReading
 from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
 from ovd_lightning.types import Group, Step, Trajectory
@@ -52,7 +53,9 @@ class Scoring:
             else JudgeRequest(problem=y.problem, previous=tuple(s.text for s in y.steps[:k]), step=y.steps[k].text)
             for y, k in items
         ]
-        for (y, k), judgement in zip(items, teacher.score(requests, seed=round.seed("judge")), strict=True):
+        # How many of them have no score is looked at once the round is complete: see `log_judgements`.
+        judgements = teacher.score(requests, seed=round.seed("judge"), unparsed=UnparsedScores(least=math.inf))
+        for (y, k), judgement in zip(items, judgements, strict=True):
             judged = y if self.level == "trajectory" else y.steps[k]
             judged.distribution = judgement.distribution
             judged.score = self.read(judgement, teacher.scale, round.random("score", *y.key, k, y.source))

@@ -48,17 +48,19 @@ class SeqKD(Method):
         return demonstrating(self.teacher, expected.problems * self.group_size, expected)
 
     def sample(self, problems: Sequence[Problem], round: Round) -> list[Group]:
-        return [Group(problem=p, sampled=[]) for p in problems]
+        return round.empty_groups(problems)
+
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
+        with self.teacher.awake(), round.phase("replace"):
+            round.demonstrate_groups(self.teacher, groups, self.group_size)
 
     def annotate(self, groups: list[Group], round: Round) -> None:
-        blank = [round.unwritten(g.problem, slot, j) for slot, g in enumerate(groups) for j in range(self.group_size)]
-        with self.teacher.awake(), round.phase("replace"):
-            written = [y for y in round.demonstrate(self.teacher, blank, [0] * len(blank)) if y is not None]
-        for y in written:
-            y.advantages, y.imitation = [0.0] * len(y.completion_ids), 1.0
-            if not self.verified or (y.grade is not None and y.grade.correct):
-                groups[y.group - round.first_group].mixture.append(y)
+        for group in groups:
+            for y in group.demonstrations:
+                y.advantages, y.imitation = [0.0] * len(y.completion_ids), 1.0
+                if not self.verified or (y.grade is not None and y.grade.correct):
+                    group.mixture.append(y)
         ledger = self.teacher.take_ledger()
-        round.log_mean("seqkd/teacher_reward", [y.reward for y in written])
+        round.log_mean("seqkd/teacher_reward", [y.reward for g in groups for y in g.demonstrations])
         round.log_sum("seqkd/imitated", sum(len(g.mixture) for g in groups))
         round.log_sum("teacher/demonstrations", ledger.demonstrations)

@@ -23,9 +23,8 @@ from ovd_lightning.settings.ranges import (
     OpenUnitInterval,
     PositiveInt,
 )
-from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
-from ovd_lightning.types import Batch, Group, Problem, Trajectory
+from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
@@ -108,30 +107,17 @@ class SGOPD(TokenLevel):
     def needs_reference(self) -> bool:
         return super().needs_reference or self.reference == "initial"
 
-    def annotate(self, groups: list[Group], round: Round) -> None:
-        for group in groups:
-            group.mixture = list(group.sampled)
-            correct = [float(y.grade is not None and y.grade.correct) for y in group.sampled]
-            for y, a1 in zip(group.sampled, F.group_advantages(correct), strict=True):
-                y.advantages = [a1] * len(y.completion_ids)
-        weight = F.held_then_cosine(round.progress, self.imitation, self.hold, self.end)
-        imitated = 0
-        if weight > 0 and self.teacher.demonstrator is not None:
-            for y in self.verified(groups, self.teacher.demonstrator, round):
-                y.advantages, y.imitation = [0.0] * len(y.completion_ids), weight
-                groups[y.group - round.first_group].mixture.append(y)
-                imitated += 1
-        round.log_mean("sg_opd/imitation_weight", [weight])
-        round.log_sum("sg_opd/imitated", imitated)
+    def weight(self, round: Round) -> float:
+        """c(s) of this round."""
+        return F.held_then_cosine(round.progress, self.imitation, self.hold, self.end)
 
-    def verified(self, groups: Sequence[Group], demonstrator: Demonstrator, round: Round) -> list[Trajectory]:
-        """The correct ones of each group's demonstrations, generated where the cache does not have them.
-
-        A demonstration is a function of run seed, problem and its number, not of the round that first needs it.
-        """
-        blank = [
-            round.unwritten(g.problem, slot, j) for slot, g in enumerate(groups) for j in range(self.demonstrations)
-        ]
+    def consult(self, groups: Sequence[Group], round: Round) -> None:
+        """A demonstration is a function of run seed, problem and its number, not of the round that first needs it; it
+        is generated where the cache does not have it."""
+        demonstrator = self.teacher.demonstrator
+        if demonstrator is None or self.weight(round) <= 0:
+            return
+        blank = [round.unwritten(g, j) for g in groups for j in range(self.demonstrations)]
         asked = (demonstrator.settings(), demonstrator.demonstrator.identity())
         keys = [
             AnswerCache.key(*asked, "with stop reason", y.problem.id, y.prompt_ids, y.sample, round.sampling.max_tokens,
@@ -159,9 +145,26 @@ class SGOPD(TokenLevel):
                 y.source = "teacher"
                 made.append(y)
         round.finish(made)
-        ledger = demonstrator.take_ledger()
-        round.log_sum("teacher/demonstrations", ledger.demonstrations)
-        return [y for y in made if y.grade is not None and y.grade.correct]
+        by_index = {g.index: g for g in groups}
+        for y in made:
+            by_index[y.group].demonstrations.append(y)
+
+    def annotate(self, groups: list[Group], round: Round) -> None:
+        for group in groups:
+            group.mixture = list(group.sampled)
+            correct = [float(y.grade is not None and y.grade.correct) for y in group.sampled]
+            for y, a1 in zip(group.sampled, F.group_advantages(correct), strict=True):
+                y.advantages = [a1] * len(y.completion_ids)
+        weight = self.weight(round)
+        for group in groups:
+            verified = [y for y in group.demonstrations if y.grade is not None and y.grade.correct]
+            for y in verified:
+                y.advantages, y.imitation = [0.0] * len(y.completion_ids), weight
+            group.mixture += verified
+        round.log_mean("sg_opd/imitation_weight", [weight])
+        round.log_sum("sg_opd/imitated", sum(len(g.mixture) - len(g.sampled) for g in groups))
+        if weight > 0 and self.teacher.demonstrator is not None:
+            round.log_sum("teacher/demonstrations", self.teacher.demonstrator.take_ledger().demonstrations)
 
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a1, a2 = batch.advantages, self.teacher_advantage(batch, old)

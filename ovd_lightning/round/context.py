@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Round:
-    """Everything a method may use while it samples and annotates one round.
+    """Everything a method may use in one round.
 
     Randomness is a function of (run seed, round, what it is for), so a resumed run repeats it without saved state.
     """
@@ -86,7 +86,7 @@ class Round:
                 self.progress,
                 self.phase,
             )
-        groups = [Group(problem=p, sampled=[]) for p in problems]
+        groups = [Group(problem=p, index=i, sampled=[]) for p, i in zip(problems, indices, strict=True)]
         for (g, j), y in zip(wanted, sampled, strict=True):
             y.group, y.sample = indices[g], j
             y.policy_version, y.student_tokens = self.policy_version, len(y.completion_ids)
@@ -107,13 +107,18 @@ class Round:
             y.grade = grade
         self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
 
-    def unwritten(self, problem: Problem, slot: int, sample: int = 0) -> Trajectory:
+    def empty_groups(self, problems: Sequence[Problem]) -> list[Group]:
+        """One group a problem, of which the student has sampled nothing."""
+        return [Group(problem=p, index=self.first_group + slot, sampled=[]) for slot, p in enumerate(problems)]
+
+    def unwritten(self, group: Group, sample: int = 0) -> Trajectory:
         """A trajectory that is no more than its prompt: what :meth:`demonstrate` takes for a fresh demonstration."""
+        prompt = self.task.prompt(group.problem)
         return Trajectory(
-            problem=problem,
-            group=self.first_group + slot,
+            problem=group.problem,
+            group=group.index,
             sample=sample,
-            prompt_ids=encode_prompt(self.task.prompt(problem), self.tokenizer, self.chat, self.task.system),
+            prompt_ids=encode_prompt(prompt, self.tokenizer, self.chat, self.task.system),
         )
 
     def demonstrate(
@@ -143,6 +148,13 @@ class Round:
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
 
+    def demonstrate_groups(self, teacher: Demonstrator, groups: Sequence[Group], count: int) -> None:
+        """``count`` fresh demonstrations a group, graded, in its ``demonstrations``; failed ones are missing there."""
+        blank = [(group, self.unwritten(group, j)) for group in groups for j in range(count)]
+        written = self.demonstrate(teacher, [y for _, y in blank], [0] * len(blank))
+        for (group, _), y in zip(blank, written, strict=True):
+            group.demonstrations += [] if y is None else [y]
+
     def _prefix(self, y: Trajectory, kept: int, seed: int) -> Trajectory:
         """The first ``kept`` completion tokens of a trajectory, which the teacher continues."""
         ids, mask = y.completion_ids[:kept], y.completion_mask[:kept]
@@ -162,10 +174,11 @@ class Round:
             student_tokens=kept,
         )
 
-    def reference(self, problem: Problem, slot: int, sample: int = 0) -> Trajectory:
+    def reference(self, group: Group, sample: int = 0) -> Trajectory:
         """The problem's own solution as a trajectory, ended, ungraded; cut off at the student's limit."""
-        y = self.unwritten(problem, slot, sample)
-        ids = self.tokenizer.encode(problem.meta["solution"], add_special_tokens=False, split_special_tokens=True)
+        y = self.unwritten(group, sample)
+        solution = group.problem.meta["solution"]
+        ids = self.tokenizer.encode(solution, add_special_tokens=False, split_special_tokens=True)
         if self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
         y.turns, y.stop_reason = 1, "token_limit" if len(ids) > self.sampling.max_tokens else "end_of_sequence"

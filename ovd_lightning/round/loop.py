@@ -60,8 +60,9 @@ def run_round(
         # The student samples a group of trajectories a problem, turn by turn where there is an environment, and the
         # task grades them: a method may draw further groups by their grades.
         groups = method.sample(problems, round)
-    # The method fills each group's mixture: it has trajectories judged, replaces those that the teacher rejects, and
-    # credits every token of the mixture with an advantage.
+    # The teacher is asked: for judgements of what was sampled, and for trajectories of its own.
+    method.consult(groups, round)
+    # The method fills each group's mixture and credits every token of it with an advantage.
     method.annotate(groups, round)
     if method.teacher is not None:
         report_troubles(method.teacher, round)

@@ -153,6 +153,7 @@ def test_gkd_mixes_groups_of_student_and_teacher(tokenizer: Any, teacher: TokenT
     method = GKD(teacher, student_share=share, group_size=2)
     round = make_round(tokenizer, engine=engine)
     groups = method.sample([problem(str(i)) for i in range(64)], round)
+    method.consult(groups, round)
     method.annotate(groups, round)
     again = method.sample([problem(str(i)) for i in range(64)], make_round(tokenizer, engine=engine))
     own = [bool(g.sampled) for g in groups]
@@ -171,6 +172,7 @@ def test_gkd_imitates_the_solutions_of_the_data(tokenizer: Any, teacher: TokenTe
     ]
     round = make_round(tokenizer, engine=engine)
     groups = method.sample(problems, round)
+    method.consult(groups, round)
     method.annotate(groups, round)
     solved = [g for g in groups if not g.sampled]
     assert 0 < len(solved) < 9
@@ -213,6 +215,7 @@ def test_seqkd_imitates_what_the_teacher_wrote(tokenizer: Any, verified: bool) -
     method = SeqKD(Demonstrator(engine), verified=verified, group_size=2)
     round = make_round(tokenizer)
     groups = method.sample([problem(), problem("q", "1+5+0=?"), problem("r", "3+0+0=?")], round)
+    method.consult(groups, round)
     method.annotate(groups, round)
     assert not any(g.sampled for g in groups)
     assert [len(g.mixture) for g in groups] == [2, 0 if verified else 2, 0]

@@ -25,7 +25,9 @@ def test_the_reward_is_the_mean_score_within_the_group(tokenizer: Any) -> None:
     teacher = VerbalTeacher(ScriptedEngine(by_text(scores), tokenizer=tokenizer))
     round = make_round(tokenizer)
     group = make_group(round, TEXTS)
-    JudgeReward(teacher, group_size=4).annotate([group], round)
+    method = JudgeReward(teacher, group_size=4)
+    method.consult([group], round)
+    method.annotate([group], round)
     # R = 1, 1/2, 0, and none: mu = 1/2, sigma = 1/2 of the three that have a score
     assert [y.text for y in group.mixture] == ["a", "b", "c"]
     assert [y.advantages[0] for y in group.mixture] == pytest.approx([1, 0, -1], rel=1e-4, abs=1e-9)
@@ -39,7 +41,9 @@ def test_a_group_without_a_score_trains_nothing(tokenizer: Any) -> None:
     engine = ScriptedEngine(lambda prompt: {"x": 1.0}, tokenizer=tokenizer)
     round = make_round(tokenizer)
     group = make_group(round, TEXTS)
-    JudgeReward(VerbalTeacher(engine, VerbalJudge(max_parse_failures=1.0)), group_size=4).annotate([group], round)
+    method = JudgeReward(VerbalTeacher(engine, VerbalJudge(max_parse_failures=1.0)), group_size=4)
+    method.consult([group], round)
+    method.annotate([group], round)
     assert group.mixture == []
 
 
@@ -51,6 +55,7 @@ def test_ovd_credits_the_judges_score_where_there_is_no_outcome(tokenizer: Any) 
     method = OVD(VerbalTeacher(engine), threshold=5, replace_when="score", credit=Score(), group_size=2)
     round = make_round(tokenizer)
     group = make_group(round, ("a", "b"))
+    method.consult([group], round)
     method.annotate([group], round)
     assert [y.source for y in group.mixture] == ["teacher", "student"]
     assert [y.advantages[0] for y in group.mixture] == pytest.approx([1, 6 / 9])

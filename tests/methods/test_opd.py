@@ -155,6 +155,7 @@ def test_sg_opd_imitates_verified_demonstrations_for_a_while(tokenizer: Any, tea
         round = make_round(tokenizer, index=int(progress * 100), progress=progress)
         problems = [problem("good"), problem("bad", "1+5+0=?")]
         groups = [make_group(round, [RIGHT, WRONG, WRONG], p, g) for g, p in enumerate(problems)]
+        method.consult(groups, round)
         method.annotate(groups, round)
         assert [y.advantages[0] > 0 for y in groups[0].sampled] == [True, False, False]
         return [[y.imitation for y in g.mixture] for g in groups], round
@@ -179,7 +180,9 @@ def test_sg_opd_keeps_its_demonstrations_on_disk(tokenizer: Any, teacher: TokenT
     for index in (0, 1):
         round = make_round(tokenizer, index=index)
         group = make_group(round, [RIGHT, WRONG])
-        SGOPD(teacher, cache=str(tmp_path / "written.db")).annotate([group], round)
+        method = SGOPD(teacher, cache=str(tmp_path / "written.db"))
+        method.consult([group], round)
+        method.annotate([group], round)
         texts.append((group.mixture[-1].text, group.mixture[-1].completion_ids, group.mixture[-1].source))
     assert texts[0] == texts[1]
     assert texts[0][2] == "teacher"

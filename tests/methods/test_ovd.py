@@ -70,6 +70,7 @@ class Annotated:
     def __init__(self, method: OVD, engine: ScriptedEngine, round: Round, groups: list[Group]) -> None:
         self.method, self.engine, self.round, self.groups = method, engine, round, groups
         self.before = [[replace(y) for y in group.sampled] for group in groups]
+        method.consult(groups, round)
         method.annotate(groups, round)
 
     @property
@@ -236,7 +237,9 @@ def test_acceptance_at_the_threshold(tokenizer: Any, scale: Any, threshold: floa
     teacher = VerbalTeacher(ScriptedEngine(judge, lambda *_: TAUGHT, tokenizer), VerbalJudge(scale=scale))
     round = make_round(tokenizer)
     group = make_group(round, [f"{s}\n\\boxed{{2}}" for s in (0, 6, 7, 9)])
-    OVD(teacher, threshold=threshold, replace_when="score").annotate([group], round)
+    method = OVD(teacher, threshold=threshold, replace_when="score")
+    method.consult([group], round)
+    method.annotate([group], round)
     assert [y.score for y in group.sampled] == [s + low for s in (0, 6, 7, 9)]
     assert [y.accepted for y in group.sampled] == accepted
     assert [y.source == "student" for y in group.mixture] == accepted
@@ -429,7 +432,9 @@ def test_the_teachers_end_of_turn_becomes_the_students(annotate: Annotate, token
     run = annotate([WRONG])
     engine = Chatty(judge_of({}), lambda prompt, request: TAUGHT, tokenizer)
     group = make_group(run.round, [WRONG])
-    OVD(VerbalTeacher(engine)).annotate([group], run.round)
+    method = OVD(VerbalTeacher(engine))
+    method.consult([group], run.round)
+    method.annotate([group], run.round)
     assert group.mixture[0].completion_ids == [*tokenizer.encode(TAUGHT), EOS]
 
 

@@ -22,7 +22,9 @@ def groups(tokenizer: Any) -> list[Group]:
     engine = ScriptedEngine(lambda p: {"8": 0.6, "9": 0.3}, lambda p, r: "1+1=2\n\\boxed{2}", tokenizer)
     round = make_round(tokenizer)
     made = [make_group(round, ["1+1=2\n\\boxed{2}", "\\boxed{3}"], group=g) for g in range(2)]
-    OVD(VerbalTeacher(engine), group_size=2).annotate(made, round)
+    method = OVD(VerbalTeacher(engine), group_size=2)
+    method.consult(made, round)
+    method.annotate(made, round)
     return made
 
 

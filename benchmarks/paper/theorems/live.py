@@ -178,6 +178,7 @@ def measure(world: World, exact: Tensor, rounds: int, groups: int = 16, group_si
             policy_version=index,
         )
         sampled = method.sample([PROBLEM] * groups, round)
+        method.consult(sampled, round)
         method.annotate(sampled, round)
         ((batch,),) = collate(
             sampled,

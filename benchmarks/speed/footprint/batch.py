@@ -154,6 +154,7 @@ def sample(tokens: int, steps: int, rows: int, replaced: int) -> Sampled:
         policy_version=0,
     )
     (group,) = method.sample([PROBLEM], round)
+    method.consult([group], round)
     method.annotate([group], round)
     ((batch,),) = collate(
         [group],
