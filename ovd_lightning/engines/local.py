@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Prompt, Request
-from ovd_lightning.engines.render import encode
+from ovd_lightning.engines.encoding import encode_many
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.pretrained import check_checkpoint, load_config, load_tokenizer
 
@@ -136,7 +136,7 @@ class LocalEngine(Engine):
 
         Raises: ValueError naming the request whose prompt is empty or leaves no room in the context.
         """
-        encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
+        encoded = encode_many(self.tokenizer, list(prompts))
         for index, ids in enumerate(encoded):
             if not ids:
                 raise ValueError(f"{self.name}: request {index} has an empty prompt")

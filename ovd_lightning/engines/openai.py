@@ -209,19 +209,17 @@ class OpenAIEngine(Engine):
             render: encode here what would be sent as messages, where that is possible.
         Raises: ConfigError when the chosen ``api`` cannot take a prompt; ValueError when it exceeds the context.
         """
-        prepared: list[Prompt] = []
-        for index, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"{self.name}: request {index} has an empty prompt")
-            encode_messages = False if not self._renders else True if render else None
-            sent = prepare(prompt, self.api, self.tokenizer, encode_messages)
+        if not all(prompts):
+            raise ValueError(f"{self.name}: request {[*map(bool, prompts)].index(False)} has an empty prompt")
+        encode_messages = False if not self._renders else True if render else None
+        prepared = prepare(prompts, self.api, self.tokenizer, encode_messages)
+        for index, sent in enumerate(prepared):
             is_ids = isinstance(sent, list) and api_of(sent) == "completions"
             if is_ids and self._max_context is not None and len(sent) >= self._max_context:
                 raise ValueError(
                     f"{self.name}: request {index} has a prompt of {len(sent)} tokens, "
                     f"which leaves no room in the context of {self._max_context}"
                 )
-            prepared.append(sent)
         return prepared
 
     def _call(self, prompts: Sequence[Prompt], fields: dict[str, Any], extensions: dict[str, Any], first: bool) -> Call:

@@ -8,8 +8,9 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.base import Completion, Prompt
+from ovd_lightning.engines.encoding import encode_many
 from ovd_lightning.engines.protocol import Answer, Api, Choice
-from ovd_lightning.engines.render import defused, encode
+from ovd_lightning.engines.render import defused
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.service import Failure
 
@@ -27,30 +28,40 @@ def api_of(prompt: Prompt) -> Api:
     return "chat" if isinstance(prompt, list) and isinstance(prompt[0], dict) else "completions"
 
 
-def prepare(prompt: Prompt, api: Api, tokenizer: PreTrainedTokenizerBase | None, render: bool | None) -> Prompt:
-    """What is sent: for chat, messages; for completions, token ids where the tokenizer is known, else text.
+def prepare(
+    prompts: Sequence[Prompt], api: Api, tokenizer: PreTrainedTokenizerBase | None, render: bool | None
+) -> list[Prompt]:
+    """What is sent for each: for chat, messages; for completions, token ids where the tokenizer is known, else text.
 
     Args:
         render: encode messages here and send them to ``completions``. None: only those that end with the beginning of
             an answer. False where the endpoint or the tokenizer does not allow it.
-    Raises: ConfigError when ``api`` cannot take the prompt.
+    Raises: ConfigError when ``api`` cannot take a prompt.
     """
-    kind = str if isinstance(prompt, str) else type(prompt[0])
-    if api == "chat":
-        if kind is int:
-            raise ConfigError("api", "the chat interface takes no token ids.", "Set api to completions.")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        last: dict[str, str] = messages[-1]  # type: ignore[assignment]
-        if not (last["role"] == "assistant" if render is None else render):
-            return [{**m, "content": defused(m["content"], tokenizer)} for m in messages]  # type: ignore[dict-item,index]
-        prompt = messages
+    ready: dict[int, Prompt] = {}
+    encoded: dict[int, Prompt] = {}
+    for index, prompt in enumerate(prompts):
+        kind = str if isinstance(prompt, str) else type(prompt[0])
+        if api == "chat":
+            if kind is int:
+                raise ConfigError("api", "the chat interface takes no token ids.", "Set api to completions.")
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            last: dict[str, str] = messages[-1]  # type: ignore[assignment]
+            if not (last["role"] == "assistant" if render is None else render):
+                ready[index] = [{**m, "content": defused(m["content"], tokenizer)} for m in messages]  # type: ignore[dict-item,index]
+                continue
+            prompt = messages
+        if tokenizer is not None:
+            encoded[index] = prompt
+        elif kind is dict:
+            raise ConfigError(
+                "tokenizer", "chat prompts need one to be rendered for completions.", "Set it, or api to chat."
+            )
+        else:
+            ready[index] = defused(prompt, None) if isinstance(prompt, str) else prompt
     if tokenizer is not None:
-        return encode(tokenizer, prompt)
-    if kind is dict:
-        raise ConfigError(
-            "tokenizer", "chat prompts need one to be rendered for completions.", "Set it, or api to chat."
-        )
-    return defused(prompt, None) if isinstance(prompt, str) else prompt
+        ready |= zip(encoded, encode_many(tokenizer, list(encoded.values())), strict=True)
+    return [ready[index] for index in range(len(prompts))]
 
 
 def estimate_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None) -> int:

@@ -40,13 +40,27 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     messages = [item for item in prompt if isinstance(item, dict)]
     if not messages:
         return [item for item in prompt if isinstance(item, int)]
-    begun = ""
-    if messages[-1]["role"] == "assistant":
-        messages, begun = messages[:-1], messages[-1]["content"]
+    text = rendered(tokenizer, prompt)
+    if text is not None:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _in_pieces(tokenizer, *_split_begun(messages))
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str | None:
+    """The text of messages behind the chat template, in which every special token is the template's; None where a
+    message spells one, and for token ids. Raises: TemplateError."""
+    messages = [item for item in prompt if isinstance(item, dict)]
     special = special_tokens(tokenizer)
-    if special is None or not any(special.search(text) for text in (begun, *(m["content"] for m in messages))):
-        return list(tokenizer(_answer_opened(tokenizer, messages, begun), add_special_tokens=False)["input_ids"])
-    return _in_pieces(tokenizer, messages, begun)
+    if not messages or (special is not None and any(special.search(m["content"]) for m in messages)):
+        return None
+    return _answer_opened(tokenizer, *_split_begun(messages))
+
+
+def _split_begun(messages: list[Message]) -> tuple[list[Message], str]:
+    """(messages, the beginning of an answer to them)."""
+    if messages[-1]["role"] == "assistant":
+        return messages[:-1], messages[-1]["content"]
+    return messages, ""
 
 
 def _answer_opened(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], begun: str) -> str:
