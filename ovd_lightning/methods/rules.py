@@ -5,7 +5,6 @@ Each is a class with a hook or two; OVD names it by its `class_path`, also one f
 
 from __future__ import annotations
 
-import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

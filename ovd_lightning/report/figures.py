@@ -1,5 +1,4 @@
-"""The curves of a run, as Plotly figures ready for JSON. Colours (Okabe-Ito) are safe for colour-blind readers;
-those of text and grid follow the page's light or dark theme and are set in the browser."""
+"""The curves of a run, as Plotly figures ready for JSON. Colours of text and grid are set in the browser."""
 
 from __future__ import annotations
 
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
+from ovd_lightning.report.rounds import over_rounds
+from ovd_lightning.report.style import area, layout, line, short
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#8c8c8c")
 HEATMAP_ROUNDS = 60
 """Rounds read for the score heat map; more would be slow to read and too narrow to see."""
 
@@ -77,7 +77,19 @@ PANELS = (
     Panel(
         id="time",
         title="Time per phase",
-        metrics=("time/sync", "time/generate", "time/grade", "time/score", "time/replace", "time/train", "time/*"),
+        metrics=(
+            "time/sync",
+            "time/generate",
+            "time/environment",
+            "time/grade",
+            "time/score",
+            "time/replace",
+            "time/logprobs",
+            "time/train",
+            "time/checkpoint",
+            "time/other",
+            "time/*",
+        ),
         unit="seconds a round",
         kind="stack",
         choose=parts_of_time,
@@ -97,9 +109,15 @@ PANELS = (
     ),
     Panel(
         id="teacher-failures",
-        title="Calls of the teacher that failed",
-        metrics=("teacher/failed_calls", "teacher/retried_calls", "teacher/failed/*"),
-        unit="calls a round",
+        title="What the teacher failed at",
+        metrics=(
+            "teacher/failed_calls",
+            "teacher/retried_calls",
+            "teacher/failed/*",
+            "teacher/demonstration_failures",
+            "score/parse_failures",
+        ),
+        unit="a round",
         optional=True,
     ),
     Panel(
@@ -129,26 +147,28 @@ PANELS = (
 def figures(run: Run) -> list[dict[str, Any]]:
     """One entry per panel: ``id``, ``title``, ``summary`` (for readers who see no picture), ``missing`` (names of
     metrics that the run did not log) and ``figure`` (Plotly's JSON, None when nothing is there to draw)."""
-    entries = [_panel(run, panel) for panel in PANELS if not panel.optional or select(run, panel.metrics)]
+    metrics, axis = over_rounds(run.metrics)
+    drawn = [panel for panel in PANELS if not panel.optional or select(metrics, panel.metrics)]
+    entries = [_panel(metrics, panel, axis) for panel in drawn]
     entries.append(_score_heatmap(run))
     return entries
 
 
-def select(run: Run, names: Sequence[str]) -> dict[str, Series]:
-    """The run's metrics that a panel asks for, each once, in the panel's order."""
+def select(metrics: dict[str, Series], names: Sequence[str]) -> dict[str, Series]:
+    """The metrics that a panel asks for, each once, in the panel's order."""
     chosen: dict[str, Series] = {}
     for name in names:
         if name.endswith("*"):
-            chosen |= {m: s for m, s in run.metrics.items() if m.startswith(name[:-1]) and m not in chosen}
-        elif name in run.metrics:
-            chosen[name] = run.metrics[name]
+            chosen |= {m: s for m, s in metrics.items() if m.startswith(name[:-1]) and m not in chosen}
+        elif name in metrics:
+            chosen[name] = metrics[name]
     return chosen
 
 
-def _panel(run: Run, panel: Panel) -> dict[str, Any]:
+def _panel(metrics: dict[str, Series], panel: Panel, axis: str) -> dict[str, Any]:
     import plotly.graph_objects as go
 
-    series = select(run, panel.metrics)
+    series = select(metrics, panel.metrics)
     if panel.choose is not None:
         series = {name: series[name] for name in panel.choose(series)}
     missing = [name for name in panel.metrics if not name.endswith("*") and name not in series and not panel.optional]
@@ -160,16 +180,11 @@ def _panel(run: Run, panel: Panel) -> dict[str, Any]:
         prefix = ""
     figure = go.Figure()
     for i, (name, points) in enumerate(series.items()):
-        colour = PALETTE[i % len(PALETTE)]
-        x, y = [step for step, _ in points], [_short(value) for _, value in points]
-        style: dict[str, Any] = {"mode": "lines", "line": {"width": 0.5, "color": colour}, "stackgroup": "phases"}
-        if panel.kind == "line":
-            dashes = ("solid", "dash", "dot", "dashdot")
-            mode = "lines+markers" if len(points) < 15 else "lines"
-            style = {"mode": mode, "line": {"width": 2, "color": colour, "dash": dashes[i // len(PALETTE) % 4]}}
+        x, y = [at for at, _ in points], [short(value) for _, value in points]
+        style = line(i, len(points)) if panel.kind == "line" else {**area(i), "stackgroup": "phases"}
         figure.add_scatter(x=x, y=y, name=name.removeprefix(prefix), hovertemplate="%{y:.4g}", **style)
-    figure.update_layout(_layout(panel.unit, entries=len(series)))
-    figure.update_xaxes(title_text="optimiser step")
+    figure.update_layout(layout(panel.unit, entries=len(series)))
+    figure.update_xaxes(title_text=axis)
     values = [value for points in series.values() for _, value in points]
     if panel.share and min(values) >= 0 and max(values) <= 1:
         figure.update_yaxes(range=[-0.02, 1.02])
@@ -182,19 +197,6 @@ def _panel(run: Run, panel: Panel) -> dict[str, Any]:
         "missing": missing,
         "summary": summary,
         "figure": figure.to_plotly_json() | {"layout": figure.layout.to_plotly_json()},
-    }
-
-
-def _layout(unit: str, *, entries: int) -> dict[str, Any]:
-    return {
-        "template": None,
-        "height": 260 + 19 * max(0, (entries - 1) // 2),  # room for the legend's rows
-        "margin": {"l": 48, "r": 12, "t": 8, "b": 44},
-        "hovermode": "x unified",
-        "showlegend": entries > 1,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}},
-        "yaxis": {"title": {"text": unit, "font": {"size": 11}, "standoff": 10}, "automargin": True},
-        "xaxis": {"title": {"font": {"size": 11}, "standoff": 6}, "automargin": True},
     }
 
 
@@ -230,21 +232,16 @@ def _score_heatmap(run: Run) -> dict[str, Any]:
         go.Heatmap(
             x=list(columns),
             y=list(bins),
-            z=[[_short(shares[n][i]) for n in columns] for i in range(len(bins))],
+            z=[[short(shares[n][i]) for n in columns] for i in range(len(bins))],
             zmin=0,
             colorscale="Cividis",
             colorbar={"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 11}},
             hovertemplate="round %{x}, score %{y}: %{z:.1%}<extra></extra>",
         )
     )
-    figure.update_layout(_layout("score", entries=1) | {"hovermode": "closest"})
+    figure.update_layout(layout("score", entries=1) | {"hovermode": "closest"})
     figure.update_xaxes(title_text="round", dtick=max(1, (max(columns) - min(columns)) // 8))
     figure.update_yaxes(dtick=1)
     means = [sum(s) / len(s) for s in columns.values()]
     summary = f"mean score from {means[0]:.3g} in round {min(columns)} to {means[-1]:.3g} in round {max(columns)}"
     return entry | {"missing": [], "summary": summary, "figure": figure.to_plotly_json()}
-
-
-def _short(value: float) -> float:
-    """Five digits: more are invisible in a picture and swell the page."""
-    return float(f"{value:.5g}")

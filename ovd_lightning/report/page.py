@@ -6,29 +6,15 @@ the compressed data, from where the script puts it into text nodes.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 from importlib.resources import files
-from typing import Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.evaluation.names import label as metric_label
 from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
-from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
-
-VIEWER_ROUNDS = 12
-DATA_LIMIT = 2_900_000
-"""Compressed bytes of data; a third more in the page, which stays under 6 MB with Plotly's 2 MB."""
-RAW_LIMIT = 8_000_000
-"""Bytes of trajectories before compression, the first guess at what fits."""
-STEP_TEXT_LIMIT = 20_000
-"""Characters of one step."""
-KEPT = (
-    "sample source in_mixture reward correct answer score accepted advantage stop_reason tokens student_tokens "
-    "policy_version"
-).split()
+from ovd_lightning.report.read import Run, Series
+from ovd_lightning.report.rollouts import compressed, packed
+from ovd_lightning.report.style import palettes
 
 
 def render(run: Run) -> str:
@@ -39,13 +25,13 @@ def render(run: Run) -> str:
 
     templates = files("ovd_lightning.report") / "templates"
     drawn = figures(run)
-    data, shown = _packed({"figures": drawn, "scoreLow": run.score_low}, run)
+    data, shown = packed({"figures": drawn, "palette": palettes(), "scoreLow": run.score_low}, run)
     environment = Environment(
         loader=PackageLoader("ovd_lightning.report", "templates"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html.j2").render(
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
+        script=Markup("".join((templates / name).read_text(encoding="utf-8") for name in ("curves.js", "report.js"))),
         run=run,
         tiles=tiles(run),
         options=method_options(run),
@@ -53,7 +39,7 @@ def render(run: Run) -> str:
         panels=drawn,
         last_values=sorted((name, series[0][1], series[-1][1]) for name, series in run.metrics.items()),
         shown=shown,
-        plotly=_compressed(get_plotlyjs().encode()),
+        plotly=compressed(get_plotlyjs().encode()),
         data=data,
     )
 
@@ -100,83 +86,3 @@ def method_options(run: Run) -> list[tuple[str, str]]:
     """The method's plain settings; nested ones (a teacher's engine) stay in the config below."""
     options = run.method.get("init_args") or {}
     return [(name, str(value)) for name, value in options.items() if isinstance(value, str | int | float | bool)]
-
-
-def _packed(base: dict[str, Any], run: Run) -> tuple[str, str]:
-    """Figures and as many trajectories as fit, compressed; and a sentence on what is shown."""
-    numbers = evenly(list(run.transcripts), VIEWER_ROUNDS)
-    groups_by_round = {n: read_round(run.transcripts[n]) for n in numbers}
-    total = sum(len(groups) for groups in groups_by_round.values())
-    budget = RAW_LIMIT
-    while True:
-        rounds = [_round(n, groups, budget // len(numbers)) for n, groups in groups_by_round.items()]
-        packed = _compressed(json.dumps(base | {"rounds": rounds}, allow_nan=False, separators=(",", ":")).encode())
-        kept = sum(len(r["groups"]) for r in rounds)
-        if len(packed) * 3 // 4 <= DATA_LIMIT or kept <= len(rounds):
-            break
-        budget //= 2
-    if not rounds:
-        return packed, ""
-    shown = f"Shown: {len(rounds)} of {len(run.transcripts)} rounds"
-    if kept < total:
-        shown += f", and {kept} of the {total} groups of those rounds, to bound the size of this page"
-    return packed, shown + ". The files in transcripts/ hold everything."
-
-
-def _round(number: int, groups: list[list[Record]], budget: int) -> dict[str, Any]:
-    """The first groups of a round whose JSON stays within ``budget`` bytes; at least one."""
-    kept: list[dict[str, Any]] = []
-    for records in groups:
-        group = _group(records)
-        budget -= len(json.dumps(group))
-        if kept and budget < 0:
-            break
-        kept.append(group)
-    return {"round": number, "groups": kept}
-
-
-def _group(records: list[Record]) -> dict[str, Any]:
-    first = records[0]
-    return {
-        "problem": str(first.get("problem_id")),
-        "question": str(first.get("question") or ""),
-        "answers": [str(answer) for answer in first.get("answers") or []],
-        "trajectories": [_trajectory(record) for record in records],
-    }
-
-
-def _trajectory(record: Record) -> dict[str, Any]:
-    """What the viewer needs; numbers shortened. Without steps the whole text stands as a single one."""
-    steps = record.get("steps") or [{**record, "text": record.get("text"), "start": 0, "end": record.get("tokens")}]
-    kept = {name: _clean(record.get(name)) for name in KEPT}
-    # A trajectory-level distribution (the whole was scored at once) belongs to the trajectory, not to its steps.
-    kept["distribution"] = _clean(record.get("distribution")) if record.get("steps") else None
-    kept["steps"] = [
-        {
-            "text": _shortened(str(step.get("text") or "")),
-            "score": _clean(step.get("score")),
-            "distribution": _clean(step.get("distribution")),
-            "start": step.get("start"),
-        }
-        for step in steps
-    ]
-    return kept
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= STEP_TEXT_LIMIT:
-        return text
-    return f"{text[:STEP_TEXT_LIMIT]} [… {len(text) - STEP_TEXT_LIMIT} more characters in the transcript]"
-
-
-def _clean(value: Any) -> Any:
-    """Floats to four digits, non-finite ones to null, lists likewise."""
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if abs(value) < float("inf") else None
-    return value
-
-
-def _compressed(data: bytes) -> str:
-    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode("ascii")

@@ -43,10 +43,16 @@ LOGGED: dict[str, Callable[[float], float]] = {
     "completion/truncated_fraction": lambda t: 0.0,
     "time/sync": lambda t: 0.05,
     "time/generate": lambda t: 0.3,
+    "time/environment": lambda t: 0.1,
     "time/score": lambda t: 0.4,
-    "time/grade": lambda t: 0.01,
+    "time/grade": lambda t: 0.05,
     "time/replace": lambda t: 0.6 - 0.3 * t,
+    "time/logprobs": lambda t: 0.2,
     "time/train": lambda t: 0.4,
+    "time/checkpoint": lambda t: 0.1,
+    "time/other": lambda t: 0.05,
+    "teacher/failed_calls": lambda t: 3.0 * (0.4 < t < 0.6),
+    "teacher/demonstration_failures": lambda t: 0.0,
     "throughput/generated_tokens_per_s": lambda t: 8000 + 500 * t,
     "throughput/trained_tokens_per_s": lambda t: 9000.0,
 }
@@ -59,7 +65,7 @@ def write_run(folder: Path, *, rounds: int = 20, problems: int = 4, samples: int
     (folder / "config.yaml").write_text(CONFIG)
     with (folder / "metrics.csv").open("w", newline="") as stream:
         evaluated = ["eval/arithmetic/accuracy", "eval/arithmetic/sampled_accuracy"]
-        columns = ["epoch", "step", *LOGGED, *evaluated, "test/arithmetic/accuracy"]
+        columns = ["epoch", "step", "round", *LOGGED, *evaluated, "test/arithmetic/accuracy"]
         writer = csv.DictWriter(stream, columns, restval="")
         writer.writeheader()
         for n in range(rounds):
@@ -69,7 +75,9 @@ def write_run(folder: Path, *, rounds: int = 20, problems: int = 4, samples: int
             if n in (0, rounds - 1):
                 writer.writerow({"step": 2 * n, "test/arithmetic/accuracy": 0.24 + 0.4 * t})
             noise = rng.uniform(0.97, 1.03)
-            writer.writerow({"epoch": 0, "step": 2 * n + 1} | {name: f(t) * noise for name, f in LOGGED.items()})
+            writer.writerow(
+                {"epoch": 0, "step": 2 * n + 2, "round": n} | {name: f(t) * noise for name, f in LOGGED.items()}
+            )
     transcripts = TranscriptWriter(folder / "transcripts")
     for n in range(rounds):
         transcripts.write(n, [group(rng, n, p, samples, n / max(1, rounds - 1)) for p in range(problems)])
@@ -90,7 +98,7 @@ def group(rng: random.Random, number: int, place: int, samples: int, quality: fl
         )
         if hostile:
             own.steps[0].text = f"{HOSTILE}\n"
-        own.accepted = right
+        own.accepted = own.score is None or own.score >= 7
         result.sampled.append(own)
         if right:
             result.mixture.append(own)

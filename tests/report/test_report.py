@@ -17,8 +17,9 @@ import pytest
 
 from ovd_lightning.report import write_report
 from ovd_lightning.report.figures import PANELS, figures, step_scores
-from ovd_lightning.report.page import DATA_LIMIT, _packed, method_options, tiles
+from ovd_lightning.report.page import method_options, tiles
 from ovd_lightning.report.read import evenly, read_metrics, read_round, read_run
+from ovd_lightning.report.rollouts import DATA_LIMIT, packed
 from ovd_lightning.round.transcripts import TranscriptWriter
 
 from .synthetic import HOSTILE, group, write_run
@@ -36,6 +37,7 @@ def chromium() -> str | None:
 
 
 ALWAYS = [panel.id for panel in PANELS if not panel.optional]
+PHASES = "sync generate environment grade score replace logprobs train checkpoint other".split()
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,10 @@ def test_evenly_keeps_the_ends() -> None:
 
 def test_every_panel_is_drawn_from_the_documented_names(run_dir: Path) -> None:
     drawn = {entry["id"]: entry for entry in figures(read_run(run_dir))}
-    assert set(drawn) == {*ALWAYS, "score-heatmap"}
+    assert set(drawn) == {*ALWAYS, "teacher-failures", "score-heatmap"}
     assert all(entry["figure"] and not entry["missing"] for entry in drawn.values())
     stacked = drawn["time"]["figure"]["data"]
-    assert [trace["name"] for trace in stacked] == ["sync", "generate", "grade", "score", "replace", "train"]
+    assert [trace["name"] for trace in stacked] == PHASES
     assert {trace["stackgroup"] for trace in stacked} == {"phases"}
     columns = zip(*drawn["score-heatmap"]["figure"]["data"][0]["z"], strict=True)
     assert all(sum(column) == pytest.approx(1, abs=1e-3) for column in columns)
@@ -108,7 +110,7 @@ def test_panels_of_some_methods_only_are_drawn_where_they_were_logged(run_dir: P
     run = read_run(run_dir)
     run.metrics |= {name: [(0, 1.0), (2, 1.1)] for name in ("teacher/prompt_tokens", "sod/step_weight_later")}
     drawn = {entry["id"]: entry for entry in figures(run)}
-    assert set(drawn) == {*ALWAYS, "teacher", "step-weight", "score-heatmap"}
+    assert set(drawn) == {*ALWAYS, "teacher", "teacher-failures", "step-weight", "score-heatmap"}
     assert [trace["name"] for trace in drawn["teacher"]["figure"]["data"]] == ["prompt_tokens"]
     assert drawn["teacher"]["missing"] == []
 
@@ -159,7 +161,7 @@ def test_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
         copies = [json.dumps({**last, "group": g}, ensure_ascii=False) for g in range(2, 50)]
         file.write_bytes(gzip.compress("\n".join([*lines, *copies]).encode(), 1))
     run = read_run(folder)
-    data, shown = _packed({}, run)
+    data, shown = packed({}, run)
     assert len(data) * 3 / 4 <= DATA_LIMIT
     assert "12 of 14 rounds" in shown
     assert "of the 600 groups" in shown
@@ -226,10 +228,10 @@ def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> N
     page = open_page(width, scheme)
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     page.wait_for_function(
-        f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(ALWAYS) + 1}"
+        f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(ALWAYS) + 2}"
     )
     assert page.locator("#plot-reward .scatterlayer .trace path.js-line").count() == 2
-    assert page.locator("#plot-time .scatterlayer .trace").count() == 6
+    assert page.locator("#plot-time .scatterlayer .trace").count() == len(PHASES)
     assert page.locator("#plot-score-heatmap .heatmaplayer image").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") == width
     boxes = page.evaluate("[...document.querySelectorAll('.curve')].map(e => e.getBoundingClientRect().width)")
@@ -244,7 +246,7 @@ def test_browser_viewer_follows_the_choice(open_page: Any) -> None:
     seen = {page.inner_text("#group")}
     page.select_option("#problem", index=2)
     seen.add(page.inner_text("#group"))
-    page.select_option("#round", label="19")
+    page.select_option("#round", label="19 (last, highest reward, highest acceptance)")
     seen.add(page.inner_text("#group"))
     assert page.evaluate("document.getElementById('problem').selectedIndex") == 2
     page.click("#next")
@@ -263,7 +265,7 @@ def test_browser_rejected_beside_replacement_with_scores(open_page: Any, width: 
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     pair = page.locator(".pair").first
     left, right = pair.locator("article").nth(0), pair.locator("article").nth(1)
-    assert "rejected, replaced" in left.inner_text()
+    assert "not kept: score 2 < θ 7" in left.inner_text()
     assert "not trained on" in left.inner_text()
     assert "teacher" in right.inner_text()
     assert "advantage 1" in right.inner_text()

@@ -1,24 +1,6 @@
-"use strict";
 (async () => {
-  const find = (id) => document.getElementById(id);
-
-  // --- unpacking -----------------------------------------------------------------------------------------
-  async function unpack(id) {
-    const bytes = Uint8Array.from(atob(find(id).textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).text();
-  }
-  let data;
-  try {
-    data = JSON.parse(await unpack("run-data"));
-    const code = document.createElement("script");
-    code.textContent = await unpack("plotly-code");
-    document.head.append(code);
-  } catch (error) {
-    find("failure").textContent = "This browser could not unpack the page's data (" + error.message + "). Any browser since 2023 can.";
-    find("failure").hidden = false;
-    return;
-  }
+  const data = await pageData;
+  if (!data) return;
 
   // --- small helpers: text goes into text nodes, never into markup ---------------------------------------------
   function make(tag, className, ...children) {
@@ -29,32 +11,6 @@
   }
   const number = (value, digits) => (value === null || value === undefined ? "none" : Number(value.toFixed(digits)).toString());
   const scored = (value) => value !== null && value !== undefined;
-
-  // --- curves ----------------------------------------------------------------------------------------------
-  function themed() {
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--soft").trim(), line = style.getPropertyValue("--line").trim();
-    const card = style.getPropertyValue("--card").trim();
-    const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line };
-    return { ink, line, card, axis };
-  }
-  function drawCurves() {
-    const { ink, line, card, axis } = themed();
-    const touch = matchMedia("(pointer: coarse)").matches;
-    for (const { id, figure } of data.figures) {
-      if (!figure) continue;
-      const layout = structuredClone(figure.layout);
-      Object.assign(layout, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true });
-      layout.font = { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily };
-      layout.hoverlabel = { bgcolor: card, bordercolor: line, font: { color: ink } };
-      layout.xaxis = { ...layout.xaxis, ...axis, showgrid: false };
-      layout.yaxis = { ...layout.yaxis, ...axis };
-      if (touch) layout.dragmode = false;
-      Plotly.react(find("plot-" + id), figure.data, layout, { responsive: true, displayModeBar: false });
-    }
-  }
-  drawCurves();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCurves);
 
   // --- rollout viewer ------------------------------------------------------------------------------------------
   if (!data.rounds.length) return;
@@ -143,7 +99,7 @@
     if (t.stop_reason) numbers.append(pair("stopped at", t.stop_reason.replaceAll("_", " ")));
     const steps = make("ol", "steps", ...t.steps.map((step) =>
       stepNode(step, t.source === "teacher" || (t.source === "mixed" && step.start >= t.student_tokens))));
-    return make("article", t.in_mixture === false ? "rejected" : "",
+    return make("article", t.in_mixture === false ? "replaced" : "",
       make("h3", "", `Sample ${t.sample}`, badge, make("span", "state", state)), numbers, steps);
   }
 
@@ -151,34 +107,33 @@
   function showGroup() {
     hideTip();
     const round = data.rounds[roundSelect.selectedIndex], group = round.groups[problemSelect.selectedIndex];
-    const all = group.trajectories, rejected = all.filter((t) => t.in_mixture === false);
+    const all = group.trajectories, replaced = all.filter((t) => t.in_mixture === false);
     const mixture = all.filter((t) => t.in_mixture !== false);
-    const own = [...rejected, ...mixture.filter((t) => t.source === "student")];
+    const own = [...replaced, ...mixture.filter((t) => t.source === "student")];
     const decided = own.filter((t) => scored(t.accepted));
     const rewards = (list) => mean(list.map((t) => t.reward).filter(scored));
     let summary = `reference ${group.answers.join(" or ") || "none"} · mean reward: student's ${own.length} samples ${rewards(own)},`
       + ` the ${mixture.length} trained on ${rewards(mixture)}`;
-    if (decided.length) summary += ` · accepted ${decided.filter((t) => t.accepted).length} of ${decided.length}`;
+    if (decided.length) summary += ` · accepted by score ${decided.filter((t) => t.accepted).length} of ${decided.length}`;
+    if (decided.length || replaced.length) summary += ` · kept ${own.length - replaced.length} of ${own.length}`;
     if (mixture.every((t) => !t.advantage)) summary += " · zero advantage: this group gives no gradient";
 
     const list = make("div", "trajectories");
     const replacedBy = new Map();
-    for (const loser of rejected) {
+    for (const loser of replaced) {
       const successor = mixture.find((t) => t.sample === loser.sample && t.source !== "student");
       if (successor) replacedBy.set(successor, loser);
     }
     const shown = new Set(replacedBy.values());
-    for (const t of [...mixture, ...rejected].sort((a, b) => a.sample - b.sample)) {
+    for (const t of [...mixture, ...replaced].sort((a, b) => a.sample - b.sample)) {
       if (shown.has(t)) continue;
       const loser = replacedBy.get(t);
       if (loser) {
         const arrow = make("span", "arrow", "→");
         arrow.setAttribute("aria-label", "replaced by");
         const how = t.source === "mixed" ? "continued by the teacher" : "replaces it";
-        list.append(make("div", "pair", card(loser, "rejected, replaced"), arrow, card(t, how)));
-      } else if (t.in_mixture === false) list.append(card(t, "rejected"));
-      else if (t.source !== "student") list.append(card(t, "added to the group"));
-      else list.append(card(t, t.accepted === true ? "accepted" : t.accepted === false ? "rejected, kept" : ""));
+        list.append(make("div", "pair", card(loser, loser.verdict), arrow, card(t, how)));
+      } else list.append(card(t, t.source !== "student" ? "added to the group" : t.verdict));
     }
     find("group").replaceChildren(make("p", "question", group.question), make("p", "summary", summary), list);
     const last = roundSelect.selectedIndex === data.rounds.length - 1 && problemSelect.selectedIndex === round.groups.length - 1;
@@ -194,7 +149,8 @@
     }));
     problemSelect.selectedIndex = Math.min(index, groups.length - 1);
   }
-  roundSelect.append(...data.rounds.map((round) => make("option", "", String(round.round))));
+  roundSelect.append(...data.rounds.map((round) =>
+    make("option", "", round.round + (round.reason ? ` (${round.reason})` : ""))));
   roundSelect.addEventListener("change", () => { fillProblems(problemSelect.selectedIndex); showGroup(); });
   problemSelect.addEventListener("change", showGroup);
   find("next").addEventListener("click", () => {
