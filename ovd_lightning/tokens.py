@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ovd_lightning.engines.render import encode
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The text of some tokens, special tokens left out."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def decode_one(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """As :func:`decode`, of a single token, which is decoded once in a process."""
+    known = _decoded(tokenizer)
+    return known[token_id] if token_id in known else known.setdefault(token_id, decode(tokenizer, [token_id]))
+
+
+@lru_cache(maxsize=8)
+def _decoded(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return {}
 
 
 def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool, system: str | None = None) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import os
 import pstats
 import tempfile
@@ -62,6 +63,14 @@ class Clock:
         self._switch()
         return dict(self.seconds)
 
+    def collecting(self, phase: str, info: dict[str, int]) -> None:
+        """Called by the garbage collector."""
+        self._switch()
+        if phase == "start":
+            self._parts.append("garbage collection")
+        else:
+            self._parts.pop()
+
     def over(self, owner: Any, name: str, part: str) -> None:
         """Count every call of ``owner.name`` as a part."""
         call = getattr(owner, name)
@@ -80,6 +89,7 @@ def divide(clock: Clock) -> None:
     from ovd_lightning.engines.hf import HFEngine
     from ovd_lightning.engines.vllm import VLLMEngine
     from ovd_lightning.judges.verbal import VerbalJudge
+    from ovd_lightning.methods.ovd import OVD
     from ovd_lightning.module import OVDModule
     from ovd_lightning.round import loop
     from ovd_lightning.round.context import Round
@@ -104,6 +114,7 @@ def divide(clock: Clock) -> None:
         (Round, "demonstrate", "trajectories, their metrics"),
         (Round, "finish", "steps"),
         (ArithmeticTask, "grade_many", "grading"),
+        (OVD, "annotate", "acceptance, replacement, credit"),
         (loop, "collate", "micro-batches"),
         (TranscriptWriter, "write", "transcripts"),
         (RolloutCallback, "on_train_batch_end", "logging"),
@@ -126,11 +137,14 @@ def divide(clock: Clock) -> None:
 
 def measure(rounds: int, settings: list[str], folder: Path, profile: cProfile.Profile | None) -> dict[str, float]:
     """Seconds of each part, of ``rounds - 2`` rounds together."""
-    from ovd_lightning.callbacks.rollout import RolloutCallback
-    from ovd_lightning.cli import main
+    from ovd_lightning.__main__ import importing
 
+    with importing():
+        from ovd_lightning.callbacks.rollout import RolloutCallback
+        from ovd_lightning.cli import main
     clock = Clock()
     divide(clock)
+    gc.callbacks.append(clock.collecting)
     collect, found = RolloutCallback.collect, {}
 
     def counted(self: Any, index: int, *args: Any) -> Any:
@@ -144,7 +158,7 @@ def measure(rounds: int, settings: list[str], folder: Path, profile: cProfile.Pr
             found.update(clock.read())
         return collect(self, index, *args)
 
-    RolloutCallback.collect = counted  # type: ignore[method-assign]
+    RolloutCallback.collect = counted  # type: ignore[assignment,method-assign]
     main([
         "fit", *settings, f"--data.rounds={rounds}", f"--trainer.default_root_dir={folder}", "--run.wandb=disabled",
         "--benchmark.every_n_rounds=1000", "--benchmark.before_training=false", "--benchmark.after_training=false",
@@ -189,7 +203,7 @@ def main() -> None:
         print(f"| {' | '.join(row)} |")
     print(f"\ntranscripts: {size:,.0f} bytes a round")
     if profile is not None:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(60)
+        pstats.Stats(profile).sort_stats("cumtime").print_stats("lightning|tokeni[sz]|jinja|arithmetic|json|zlib", 90)
 
 
 if __name__ == "__main__":

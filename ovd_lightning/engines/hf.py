@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ovd_lightning.head import Head
 
 CACHES = ("past_key_values", "cache_params")
+BLOCK = 64
+"""Tokens of the vocabulary in one block of `quantiles`."""
 LOGITS_AT_ONCE = 1 << 24
 """Entries of the largest [positions, vocabulary] tensor that scoring makes."""
 
@@ -163,25 +165,29 @@ class HFEngine(LocalEngine):
         """One batch, left-padded; finished sequences are removed from it."""
         import torch
 
+        from ovd_lightning.engines.hf_cache import let_grow, places
+
         device, ends = self.network.device, set(self.ends())
         longest = max(map(len, prompts))
-        uniforms = [  # of each sequence, drawn ahead: independent of the rest of the batch
-            torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
-            for n, s in zip(limits, seeds, strict=True)
-        ]
+        uniforms = torch.zeros(len(prompts), max(limits), dtype=torch.float64)
+        for row, n, s in zip(uniforms, limits, seeds, strict=True):  # drawn ahead: independent of the rest of the batch
+            row[:n] = torch.rand(n, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+        uniforms = uniforms.to(device)
         inputs = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        mask = torch.ones(len(prompts), longest + max(limits), dtype=torch.long, device=device)
+        for row, prompt in zip(mask, prompts, strict=True):
+            row[: longest - len(prompt)] = 0
+        positions = (mask[:, :longest].cumsum(-1) - 1).clamp(min=0)
         tokens: list[list[int]] = [[] for _ in prompts]
         logprobs: list[list[float]] = [[] for _ in prompts]
         truncated = [False] * len(prompts)
         live = list(range(len(prompts)))
         cache: dict[str, Any] = {}  # by the name under which the model takes and returns it
         with torch.no_grad():
-            while live:
+            for step in range(max(limits)):
                 output = self.network(
                     input_ids=inputs,
-                    attention_mask=mask,
+                    attention_mask=mask[:, : longest + step],
                     position_ids=positions,
                     use_cache=True,
                     logits_to_keep=1,
@@ -190,8 +196,10 @@ class HFEngine(LocalEngine):
                 cache = {name: output[name] for name in CACHES if name in output}
                 if not cache:
                     raise RuntimeError(f"{self.name}: {type(self.network).__name__} keeps no cache")
-                u = torch.stack([uniforms[i][len(tokens[i])] for i in live]).to(device)
-                chosen, chosen_logprobs = self._draw(output.logits[:, -1].float(), u, sampling)
+                if step == 0:
+                    for states in cache.values():
+                        let_grow(states)
+                chosen, chosen_logprobs = self._draw(output.logits[:, -1].float(), uniforms[:, step], sampling)
                 kept = []
                 for row, (i, token, logprob) in enumerate(
                     zip(live, chosen.tolist(), chosen_logprobs.tolist(), strict=True)
@@ -204,14 +212,15 @@ class HFEngine(LocalEngine):
                         kept.append(row)
                 if len(kept) < len(live):
                     finished(len(live) - len(kept))
-                    select = torch.tensor(kept, device=device, dtype=torch.long)
-                    chosen, mask, positions = chosen[select], mask[select], positions[select]
-                    live = [live[row] for row in kept]
-                    if live:
-                        for kept_states in cache.values():
-                            kept_states.reorder_cache(select)  # the one way to select rows that every kind of cache has
+                    if not kept:
+                        break
+                    rows = places(kept)
+                    live = [live[row] for row in rows]
+                    select = torch.tensor(rows, device=device)
+                    chosen, positions, mask, uniforms = (x[select] for x in (chosen, positions, mask, uniforms))
+                    for states in cache.values():
+                        states.reorder_cache(select)  # the one way to select rows that every kind of cache has
                 inputs = chosen[:, None]
-                mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=-1)
                 positions = positions[:, -1:] + 1
         return [
             Completion(
@@ -240,9 +249,7 @@ class HFEngine(LocalEngine):
             ranked = ranked.masked_fill(before >= sampling.top_p, -torch.inf)
             logits_BV = torch.empty_like(ranked).scatter_(-1, index, ranked)
         logprobs = logits_BV.log_softmax(-1)
-        cumulative = logprobs.double().exp().cumsum(-1)
-        chosen = torch.searchsorted(cumulative, u_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
-        chosen = chosen.clamp(max=logits_BV.shape[-1] - 1)
+        chosen = quantiles(logprobs, u_B)
         return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
 
     def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
@@ -307,3 +314,34 @@ class HFEngine(LocalEngine):
         self.count(sum(len(p) + len(c) for p, c in pairs), 0)
         wanted = [[(len(p) + k - 1, [token]) for k, token in enumerate(c)] for p, c in pairs]
         return [part.reshape(-1) for part in self._score([p + c for p, c in pairs], wanted)]
+
+
+def quantiles(logprobs_BV: Tensor, u_B: Tensor) -> Tensor:
+    """[B]: the first token at which the distribution function of each row exceeds ``u_B`` (float64).
+
+    A large vocabulary is searched in two levels, sums of blocks first, so that few numbers are needed in float64.
+    """
+    import torch
+
+    rows, size = logprobs_BV.shape
+    first = torch.zeros(rows, 1, dtype=torch.long, device=u_B.device)
+    if size > BLOCK**2:
+        probs = torch.nn.functional.pad(logprobs_BV.exp(), (0, -size % BLOCK)).view(rows, -1, BLOCK)
+        ends = probs.sum(-1, dtype=torch.float64).cumsum(-1)
+        target = u_B[:, None] * ends[:, -1:]
+        block = _place(ends, target)
+        first = block * BLOCK
+        target = target - torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
+        cumulative = probs.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].double().cumsum(-1)
+    else:
+        cumulative = logprobs_BV.double().exp().cumsum(-1)
+        target = u_B[:, None] * cumulative[:, -1:]
+    return (first + _place(cumulative, target))[:, 0]
+
+
+def _place(cumulative_BN: Tensor, target_B1: Tensor) -> Tensor:
+    """[B, 1]: the first place that exceeds the target; at most where the sum ends, which rounding may not exceed."""
+    import torch
+
+    last = (cumulative_BN < cumulative_BN[:, -1:]).sum(-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(cumulative_BN, target_B1, right=True), last)

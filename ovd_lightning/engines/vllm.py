@@ -33,7 +33,7 @@ CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 MAX_CANDIDATES = 128
 """vLLM's limit for ``logprob_token_ids`` of one request."""
 NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
-"""Sampling parameters of a request that scores. ``skip_clone``: they are of one request, so vLLM need not copy them."""
+"""Sampling parameters of a request that scores. ``skip_clone``: vLLM need not copy what is inside."""
 HINT = (
     "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without it: "
     "--engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart takes "
@@ -360,7 +360,7 @@ class VLLMEngine(LocalEngine):
         encoded = self.encode_requests(prompts)
         self.count(sum(map(len, encoded)), len(encoded))
         chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
-        parameters = [SamplingParams(**NEXT_TOKEN, logprob_token_ids=chunk) for chunk in chunks * len(encoded)]
+        parameters = [SamplingParams(**NEXT_TOKEN, logprob_token_ids=chunk) for chunk in chunks] * len(encoded)
         outputs = iter(self._run([ids for ids in encoded for _ in chunks], parameters))
         values: list[float] = []
         for chunk in chunks * len(encoded):

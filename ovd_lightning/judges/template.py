@@ -22,7 +22,25 @@ from ovd_lightning.judges.scale import Scale
 
 PROMPTS = Path(__file__).with_name("prompts")
 VARIABLES = ("question", "previous", "step", "response", "reference", "scale", "rubric", "criterion")
-_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's, which looks at the type of an object and the name of an attribute: at each pair once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._safe: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, type):
+            return super().is_safe_attribute(obj, attr, value)
+        pair = (type(obj), attr)
+        if pair not in self._safe:
+            self._safe[pair] = super().is_safe_attribute(obj, attr, value)
+        return self._safe[pair]
+
+
+_JINJA = _Sandbox(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 class PromptTemplate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
@@ -32,8 +32,8 @@ class RoundMetrics:
     def log_histogram(self, name: str, values: Sequence[float], bins: Sequence[float]) -> None:
         """Counts of ``values`` in the bin of the nearest of ``bins`` (a mean score falls between two)."""
         counts = [0] * len(bins)
-        for value in values:
-            counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += 1
+        for value, times in Counter(values).items():
+            counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += times
         self.histograms[name] = (list(bins), counts)
 
     def add_mean(self, name: str, total: float, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.types import Problem
@@ -16,15 +17,21 @@ def round_problems(problems: Sequence[Problem], count: int, round: int, seed: in
     (A.2 trains on one example: 128 groups of one problem).
     """
     chosen: list[Problem] = []
-    order: list[int] = []
+    order: Sequence[int] = ()
     epoch = -1
     for position in range(round * count, (round + 1) * count):
         if position // len(problems) != epoch:
             epoch = position // len(problems)
-            order = list(range(len(problems)))
-            random.Random(f"{seed}/{epoch}").shuffle(order)
+            order = _order(len(problems), f"{seed}/{epoch}")
         chosen.append(problems[order[position % len(problems)]])
     return chosen
+
+
+@lru_cache(maxsize=2)  # an epoch has many rounds
+def _order(size: int, seed: str) -> tuple[int, ...]:
+    order = list(range(size))
+    random.Random(seed).shuffle(order)
+    return tuple(order)
 
 
 def further_problems(problems: Sequence[Problem], count: int, round: int, seed: int, attempt: int) -> list[Problem]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.tasks import rewards
-from ovd_lightning.tokens import decode
+from ovd_lightning.tokens import decode, decode_one
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -124,11 +124,9 @@ class Task(ABC):
         text (an end of sequence) belong to the last step. Empty input gives no step.
         """
         spans: list[tuple[int, int]] = []
-        pieces: dict[int, str] = {}
         start = 0
         for i, token in enumerate(token_ids):
-            piece = pieces[token] if token in pieces else pieces.setdefault(token, decode(tokenizer, [token]))
-            if self.step_separator[-1] not in piece:
+            if self.step_separator[-1] not in decode_one(tokenizer, token):
                 continue  # cannot complete the separator: spares a decoding for each token
             if self.step_separator in decode(tokenizer, token_ids[start : i + 1]).lstrip():
                 spans.append((start, i + 1))

@@ -1,0 +1,44 @@
+"""What vLLM is asked to do, and spared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ovd_lightning.engines.base import Request, Sampling
+from ovd_lightning.engines.vllm import VLLMEngine
+
+pytestmark = pytest.mark.vllm
+
+
+def test_vllm_decodes_only_where_a_stop_text_needs_it(
+    start_engine: Callable[..., VLLMEngine], tied_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts, tokens and log-probabilities are the same either way: texts are decoded here."""
+    engine = start_engine("vllm", tied_path)
+    run, asked, decode = engine._run, [], False
+
+    def recorded(prompts: Any, parameters: Any) -> Any:
+        asked.extend(one.detokenize for one in parameters)
+        for one in parameters:
+            one.detokenize = one.detokenize or decode
+        return run(prompts, parameters)
+
+    monkeypatch.setattr(engine, "_run", recorded)
+    requests = [Request(prompt=[10, 20, 30 + i], seed=i) for i in range(8)]
+    found = engine.generate(requests, Sampling(max_tokens=24))
+    decode = True
+    assert engine.generate(requests, Sampling(max_tokens=24)) == found
+    assert asked == [False] * 16
+    asked.clear()
+    decode = False
+    text = found[0].text
+    stopped = engine.generate(requests[:1], Sampling(max_tokens=24, stop=(text[4],)))[0]
+    assert asked == [True]
+    assert stopped.text == text[: text.index(text[4]) + 1]
+    asked.clear()
+    engine.next_token_logprobs([[10, 20]], [6, 7])
+    engine.score([[10, 20]], [[6, 7]])
+    assert not any(asked)
