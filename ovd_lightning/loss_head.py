@@ -134,11 +134,11 @@ class Divergence(TokenLogprobs):
 
     def gradient(self, logits: Tensor, span: slice, gradients: Sequence[Tensor | None]) -> None:
         (of_value,) = gradients
+        kept, self.kept = self.kept, None
         if of_value is None:
             logits.zero_()
             return
-        taught = self.teacher(span) if self.kept is None else self.kept
-        self.kept = None
+        taught = self.teacher(span) if kept is None else kept
         for rows in blocks(logits):
             own, wanted = self._both(logits, taught, rows)
             slope = F.generalised_jsd_gradient(own, wanted, self.beta)
@@ -165,7 +165,8 @@ def quantities(
         expected: what saves the backward pass a second look at the logits. Not used with float16, whose gradients need
             the scale that the backward pass brings.
     """
-    if rows.dtype == torch.float16:
+    _, automatic, dtype = _autocast(rows.device.type)
+    if torch.float16 in (rows.dtype, dtype if automatic else None):
         expected = None
     return _Chunked.apply(wanted, head, chunk, expected, rows, *head.parameters())  # type: ignore[no-any-return]
 

@@ -127,6 +127,16 @@ def test_logits_are_looked_at_once_where_tokens_stand_alone(
     assert gap(found, gradient) < 1e-6
 
 
+def test_float16_waits_for_the_scale(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is formed ahead of the backward pass would be too small for float16."""
+    student, batch = Student(tiny_model), filled(tiny_model)
+    rows = counted(student, monkeypatch)
+    with torch.autocast("cpu", torch.float16):
+        loss = GRPO().loss(student, batch).loss
+    (loss * 1024).backward()
+    assert len(rows) == 2
+
+
 class Hopeful(SOD):
     """Says that its tokens stand alone, which they do not."""
 
