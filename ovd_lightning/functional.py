@@ -98,6 +98,17 @@ def token_entropy(logits: Tensor, log_z: Tensor | None = None) -> Tensor:
     return log_z - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
 
 
+def log_partition(logits: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """log sum exp(logits / temperature), and the entropy in nats of softmax(logits / temperature) if it is wanted: both
+    from one exponential. [*, V] -> [*] each."""
+    z = logits if temperature == 1 else logits / temperature
+    top = z.amax(dim=-1, keepdim=True)
+    powers = (z - top).exp_()
+    total = powers.sum(dim=-1)
+    log_z = top[..., 0] + total.log()
+    return log_z, log_z - powers.mul_(z).sum(dim=-1) / total if entropy else None
+
+
 def soft_acceptance(score: float, beta: float, bound: float) -> float:
     """Acceptance probability of appendix A.1.1: a(y) = min(1, exp(S / beta) / M)."""
     return min(1.0, math.exp(min(score / beta, 700.0)) / bound)
@@ -181,6 +192,22 @@ def generalised_jsd(student_logprobs: Tensor, teacher_logprobs: Tensor, beta: fl
     from_teacher = (teacher.exp() * (teacher - mixture)).sum(dim=-1)
     from_student = (student_logprobs.exp() * (student_logprobs - mixture)).sum(dim=-1)
     return beta * from_teacher + (1 - beta) * from_student
+
+
+def generalised_jsd_gradient(student_logprobs: Tensor, teacher_logprobs: Tensor, beta: float) -> Tensor:
+    """Gradient of `generalised_jsd` with respect to the logits of the student's softmax, [*, V].
+
+    p_S (r - sum p_S r) with r = (1 - beta) log(p_S / M); at beta = 1, r = log(p_S / p_T), and p_S - p_T at beta = 0.
+    """
+    if beta == 0:
+        return student_logprobs.exp() - teacher_logprobs.exp()
+    if beta == 1:
+        slope = student_logprobs - teacher_logprobs
+    else:
+        mixture = torch.logaddexp(teacher_logprobs + math.log(beta), student_logprobs + math.log1p(-beta))
+        slope = mixture.neg_().add_(student_logprobs).mul_(1 - beta)
+    student = student_logprobs.exp()
+    return slope.sub_((student * slope).sum(dim=-1, keepdim=True)).mul_(student)
 
 
 def sign_gate(outcome: Tensor, teacher: Tensor, agree: float, conflict: float) -> Tensor:

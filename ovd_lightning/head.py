@@ -59,11 +59,17 @@ class Head:
     Raises: UnknownHead where the halves do not make the whole.
     """
 
+    needs_mask: bool
+    """The model must be told where rows are padded on the right: what it computes before depends on it."""
+    linear: bool
+    """The logits are rows W^T + b and nothing else."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         embeddings = model.get_output_embeddings()
         if embeddings is None:
             raise UnknownHead(f"{type(model).__name__} has no language-model head")
         largest = float("inf")
+        self.needs_mask = True
         for transformer in dict.fromkeys([model.base_model, model.get_decoder()]):
             self._transformer = transformer
             self._rest = _with(model, transformer, _Given(transformer))
@@ -73,6 +79,8 @@ class Head:
                 found: Exception | None = error
                 continue
             if largest <= TOLERANCE.get(model.dtype, 0.1):
+                self.linear = self._is_linear(model)
+                self.needs_mask = self._reads_padding(model)
                 return
             found = None
         raise UnknownHead(
@@ -81,13 +89,55 @@ class Head:
         )
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, L, d] from [B, L], right-padded."""
-        output = self._transformer(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state
+        """[B, L, d] from [B, L], right-padded; what stands at the padding is arbitrary.
+
+        A causal model never looks ahead, so padding on the right needs no mask; one would keep attention from its fast
+        kernels.
+        """
+        mask = attention_mask if self.needs_mask else None
+        return self._transformer(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def logits(self, rows: Tensor) -> Tensor:
         """[M, d] -> [M, V] in the model's own dtype: what it answers at these positions."""
         return self._rest.forward(inputs_embeds=rows[None]).logits[0]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What ``logits`` depends on besides its rows: (weight, bias) where the head is linear."""
+        if self.linear:
+            return list(self._output.parameters(recurse=False))
+        return list(self._rest.parameters())
+
+    @torch.no_grad()
+    def _is_linear(self, model: PreTrainedModel) -> bool:
+        """Whether logits are a matrix product, and perhaps a bias, and nothing else: neither scaled nor capped."""
+        self._output = model.get_output_embeddings()
+        if type(self._output) is not nn.Linear:
+            return False
+        draw = torch.Generator().manual_seed(0)
+        rows = torch.randn(PROBE_TOKENS, self._output.in_features, generator=draw).to(model.device, model.dtype)
+        return torch.equal(self.logits(rows), self._output(rows))
+
+    @torch.no_grad()
+    def _reads_padding(self, model: PreTrainedModel) -> bool:
+        """Whether hidden states before the padding depend on what stands there, or on the mask that tells where."""
+        draw = torch.Generator().manual_seed(1)
+        size = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        ids, others = torch.randint(size, (2, 2, PROBE_TOKENS), generator=draw).to(model.device)
+        real = torch.ones_like(ids)
+        real[1, PROBE_TOKENS // 2 :] = 0
+        others = torch.where(real.bool(), ids, others)
+        found = []
+        for needs_mask, tokens in ((True, ids), (False, ids), (False, others)):
+            self.needs_mask = needs_mask
+            try:
+                found.append(self.hidden(tokens, real)[real.bool()].float())
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                if needs_mask:
+                    raise
+                return True
+        masked, plain, other = found
+        largest = masked.abs().max() * TOLERANCE.get(model.dtype, 0.1)
+        return bool((plain - masked).abs().max() > largest or (plain - other).abs().max() > largest / 5)
 
     @torch.no_grad()
     def _difference(self, model: PreTrainedModel) -> float:

@@ -95,6 +95,7 @@ class OVDModule(L.LightningModule):
                 fully_shard(block, mesh=shard)
             fully_shard(self.student, mesh=shard)
             register_fsdp_forward_method(self.student, "divergence")
+            self.student.pass_cost = float("inf")
 
     @property
     def reference(self) -> Any:
@@ -115,9 +116,9 @@ class OVDModule(L.LightningModule):
         # Automatic precision is the training step's, so that old and new log-probabilities differ by the update only.
         with self.trainer.precision_plugin.forward_context():
             if old:
-                batch.old_logprobs = self.student(*inputs)[0]
+                batch.old_logprobs = self.student(*inputs, entropy=False)[0]
             if self.method.needs_reference:
-                batch.reference_logprobs = self.reference(*inputs)[0]
+                batch.reference_logprobs = self.reference(*inputs, entropy=False)[0]
             self.method.annotate_batch(batch)
         return batch
 
@@ -147,6 +148,9 @@ class OVDModule(L.LightningModule):
         for name, values in output.maxima.items():
             metrics.add_maximum(name, values.max().item() if values.numel() else float("-inf"))
         metrics.add_sum("throughput/trained_tokens", int(batch.completion_mask.sum()))
+        slices = self.student.slices(batch.attention_mask)
+        computed = sum((rows.stop - rows.start) * longest for rows, longest in slices)
+        metrics.add_mean("throughput/padding", computed, int(batch.attention_mask.sum()))
         if batch.update == 0:
             metrics.add_sum("loss", output.loss.item())
         return output.loss

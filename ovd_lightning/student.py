@@ -10,7 +10,7 @@ log-probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.export import export
-from ovd_lightning.functional import generalised_jsd, token_entropy
 from ovd_lightning.head import Head, UnknownHead
+from ovd_lightning.lengths import slices_by_length
+from ovd_lightning.loss_head import Divergence, Expected, TokenLogprobs, quantities
 from ovd_lightning.weights import checkpoint_weights, named_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+PASS_COST, PASS_COST_ACCELERATOR = 5e7, 5e11
+"""What a pass through the transformer costs whatever it computes, in parameters x tokens (docs/speed.md)."""
+WEIGHTS_COST = 16
+"""What adding up the gradients of all weights costs, in tokens."""
 
-def _spread(mask: Tensor, values: list[Tensor]) -> Any:
+
+def _spread(mask: Tensor, values: Sequence[Tensor]) -> Any:
     """A tuple of [B, L-1], 0 outside the mask, from as many of [M]."""
     zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     return tuple(zeros.masked_scatter(mask, v) for v in values)
@@ -46,6 +52,10 @@ class Student(nn.Module):
         chunk_size: trained positions whose logits exist at a time; a chunk costs chunk_size x V x 4 bytes.
         gradient_checkpointing: recompute the transformer's activations in the backward pass.
     """
+
+    pass_cost: float | None = None
+    """What one more pass through the transformer costs, in tokens; None: as the model's size and its device have it.
+    Infinite under FSDP2, whose ranks must enter each block equally often."""
 
     def __init__(
         self, path: str, dtype: str = "float32", chunk_size: int = 1024, gradient_checkpointing: bool = False
@@ -78,7 +88,13 @@ class Student(nn.Module):
         return [m for n, m in found.items() if not any(n.startswith(f"{outer}.") for outer in found)]
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float = 1.0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        expected: Expected | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability of each trained token, and the policy's entropy there.
 
@@ -86,12 +102,14 @@ class Student(nn.Module):
             input_ids, attention_mask: [B, L], right-padded.
             mask: [B, L-1] bool; position j stands for the prediction of token j+1.
             temperature: of softmax(logits / temperature).
+            entropy: False saves their computation; they are NaN.
+            expected: the loss's gradient, ahead of the backward pass, which then is faster: see `Method.expected`.
         Returns:
             (log-probabilities [B, L-1], entropies in nats [B, L-1]), float32, 0 outside the mask.
         """
-        rows = self.rows(input_ids, attention_mask, mask)
-        targets = input_ids[:, 1:][mask]  # [M]
-        return _spread(mask, self._in_chunks(self._chunk, (rows, targets), temperature))
+        rows = self.rows(input_ids, attention_mask, mask)  # [M, d]
+        wanted = TokenLogprobs(input_ids[:, 1:][mask], temperature, entropy)
+        return _spread(mask, quantities(wanted, rows, self._head, self.chunk_size, expected))
 
     def divergence(
         self,
@@ -102,6 +120,7 @@ class Student(nn.Module):
         beta: float,
         teacher: Student,
         teacher_inputs: tuple[Tensor, Tensor, Tensor] | None = None,
+        expected: Expected | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The generalised JSD of the teacher's and the student's whole distributions at each trained token.
 
@@ -114,9 +133,10 @@ class Student(nn.Module):
             beta: see `functional.generalised_jsd`.
             teacher: of the same vocabulary; gets no gradient. May be this student itself.
             teacher_inputs: (input_ids, attention_mask, mask) where the teacher has other prompts.
+            expected: as for :meth:`forward`, of the divergences.
         Returns:
-            (divergences [B, L-1], log-probabilities [B, L-1], entropies [B, L-1]), float32, 0 outside the mask. Let go
-            of the last two, or detach them, before the backward pass: held, they keep every chunk's tensors.
+            (divergences [B, L-1], log-probabilities [B, L-1], entropies [B, L-1]), float32, 0 outside the mask. The
+            last two carry no gradient.
         Raises: ValueError when teacher and student have different numbers of trained tokens.
         """
         with torch.no_grad():
@@ -124,20 +144,10 @@ class Student(nn.Module):
         rows = self.rows(input_ids, attention_mask, mask)  # [M, d]
         if len(rows) != len(taught):
             raise ValueError(f"the teacher reads {len(taught)} trained tokens, the student {len(rows)}")
-        targets = input_ids[:, 1:][mask]
-
-        def chunk(rows: Tensor, taught: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-            logits = self._logits(rows, temperature)  # [c, V]
-            with torch.no_grad():
-                wanted = teacher._logits(taught, temperature)
-            log_z = torch.logsumexp(logits, dim=-1)
-            logprobs = logits.gather(-1, targets[:, None])[:, 0] - log_z
-            common = min(logits.shape[-1], wanted.shape[-1])
-            own = torch.log_softmax(logits[:, :common], dim=-1)
-            value = generalised_jsd(own, torch.log_softmax(wanted[:, :common], dim=-1), beta)
-            return value, logprobs, token_entropy(logits, log_z)
-
-        return _spread(mask, self._in_chunks(chunk, (rows, taught, targets), temperature))
+        wanted = Divergence(
+            input_ids[:, 1:][mask], temperature, beta, lambda span: teacher._head.logits(taught[span]).float()
+        )
+        return _spread(mask, quantities(wanted, rows, self._head, self.chunk_size, expected))
 
     @torch.no_grad()
     def score(self, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0) -> list[Tensor]:
@@ -150,39 +160,28 @@ class Student(nn.Module):
         at = torch.arange(length, device=device)
         starts, ends = (torch.tensor([len(x) for x in of], device=device)[:, None] for of in (prompts, pairs))
         mask = ((at >= starts) & (at < ends))[:, 1:]
-        values, _ = self(ids, (at < ends).long(), mask, temperature)
+        values, _ = self(ids, (at < ends).long(), mask, temperature, entropy=False)
         return [row[trained].cpu() for row, trained in zip(values, mask, strict=True)]
 
     def rows(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor) -> Tensor:
         """[M, d]: the hidden state that predicts each of the M trained tokens, row by row."""
         if any(module.training for module in self.hf.modules()):
             raise RuntimeError("the student's model is in training mode: its dropout would train another policy")
-        return self._head.hidden(input_ids, attention_mask)[:, :-1][mask]
+        found = []
+        for rows, longest in self.slices(attention_mask):
+            hidden = self._head.hidden(input_ids[rows, :longest], attention_mask[rows, :longest])
+            found.append(hidden[:, :-1][mask[rows, : longest - 1]])
+        return torch.cat(found)
 
-    def _in_chunks(
-        self, chunk: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], *settings: float
-    ) -> list[Tensor]:
-        """``chunk`` over spans of [M, ...] tensors, its insides made again in the backward pass; [M] a result."""
-        parts: list[tuple[Tensor, ...]] = []
-        # One pass even when nothing is trained keeps every parameter, the head's too, in the graph, as DDP demands.
-        for start in range(0, max(tensors[0].shape[0], 1), self.chunk_size):
-            span = [t[start : start + self.chunk_size] for t in tensors]
-            if torch.is_grad_enabled():
-                parts.append(checkpoint(chunk, *span, *settings, use_reentrant=False))
-            else:
-                parts.append(chunk(*span, *settings))
-        return [torch.cat(values) for values in zip(*parts, strict=True)]
-
-    def _logits(self, rows: Tensor, temperature: float) -> Tensor:
-        """[c, d] -> [c, V] float32, divided by the temperature."""
-        return self._head.logits(rows).float() / temperature
-
-    def _chunk(self, rows: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """[c, d], [c] -> ([c], [c])."""
-        logits = self._logits(rows, temperature)  # [c, V]
-        log_z = torch.logsumexp(logits, dim=-1)
-        logprobs = logits.gather(-1, targets[:, None])[:, 0] - log_z
-        return logprobs, token_entropy(logits, log_z)
+    def slices(self, attention_mask: Tensor) -> list[tuple[slice, int]]:
+        """Rows of [B, L] that the transformer computes together, and how many tokens of each: less padding, at the
+        price of more passes."""
+        lengths = attention_mask.sum(dim=-1).tolist()
+        cost = self.pass_cost
+        if cost is None:
+            work = PASS_COST if self.hf.device.type == "cpu" else PASS_COST_ACCELERATOR
+            cost = WEIGHTS_COST + work / sum(p.numel() for p in self.hf.parameters())
+        return [(rows, max(lengths[rows])) for rows in slices_by_length(lengths, cost)]
 
     def named_weights(self, checkpoint: bool = False) -> Iterator[tuple[str, Tensor]]:
         """(name, full tensor) of every parameter and every buffer that a checkpoint holds.

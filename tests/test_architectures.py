@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,39 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(path: str) -> Non
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_on_the_right_needs_no_mask(path: str) -> None:
+    """Log-probabilities and gradients with and without the mask, of rows that are padded to several lengths."""
+    batch = batch_of(ragged())
+    values, gradients = [], []
+    for needs_mask in (True, False):
+        student = Student(path)
+        assert not student._head.needs_mask, "none of these models looks ahead"
+        assert len(student.slices(batch.attention_mask)) == 1, "a tiny model's rows are padded to one length"
+        student._head.needs_mask = needs_mask
+        logprobs, _ = student(batch.input_ids, batch.attention_mask, batch.completion_mask, 0.7)
+        (logprobs * batch.advantages).sum().backward()
+        values.append(logprobs)
+        gradients.append(gradient_of(student))
+    torch.testing.assert_close(values[1], values[0], atol=2e-5, rtol=0)
+    assert (gradients[1] - gradients[0]).abs().max() <= 1e-5 * gradients[0].norm()
+
+
+def test_slices_of_similar_length_change_nothing(path: str) -> None:
+    batch = batch_of(sorted(ragged(), key=lambda y: -len(y.prompt_ids) - len(y.completion_ids)))
+    values, gradients = [], []
+    for cost, passes in ((math.inf, 1), (3, 4)):
+        student = Student(path)
+        student.pass_cost = cost
+        assert len(student.slices(batch.attention_mask)) == passes
+        logprobs, entropies = student(batch.input_ids, batch.attention_mask, batch.completion_mask, 0.7)
+        (logprobs * batch.advantages + 0.1 * entropies).sum().backward()
+        values.append(torch.stack([logprobs, entropies]))
+        gradients.append(gradient_of(student))
+    torch.testing.assert_close(values[1], values[0], atol=2e-5, rtol=0)
+    assert (gradients[1] - gradients[0]).abs().max() <= 1e-5 * gradients[0].norm()
+
+
+def gradient_of(student: Student) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])

@@ -258,3 +258,22 @@ def test_sod_steps_and_weights_by_hand() -> None:
     assert weights[1].tolist() == pytest.approx([0, 1, 0, 0, 0, 0, 0, 0])
     assert not weights[2].any()
     assert not F.step_weights(gaps, torch.zeros_like(mask), 0.2, 1e-6).any()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_the_gradient_of_the_divergence_is_automatic_differentiations(beta: float) -> None:
+    logits, teacher = torch.randn(2, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    own, taught = logits.log_softmax(-1), teacher.log_softmax(-1)
+    F.generalised_jsd(own, taught, beta).sum().backward()
+    torch.testing.assert_close(F.generalised_jsd_gradient(own.detach(), taught, beta), logits.grad)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_log_partition_and_the_entropy_come_together(temperature: float) -> None:
+    logits = 8 * torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    log_z, entropy = F.log_partition(logits, temperature, entropy=True)
+    torch.testing.assert_close(log_z, torch.logsumexp(logits / temperature, dim=-1))
+    assert entropy is not None
+    torch.testing.assert_close(entropy, F.token_entropy(logits / temperature), atol=1e-5, rtol=1e-5)
+    assert F.log_partition(logits, temperature, entropy=False)[1] is None

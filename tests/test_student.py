@@ -464,7 +464,7 @@ def test_a_nested_soft_cap_is_applied(tmp_path: Path) -> None:
     torch.testing.assert_close(found[1], entropies, atol=1e-5, rtol=0)
     rows = student.rows(batch.input_ids, batch.attention_mask, batch.completion_mask)
     assert plain(rows).abs().max() > 2
-    assert student._logits(rows, 1.0).abs().max() <= 2
+    assert student._head.logits(rows).abs().max() <= 2
 
 
 def test_a_model_whose_logits_need_more_than_its_last_hidden_state_is_refused(

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_lightning.dry_run.shape import HALF, SINGLE, ModelShape
+from ovd_lightning.loss_head import BLOCK
 from ovd_lightning.methods.base import Method
 
 Sharding = Literal["none", "ddp", "fsdp2"]
-FORWARD_COPIES = 3
-"""Float32 tensors [chunk, V] alive at once in the loss's forward pass."""
+BLOCKS = 2
+"""Float32 tensors of `loss_head.BLOCK` entries alive beside each model's chunk of logits."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -103,32 +104,43 @@ class Account:
 def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     """(kept for the backward pass, needed on top while one block's gradient is made, kept of one block).
 
-    With T tokens, hidden size h, q = heads x head_dim, intermediate size f, row length L and e bytes a value, a block
-    keeps T (26 h + 8 q + 8 f + 2 L) bytes under automatic precision and T e/4 (24 h + 16 q + 16 f + 4 L) without; L is
-    the padding mask of attention. With checkpointing it keeps its input, T e h, and the rest is recomputed. The last
-    norm and the loss's rows add 20 T h, a block's backward pass three tensors of T f, or one and a matrix's gradient.
+    With T tokens, hidden size h, q = heads x head_dim, intermediate size f and e bytes a value, a block keeps
+    T (26 h + 8 q + 8 f) bytes under automatic precision, T e/4 (24 h + 16 q + 16 f) without; attention has no padding
+    mask to keep. With checkpointing it keeps its input, T e h, and the rest is recomputed. The last norm and the loss's
+    rows add 20 T h, a block's backward pass three tensors of T f, or one and a matrix's gradient.
     """
     tokens = setup.rows * setup.length
     q, f, h = shape.heads * shape.head_dim, shape.intermediate, shape.hidden
     if setup.autocast:
-        value, block = HALF, tokens * (26 * h + 8 * q + 8 * f + 2 * setup.length)
+        value, block = HALF, tokens * (26 * h + 8 * q + 8 * f)
     else:
         value = setup.parameter_bytes
-        block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f + 4 * setup.length)
+        block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
     end = 20 * tokens * h
     matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
     transient = max(3 * tokens * value * f, tokens * value * f + matrix)
     if setup.gradient_checkpointing:
         return shape.layers * tokens * setup.parameter_bytes * h + end, block + transient, block
-    # The half-precision copies of the weights are kept as well, but for the head's: the loss recomputes its own.
+    # The half-precision copies of the weights are kept as well, but for the head's: the loss makes its own.
     copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
     return shape.layers * block + end + copies, transient, block
 
 
 def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
-    """(the chunk's [c, V] tensors, the head's gradient beside the one that is accumulated)."""
+    """(the chunk's [c, V] tensors, the head's gradient [V, h] and what is beside it while a chunk's part is added).
+
+    In half precision, logits and their gradient have a copy of half the size. Under automatic precision the head's
+    matrix and a chunk's part of its gradient are there in half precision, and that part then in single precision as
+    well, when the copy of the logits is gone.
+    """
     rows = min(setup.chunk, setup.rows * setup.length)
-    return setup.loss_copies * rows * shape.vocabulary * SINGLE, shape.vocabulary * shape.hidden * setup.parameter_bytes
+    entries, matrix = rows * shape.vocabulary, shape.vocabulary * shape.hidden
+    chunk = setup.loss_copies * SINGLE * (entries + BLOCKS * max(min(BLOCK, entries), shape.vocabulary))
+    half = HALF * entries if setup.autocast or setup.parameter_bytes == HALF else 0
+    if not setup.autocast:
+        return chunk + half, matrix * setup.parameter_bytes
+    pairs = ((chunk + half, matrix * (SINGLE + 2 * HALF)), (chunk, matrix * (2 * SINGLE + HALF)))
+    return max(pairs, key=sum)
 
 
 def account(
@@ -141,11 +153,11 @@ def account(
     """Everything on the device of one rank; ``frozen``: other models that stay on it."""
     size = shape.parameters * setup.parameter_bytes
     shards = setup.ranks if setup.sharding == "fsdp2" else 1
-    own = -(-size // shards)
+    shard = -(-size // shards)
     each = f"{shape.parameters:,} x {setup.parameter_bytes} B" + (f" / {shards} ranks" if shards > 1 else "")
     static = [
-        Part(name="parameters", bytes=own, how=each),
-        Part(name="gradients", bytes=own, how=each),
+        Part(name="parameters", bytes=shard, how=each),
+        Part(name="gradients", bytes=shard, how=each),
         Part(name="AdamW state", bytes=optimizer_state(shape, setup), how=f"two moments, each {each}"),
     ]
     if setup.reference:
@@ -158,7 +170,7 @@ def account(
 
     kept, backward, block = activations(shape, setup)
     chunk, head = loss_buffer(shape, setup)
-    rows = chunk // (setup.loss_copies * SINGLE * shape.vocabulary)
+    rows = min(setup.chunk, setup.rows * setup.length)
     step = [
         Part(
             name="activations kept",
@@ -174,23 +186,24 @@ def account(
         Part(
             name="loss: chunk x V",
             bytes=chunk,
-            how=f"{setup.loss_copies} x {rows:,} rows x {shape.vocabulary:,} x 4 B",
+            how=f"{setup.loss_copies} x {rows:,} rows x {shape.vocabulary:,} x 4 B, and temporary tensors",
         ),
         Part(name="loss: head's gradient", bytes=head, how=f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"),
     ]
-    copies = HALF * shape.matrix_parameters if setup.autocast else 0
+    # The head's is made anew for every chunk.
+    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
     if copies and setup.gradient_checkpointing:  # otherwise among the activations
         step.append(Part(name="half-precision weights", bytes=copies, how="cached by autocast in the forward pass"))
     unsharded = 0
     if shards > 1:
         unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.parameter_bytes
         step.append(Part(name="FSDP2: unsharded", bytes=unsharded, how="embeddings and head, and two blocks"))
-    forward = chunk * FORWARD_COPIES // setup.loss_copies + (copies if setup.gradient_checkpointing else 0)
-    held = head if shape.tied else 0  # a tied head's gradient waits for the embedding's
-    wide = 2 if setup.autocast else 3  # head gradients alive while a chunk's is added, if that is more than the chunk
-    step_peak = unsharded + kept + max(forward, chunk + head, wide * head, backward + held)
+    forward = copies if setup.gradient_checkpointing else 0
+    own = shape.vocabulary * shape.hidden * setup.parameter_bytes
+    held = own if shape.tied else 0  # a tied head's gradient waits for the embedding's
+    step_peak = unsharded + kept + max(forward + chunk + head, 2 * own, backward + held)
 
-    update = Part(name="AdamW's step", bytes=own, how="one tensor of the parameters' size (foreach)")
+    update = Part(name="AdamW's step", bytes=shard, how="one tensor of the parameters' size (foreach)")
     gathered = None
     if shards > 1 and engines:
         gathered = Part(name="gathered weights", bytes=size, how="full parameters for the engine, before each round")

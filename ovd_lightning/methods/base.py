@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.loss_head import Expected
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls
 from ovd_lightning.settings.ranges import AboveOne, NonNegativeFloat, OpenUnitInterval, PositiveFloat, PositiveInt
 from ovd_lightning.types import Batch, Group, Problem
@@ -42,12 +43,12 @@ class LossOutput:
 
 
 class Method(ABC):
-    """One file a method, in four hooks: :meth:`sample`, :meth:`consult`, :meth:`annotate`, :meth:`loss`.
+    """One file a method, in four hooks: :meth:`sample`, :meth:`consult`, :meth:`annotate`, :meth:`objective`.
 
     The base class holds what every policy-gradient method shares, the clipped objective of eq. 4 with a
     k3 KL term to the initial student, and the cross-entropy on trajectories that ``annotate`` marked as imitated. A
     method that credits tokens by log-probabilities overrides :meth:`token_advantages`; one that minimises something
-    else overrides :meth:`loss`.
+    else overrides :meth:`objective`, or :meth:`loss` where it needs more of the student than log-probabilities.
 
     Args:
         group_size: N, trajectories sampled per problem (A.6.2: 8).
@@ -67,14 +68,14 @@ class Method(ABC):
             [1/C, C] do not train. r is always logged, and never multiplied over a trajectory: that explodes with its
             length.
         mismatch_bound: C. 2 for tokens; sequence means are far nearer to 1, so use e.g. 1.05 for masking.
+        log_entropy: log policy/entropy. False saves its computation, unless entropy_coefficient needs it.
     """
 
     teacher: Teacher | None = None
     credits_trajectories: ClassVar[bool] = True
     """Whether ``annotate`` decides on advantages; False where only the loss does, and groups are never idle."""
-    loss_copies: ClassVar[int] = 5
-    """Float32 tensors [chunk, V] alive at once in the loss's backward pass: logits, softmax, gradients
-    (docs/memory.md)."""
+    loss_copies: ClassVar[int] = 1
+    """Float32 tensors [chunk, V] alive at once in the loss: logits, which become their gradient (docs/memory.md)."""
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class Method(ABC):
         aggregation: Aggregation = "token_mean",
         mismatch: Mismatch = "none",
         mismatch_bound: AboveOne = 2.0,
+        log_entropy: bool = True,
     ) -> None:
         if clip is None and clip_high is not None:
             raise ConfigError("method.init_args.clip", "is null beside a clip_high.", "Set both, or neither.")
@@ -101,6 +103,7 @@ class Method(ABC):
         self.aggregation: Aggregation = aggregation
         self.mismatch = mismatch
         self.mismatch_bound = mismatch_bound
+        self.log_entropy = log_entropy
 
     @property
     def needs_reference(self) -> bool:
@@ -175,10 +178,31 @@ class Method(ABC):
         return batch.advantages, {}
 
     def loss(self, student: Student, batch: Batch) -> LossOutput:
+        """What is minimised, from the student's log-probabilities of the batch: by default :meth:`objective`'s."""
+        logprobs, entropies = student(
+            batch.input_ids,
+            batch.attention_mask,
+            batch.completion_mask,
+            batch.temperature,
+            entropy=self.log_entropy or self.entropy_coefficient != 0,
+            expected=expected(self.objective, batch) if self.by_token else None,
+        )  # [B, L-1]
+        return self.objective(batch, logprobs, entropies)
+
+    @property
+    def by_token(self) -> bool:
+        """Whether a token's part of :meth:`objective` depends on no other token's log-probability: what it contributes
+        to the gradient is then known as soon as its chunk of logits is. True where that is wrong costs time only."""
+        return self.ratio == "token" and self.mismatch != "sequence_masking"
+
+    def objective(self, batch: Batch, logprobs: Tensor, entropies: Tensor) -> LossOutput:
         """-min(rho A, clip(rho) A) + kl_coefficient k3 - entropy_coefficient H, corrected for the mismatch; -log pi
-        where a trajectory is imitated. Weighted by ``batch.weights``."""
+        where a trajectory is imitated. Weighted by ``batch.weights``.
+
+        Args:
+            logprobs, entropies: [B, L-1], as `Student.forward` returns them.
+        """
         mask = batch.completion_mask
-        logprobs, entropies = student(batch.input_ids, batch.attention_mask, mask, batch.temperature)  # [B, L-1]
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         advantages, credited = self.token_advantages(batch, old)
         new, before = logprobs, old
@@ -188,12 +212,13 @@ class Method(ABC):
         loss, rho, clipped = F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
         policy = batch.policy_mask
         means = {
-            "policy/entropy": entropies[mask].detach(),
             "policy/clip_fraction": clipped[policy].float(),
             "policy/advantage_abs": advantages[policy].abs(),
             "policy/teacher_token_logprob": logprobs[batch.teacher_mask].detach(),
             **credited,
         }
+        if self.log_entropy:
+            means["policy/entropy"] = entropies[mask].detach()
         maxima = {"policy/ratio_max": rho[policy]}
         if batch.reference_logprobs is not None and self.kl_coefficient:
             kl = F.k3_kl(logprobs, batch.reference_logprobs)
@@ -228,3 +253,22 @@ class Method(ABC):
             factor, corrected = F.sequence_mask(log_ratio, sampled, self.mismatch_bound)
             means["mismatch/masked_fraction"] = corrected[sampled].float()
         return factor
+
+
+def expected(objective: Callable[..., LossOutput], batch: Batch) -> Expected:
+    """What ``objective(batch, *values)`` will contribute to the gradient, for any span of the trained tokens."""
+    mask = batch.completion_mask
+    per_token = {
+        f.name: value[mask]
+        for f in fields(batch)
+        if isinstance(value := getattr(batch, f.name), Tensor) and value.shape == mask.shape
+    }  # [M] each
+
+    def gradient(span: slice, values: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+        tokens = replace(batch, **{name: value[None, span] for name, value in per_token.items()})  # one row of them
+        leaves = [value.detach().requires_grad_() for value in values]
+        with torch.enable_grad():
+            loss = objective(tokens, *(leaf[None] for leaf in leaves)).loss
+        return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+    return gradient

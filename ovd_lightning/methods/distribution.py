@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.methods.base import LossOutput, Method
+from ovd_lightning.methods.base import LossOutput, Method, expected
 from ovd_lightning.settings.ranges import ClosedUnitInterval
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
@@ -27,7 +27,7 @@ class DistributionMatching(Method):
     """
 
     credits_trajectories = False
-    loss_copies = 11
+    loss_copies = 2
     prefix = "divergence"
     """Of the metrics."""
 
@@ -61,7 +61,12 @@ class DistributionMatching(Method):
             self.beta,
             self.teacher_model(student, batch),
             None if read is None else (read.input_ids, read.attention_mask, read.completion_mask),
+            expected=expected(self.matched, batch) if self.by_token else None,
         )  # [B, L-1]
+        return self.matched(batch, divergence, logprobs, entropies)
+
+    def matched(self, batch: Batch, divergence: Tensor, logprobs: Tensor, entropies: Tensor) -> LossOutput:
+        """The loss from what `Student.divergence` returns, [B, L-1] each."""
         mask = batch.completion_mask
         own = mask & ~batch.teacher_mask
         means = {

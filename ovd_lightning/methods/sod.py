@@ -71,6 +71,11 @@ class SOD(TokenLevel):
             for y, advantage in zip(group.sampled, advantages, strict=True):
                 y.advantages = [advantage] * len(y.completion_ids)
 
+    @property
+    def by_token(self) -> bool:
+        """False: a token's weight is of its step and of the first."""
+        return False
+
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mask, taught = batch.completion_mask, self.teacher_advantage(batch, old)
         weights = F.step_weights(taught.abs(), mask, self.delta, self.epsilon)

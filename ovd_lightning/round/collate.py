@@ -7,27 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ovd_lightning.lengths import split_by_length
 from ovd_lightning.types import Batch, Group, TeacherInputs, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.methods.base import Aggregation
-
-
-def split_balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
-    """Indices in ``parts`` non-empty bins of nearly equal total length (longest first into the lightest bin).
-
-    Raises: ValueError with fewer items than parts.
-    """
-    if len(lengths) < parts:
-        raise ValueError(f"{len(lengths)} trajectories cannot fill {parts} micro-batches")
-    bins: list[list[int]] = [[] for _ in range(parts)]
-    totals = [0] * parts
-    for rank, i in enumerate(_longest_first(lengths)):
-        # Every bin gets its first item before any gets a second.
-        target = rank if rank < parts else min(range(parts), key=lambda b: (totals[b], b))
-        bins[target].append(i)
-        totals[target] += lengths[i]
-    return [sorted(b) for b in bins]
 
 
 def split_even(lengths: Sequence[int], parts: int) -> list[list[int]]:
@@ -38,14 +22,10 @@ def split_even(lengths: Sequence[int], parts: int) -> list[list[int]]:
     if len(lengths) < parts:
         raise ValueError(f"{len(lengths)} groups cannot fill {parts} optimiser steps")
     bins: list[list[int]] = [[] for _ in range(parts)]
-    for rank, i in enumerate(_longest_first(lengths)):
+    for rank, i in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
         row, column = divmod(rank, parts)
         bins[column if row % 2 == 0 else parts - 1 - column].append(i)
     return [sorted(b) for b in bins]
-
-
-def _longest_first(lengths: Sequence[int]) -> list[int]:
-    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 def to_batch(
@@ -157,7 +137,8 @@ def collate(
 
     Lightning divides a micro-batch's loss by ``accumulate`` and averages gradients over ``world_size`` ranks; the
     weights undo both, so that each step's loss is sum_tokens(loss) / denominator over all its tokens wherever they
-    are. Whole groups go to one optimiser step, equally many to each (the paper's mini-batch counts problems).
+    are. Whole groups go to one optimiser step, equally many to each (the paper's mini-batch counts problems). Within a
+    step, micro-batches hold rows of similar length: long ones few, short ones many.
 
     Imitated trajectories are averaged among themselves, by the same rule, and weighted by their ``imitation``. A method
     may leave trajectories out of its mixtures: micro-batches that get none are filled with a row that trains nothing.
@@ -186,7 +167,7 @@ def collate(
                     round,
                     policy_version,
                 )
-                for part in split_balanced(lengths, accumulate)
+                for part in split_by_length(lengths, accumulate)
             ]
         )
     return steps

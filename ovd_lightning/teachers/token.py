@@ -163,9 +163,8 @@ class TokenTeacher(Teacher):
         else:
             model = self.model_on(batch.input_ids.device)
             self.count_read(read.attention_mask)
-            values = model(read.input_ids, read.attention_mask, read.completion_mask, batch.temperature)[0][
-                read.completion_mask
-            ]
+            found = model(read.input_ids, read.attention_mask, read.completion_mask, batch.temperature, entropy=False)
+            values = found[0][read.completion_mask]
         spread = torch.zeros(batch.completion_mask.shape, dtype=torch.float32, device=batch.input_ids.device)
         return spread.masked_scatter(batch.completion_mask, values)
 

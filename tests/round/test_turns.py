@@ -224,8 +224,8 @@ def test_observations_carry_no_gradient_and_no_metric(tokenizer: Any, tiny_model
         added[observed] = value
         added.requires_grad_()
 
-        def forward(*inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            logprobs, entropies = student(*inputs)
+        def forward(*inputs: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            logprobs, entropies = student(*inputs, **settings)
             return logprobs + added, entropies + added
 
         output = method.loss(forward, batch)  # type: ignore[arg-type]

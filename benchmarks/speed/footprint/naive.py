@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning.functional import generalised_jsd, token_entropy
+from ovd_lightning.loss_head import Expected
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 
@@ -23,7 +24,13 @@ class NaiveStudent(Student):
         return logits[:, :-1].float() / temperature
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float = 1.0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        expected: Expected | None = None,
     ) -> tuple[Tensor, Tensor]:
         logits = self.whole_logits(input_ids, attention_mask, temperature)
         logprobs = torch.log_softmax(logits, dim=-1).gather(-1, input_ids[:, 1:, None])[..., 0]
@@ -38,6 +45,7 @@ class NaiveStudent(Student):
         beta: float,
         teacher: Student,
         teacher_inputs: tuple[Tensor, Tensor, Tensor] | None = None,
+        expected: Expected | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Raises: NotImplementedError for a teacher with other prompts, whose positions are not the student's."""
         if teacher_inputs is not None:

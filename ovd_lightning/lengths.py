@@ -1,0 +1,63 @@
+"""Rows of similar length together, so that little padding is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+
+def split_by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Indices in ``parts`` non-empty bins, longest first over all bins. The costliest bin, its rows times its longest,
+    costs as little as any such cut allows.
+
+    Raises: ValueError with fewer items than parts.
+    """
+    if len(lengths) < parts:
+        raise ValueError(f"{len(lengths)} trajectories cannot fill {parts} micro-batches")
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    low, high = max(lengths), len(lengths) * max(lengths)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled([lengths[i] for i in order], middle)) <= parts:
+            high = middle
+        else:
+            low = middle + 1
+    bins = _filled([lengths[i] for i in order], low)
+    while len(bins) < parts:  # cutting a bin makes none costlier
+        widest = max((b for b in bins if len(b) > 1), key=lambda b: len(b) * lengths[order[b.start]])
+        at, middle = bins.index(widest), (widest.start + widest.stop + 1) // 2
+        bins[at : at + 1] = [range(widest.start, middle), range(middle, widest.stop)]
+    return [[order[i] for i in b] for b in bins]
+
+
+def _filled(lengths: Sequence[int], most: int) -> list[range]:
+    """The fewest spans of ``lengths``, longest first, of which none costs more than ``most``."""
+    starts = [0]
+    for i in range(1, len(lengths)):
+        if (i + 1 - starts[-1]) * lengths[starts[-1]] > most:
+            starts.append(i)
+    return [range(a, b) for a, b in pairwise([*starts, len(lengths)])]
+
+
+def slices_by_length(lengths: Sequence[int], overhead: float) -> list[slice]:
+    """Spans of rows, in their order, that are computed one after the other, each padded to its own longest.
+
+    The spans with the least sum of rows x longest + ``overhead``, for rows whose lengths fall; others are cut by the
+    longest of what follows.
+
+    Args:
+        overhead: what a span costs beside its tokens, in tokens.
+    """
+    rows = len(lengths)
+    longest = np.maximum.accumulate(np.asarray(lengths, dtype=np.float64)[::-1])[::-1]
+    best, starts = np.zeros(rows + 1), np.zeros(rows + 1, dtype=np.int64)
+    for stop in range(1, rows + 1):
+        costs = best[:stop] + (stop - np.arange(stop)) * longest[:stop] + overhead
+        starts[stop] = costs.argmin()
+        best[stop] = costs[starts[stop]]
+    cuts = [rows]
+    while cuts[-1] > 0:
+        cuts.append(int(starts[cuts[-1]]))
+    return [slice(a, b) for a, b in pairwise(reversed(cuts))]
