@@ -10,7 +10,7 @@ import lightning as L
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.loader import ProblemLoader, RoundLoader
 from ovd_lightning.resume.record import Progress, class_path
-from ovd_lightning.round.problems import further_problems, round_problems
+from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import NonNegativeInt, PositiveInt
 from ovd_lightning.tasks.base import Split, Suite, Task
 from ovd_lightning.tasks.environment import Environment
@@ -59,7 +59,8 @@ class OVDDataModule(L.LightningDataModule):
             )
         self.task = task
         self.suite = benchmarks if isinstance(benchmarks, Suite) else None
-        own = {task.name: task} if task.graded else {}  # without references, there is nothing to measure
+        parts = task.parts or {task.name: task}
+        own = {name: part for name, part in parts.items() if part.graded}  # nothing to measure without references
         self._benchmarks = own if self.suite or not benchmarks else dict(benchmarks)  # type: ignore[arg-type]
         self.problems_per_round = problems_per_round
         self.rounds = rounds
@@ -120,13 +121,10 @@ class OVDDataModule(L.LightningDataModule):
         Args:
             attempt: above 0: as many further problems, for groups that take the place of others.
         """
-        known, count = self.train_problems(), self.problems_per_round
-        share = count // world_size
-        problems = (
-            further_problems(known, count, index, self.seed, attempt)
-            if attempt
-            else round_problems(known, count, index, self.seed)
-        )
+        count, share = self.problems_per_round, self.problems_per_round // world_size
+        # Further ones from an order of their own for each attempt, so that no later round loses its problems.
+        seed = seed_of(self.seed, "further", attempt) if attempt else self.seed
+        problems = self.task.ordered(index * count, count, seed)
         return problems[rank * share : (rank + 1) * share], rank * share
 
     # --------------------------------------------------------------- loaders

@@ -168,7 +168,7 @@ def quantities(
     _, automatic, dtype = _autocast(rows.device.type)
     if torch.float16 in (rows.dtype, dtype if automatic else None):
         expected = None
-    return _Chunked.apply(wanted, head, chunk, expected, rows, *head.parameters())  # type: ignore[no-any-return]
+    return _Chunked.apply(wanted, head, chunk, expected, rows, *head.parameters())
 
 
 class _Chunked(torch.autograd.Function):

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ovd_lightning.loader import ProblemLoader, RoundLoader
-from ovd_lightning.round.problems import round_problems
+from ovd_lightning.tasks.order import shuffled
 from ovd_lightning.types import Batch, Problem
 from tests.helpers import problem
 
@@ -22,17 +22,17 @@ def ids(chosen: list[Problem]) -> list[str]:
 
 def test_round_problems_are_a_function_of_their_arguments() -> None:
     data = problems(50)
-    first = ids(round_problems(data, 8, round=3, seed=1))
-    assert ids(round_problems(data, 8, round=3, seed=1)) == first
-    assert ids(round_problems(data, 8, round=4, seed=1)) != first
-    assert ids(round_problems(data, 8, round=3, seed=2)) != first
+    first = ids(shuffled(data, 24, 8, seed=1))
+    assert ids(shuffled(data, 24, 8, seed=1)) == first
+    assert ids(shuffled(data, 32, 8, seed=1)) != first
+    assert ids(shuffled(data, 24, 8, seed=2)) != first
 
 
 @pytest.mark.parametrize(("size", "count"), [(24, 8), (25, 8), (7, 7), (5, 8), (30, 1)])
 def test_every_problem_once_an_epoch(size: int, count: int) -> None:
     data = problems(size)
     epochs = count  # rounds x count is then a multiple of the size
-    order = [i for round in range(size * epochs // count) for i in ids(round_problems(data, count, round, seed=0))]
+    order = [i for round in range(size * epochs // count) for i in ids(shuffled(data, round * count, count, seed=0))]
     assert len(order) == size * epochs
     each = [order[e * size : (e + 1) * size] for e in range(epochs)]
     assert all(sorted(epoch) == sorted(ids(data)) for epoch in each)
@@ -41,8 +41,8 @@ def test_every_problem_once_an_epoch(size: int, count: int) -> None:
 
 
 def test_one_problem_fills_a_round() -> None:
-    assert ids(round_problems(problems(1), 128, round=5, seed=0)) == ["0"] * 128
-    counts = Counter(i for round in range(3) for i in ids(round_problems(problems(2), 128, round, seed=0)))
+    assert ids(shuffled(problems(1), 640, 128, seed=0)) == ["0"] * 128
+    counts = Counter(i for round in range(3) for i in ids(shuffled(problems(2), round * 128, 128, seed=0)))
     assert counts == {"0": 192, "1": 192}
 
 

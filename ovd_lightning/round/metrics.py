@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from ovd_lightning.tasks.base import Task
+from ovd_lightning.tasks.base import PART, Task
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Group, StopReason, Trajectory
 
@@ -97,6 +97,8 @@ def log_sampled(sampled: Sequence[Trajectory], task: Task, metrics: RoundMetrics
     metrics.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
     metrics.add_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
     metrics.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
+    for name in task.parts:
+        metrics.log_mean(f"reward/student/{name}", [y.reward for y in sampled if y.problem.meta.get(PART) == name])
     for name in task.metrics:
         metrics.log_mean(f"reward/student_{name}", [y.grade.metrics[name] for y in sampled if y.grade])
     if task.environment is not None:

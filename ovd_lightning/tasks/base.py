@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.tasks import rewards
+from ovd_lightning.tasks.order import shuffled
 from ovd_lightning.tokens import decode, decode_one
 from ovd_lightning.types import Grade, Problem
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ovd_lightning.tasks.environment import Environment
 
 Split = Literal["train", "validation", "test"]
+PART = "part"
+"""Field of a problem's meta data that names its task among :attr:`Task.parts`."""
 Entry = TypeVar("Entry")
 """What is known of a test set."""
 
@@ -94,6 +97,16 @@ class Task(ABC):
 
     def _rewarded_one(self, response: str, problem: Problem) -> Grade:
         return self._rewarded([response], [problem])[0]
+
+    @property
+    def parts(self) -> dict[str, Task]:
+        """Name -> task, of a task that is made of others; each is evaluated, and its reward logged, on its own."""
+        return {}
+
+    def ordered(self, start: int, count: int, seed: int) -> list[Problem]:
+        """The training problems at positions ``start`` to ``start + count`` of an endless order: a pure function of the
+        arguments. By default epoch after epoch, each shuffled anew."""
+        return shuffled(self.problems("train"), start, count, seed)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """What can be known of the grading of some problems before a model is loaded. Raises: ConfigError."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.round.problems import round_problems
 from ovd_lightning.tasks.math import TRAINING_PROMPT, MathTask, extract_answer, grade, is_equivalent
+from ovd_lightning.tasks.order import shuffled
 from ovd_lightning.types import Problem
 from tests.tasks.math_rows import write_jsonl, write_parquet
 
@@ -66,7 +66,7 @@ def test_the_two_problems_of_the_paper_are_picked_by_id(pool: str) -> None:
     two = MathTask(pool, ids=["pool-289", "pool-1"]).problems("train")
     assert questions(one) == [LOCK]
     assert questions(two) == [ELLIPSE, LOCK]
-    batch = round_problems(one, 128, round=3, seed=0)
+    batch = shuffled(one, 384, 128, seed=0)
     assert questions(batch) == [LOCK] * 128, "one example fills the batch"
 
 
