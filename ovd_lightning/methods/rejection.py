@@ -55,7 +55,7 @@ class Rejection:
             return self.replacement.settled(y, self.threshold, self.scale)
         return rejected is False
 
-    def judged(self, trajectories: int, expected: ExpectedRound) -> float:
+    def judged(self, trajectories: float, expected: ExpectedRound) -> float:
         """Of so many trajectories of the student, those that are judged; a part of the steps counts as that part.
 
         The rejected ones are taken to be wrong where that is enough, and to be judged up to the middle otherwise.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -169,16 +169,18 @@ class Demonstrator(Teacher):
         if not requests:
             return []
         sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
-        from_pool = [(r, draw) for r, draw in zip(requests, draws or (), strict=draws is not None) if draw is not None]
-        drawn: Iterator[Completion] = iter(())
-        if self.pool is not None and from_pool:
-            found, new = self.pool.completions(self.demonstrator, *zip(*from_pool, strict=True), sampling)
-            self.pooled += len(found) - new
-            drawn = iter(found)
-        anew = [r for i, r in enumerate(requests) if draws is None or draws[i] is None]
-        asked, _ = Asked(self.demonstrator, self.cache).completions(anew, sampling, lambda c: bool(c.text))
-        written = iter(asked)
-        completions = [next(written if draws is None or draws[i] is None else drawn) for i in range(len(requests))]
+        given = draws or [None] * len(requests)
+        wanted = [(r, draw) for r, draw in zip(requests, given, strict=True) if draw is not None]
+        anew = [r for r, draw in zip(requests, given, strict=True) if draw is None]
+        drawn: list[Completion] = []
+        written: list[Completion] = []
+        if self.pool is not None and wanted:
+            drawn, new = self.pool.completions(self.demonstrator, wanted, sampling)
+            self.pooled += len(drawn) - new
+        if anew:
+            written, _ = Asked(self.demonstrator, self.cache).completions(anew, sampling, lambda c: bool(c.text))
+        old, fresh = iter(drawn), iter(written)
+        completions = [next(fresh if draw is None else old) for draw in given]
         if self.demonstration_thinking == "keep":
             return completions
         tokenizer = self.demonstrator.tokenizer

@@ -102,13 +102,13 @@ class Pool:
         return (start + sample) % (max(there, self.size) if filled else max(there, 1))
 
     def completions(
-        self, engine: Engine, requests: Sequence[Request], draws: Sequence[Draw], sampling: Sampling
+        self, engine: Engine, wanted: Sequence[tuple[Request, Draw]], sampling: Sampling
     ) -> tuple[list[Completion], int]:
         """(what was drawn, how many demonstrations were asked for). Failures are not kept."""
-        found: list[Completion | None] = [None] * len(requests)
+        found: list[Completion | None] = [None] * len(wanted)
         missing: dict[str, tuple[Request, Draw]] = {}
         places: dict[str, list[int]] = defaultdict(list)
-        for i, (request, draw) in enumerate(zip(requests, draws, strict=True)):
+        for i, (request, draw) in enumerate(wanted):
             texts = self.texts(draw.problem)
             if draw.number < len(texts):
                 found[i] = Completion(text=texts[draw.number], token_ids=None, logprobs=None, truncated=False)
