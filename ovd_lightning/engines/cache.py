@@ -99,6 +99,12 @@ class AnswerCache:
                     "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers ORDER BY rowid LIMIT ?)", [excess]
                 )
 
+    def add(self, key: str, value: Any) -> Any:
+        """Keep an answer unless there is one already; the one that is kept."""
+        with self._in_use(), self._db:
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(value)))
+        return self.get([key]).get(key, value)
+
     def __len__(self) -> int:
         return self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
 

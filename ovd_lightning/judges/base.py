@@ -84,6 +84,9 @@ class Ledger:
     unscored: str | None = None
     """What the last answer without a score contained."""
     demonstrations: int = 0
+    """Wanted."""
+    pooled: int = 0
+    """Those of them that a pool had already."""
     mass: list[float] = field(default_factory=list)
 
 

@@ -258,7 +258,7 @@ class Method(ABC):
 def expected(objective: Callable[..., LossOutput], batch: Batch) -> Expected:
     """What ``objective(batch, *values)`` will contribute to the gradient, for any span of the trained tokens."""
     mask = batch.completion_mask
-    per_token = {
+    per_token: dict[str, Any] = {
         f.name: value[mask]
         for f in fields(batch)
         if isinstance(value := getattr(batch, f.name), Tensor) and value.shape == mask.shape

@@ -81,16 +81,22 @@ def scoring(teacher: VerbalTeacher, trajectories: float, expected: ExpectedRound
 
 def demonstrating(teacher: Demonstrator, count: int, expected: ExpectedRound, kept: float = 0.0) -> TeacherCalls:
     """``count`` demonstrations; ``kept``: share of a student's trajectory that one continues, in [0, 1]."""
+    if not teacher.writes:
+        return TeacherCalls(demonstrations=count, notes=("Demonstrations are read from a file.",))
     limit = teacher.demonstration_tokens or expected.max_tokens
     likely = round(expected.response_tokens * (1 - kept))  # as long as the student's would be
     if teacher.demonstration_thinking == "strip":
         likely = max(limit // 2, 1)
+    notes: tuple[str, ...] = ()
+    if teacher.pool is not None:
+        notes = (f"Of whole demonstrations at most {teacher.pool.size} a problem are written, then drawn from a pool.",)
     each = limit if expected.at_most else min(expected.demonstration_tokens or likely, limit)
     return TeacherCalls(
         demonstrations=count,
         tokens_in=count * (expected.prompt_tokens + round(kept * expected.response_tokens)),
         tokens_out=count * each,
         prompts=((teacher.demonstrator, count),),
+        notes=notes,
     )
 
 

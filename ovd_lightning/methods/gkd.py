@@ -9,6 +9,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, reading
 from ovd_lightning.methods.distribution import DistributionMatching
+from ovd_lightning.methods.logging import log_demonstrations
 from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
@@ -141,6 +142,5 @@ class GKD(DistributionMatching):
             for y in group.mixture:
                 y.advantages = [0.0] * len(y.completion_ids)
         if self.outputs == "teacher" and self.teacher.demonstrator is not None:
-            ledger = self.teacher.demonstrator.take_ledger()
-            round.log_sum("teacher/demonstrations", ledger.demonstrations)
+            log_demonstrations(self.teacher.demonstrator.take_ledger(), self.teacher.demonstrator, round)
         round.log_mean("gkd/student_share", [float(bool(g.sampled)) for g in groups])

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning import functional as F
-from ovd_lightning.judges.base import Judgement, UnparsedScores
+from ovd_lightning.judges.base import Judgement, Ledger, UnparsedScores
 from ovd_lightning.types import Group, Step, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
+    from ovd_lightning.teachers.demonstrator import Demonstrator
     from ovd_lightning.teachers.verbal import VerbalTeacher
+
+
+def log_demonstrations(ledger: Ledger, teacher: Demonstrator, round: Round) -> None:
+    """How many were wanted and, with a pool, how many of them it had."""
+    round.log_sum("teacher/demonstrations", ledger.demonstrations)
+    if teacher.pool is not None:
+        round.log_sum("teacher/demonstrations_from_pool", ledger.pooled)
 
 
 def log_judgements(
@@ -61,5 +69,5 @@ def log_judgements(
         )
     round.log_sum("teacher/scores", ledger.scores)
     round.log_sum("teacher/scores_asked", ledger.asked)
-    round.log_sum("teacher/demonstrations", ledger.demonstrations)
+    log_demonstrations(ledger, teacher, round)
     round.log_histogram("score/histogram", scores, teacher.scale.values)

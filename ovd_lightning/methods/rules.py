@@ -290,8 +290,16 @@ def check_threshold(threshold: float, scale: Scale) -> None:
         )
 
 
-def check_rules(scoring: Scoring, replacement: Replacement, credit: Credit, group_size: int) -> None:
-    """Rules that do not go together. Raises: ConfigError."""
+def check_rules(
+    scoring: Scoring, replacement: Replacement, credit: Credit, group_size: int, continues: bool = True
+) -> None:
+    """Rules that do not go together, or with a teacher that cannot continue a trajectory. Raises: ConfigError."""
+    if replacement.kept_share and not continues:
+        raise ConfigError(
+            "method.init_args.replacement",
+            f"is {type(replacement).__name__}, and the teacher has no engine to continue a trajectory.",
+            "Use ovd_lightning.methods.rules.Whole, or name an engine.",
+        )
     for name, rule in (("replacement", replacement), ("credit", credit)):
         if rule.needs_step_scores and scoring.level != "step":
             raise ConfigError(

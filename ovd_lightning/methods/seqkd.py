@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning.methods.base import Aggregation, Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
+from ovd_lightning.methods.logging import log_demonstrations
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.types import Group, Problem
@@ -60,7 +61,6 @@ class SeqKD(Method):
                 y.advantages, y.imitation = [0.0] * len(y.completion_ids), 1.0
                 if not self.verified or (y.grade is not None and y.grade.correct):
                     group.mixture.append(y)
-        ledger = self.teacher.take_ledger()
         round.log_mean("seqkd/teacher_reward", [y.reward for g in groups for y in g.demonstrations])
         round.log_sum("seqkd/imitated", sum(len(g.mixture) for g in groups))
-        round.log_sum("teacher/demonstrations", ledger.demonstrations)
+        log_demonstrations(self.teacher.take_ledger(), self.teacher, round)

@@ -13,6 +13,7 @@ from ovd_lightning import functional as F
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
+from ovd_lightning.methods.logging import log_demonstrations
 from ovd_lightning.methods.token_level import TokenLevel
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import (
@@ -128,7 +129,8 @@ class SGOPD(TokenLevel):
         missing = {key: y for key, y in zip(keys, blank, strict=True) if key not in known}
         with demonstrator.awake(), round.phase("replace"):
             seeds = [seed_of(round.run_seed, "demonstration", y.problem.id, y.sample) for y in missing.values()]
-            written = round.demonstrate(demonstrator, list(missing.values()), [0] * len(missing), seeds)
+            numbers = [y.sample for y in missing.values()]
+            written = round.demonstrate(demonstrator, list(missing.values()), [0] * len(missing), seeds, numbers)
         new = {
             key: {"ids": y.completion_ids, "mask": y.completion_mask, "text": y.text, "written": y.written,
                   "turns": y.turns, "stop_reason": y.stop_reason}
@@ -164,7 +166,7 @@ class SGOPD(TokenLevel):
         round.log_mean("sg_opd/imitation_weight", [weight])
         round.log_sum("sg_opd/imitated", sum(len(g.mixture) - len(g.sampled) for g in groups))
         if weight > 0 and self.teacher.demonstrator is not None:
-            round.log_sum("teacher/demonstrations", self.teacher.demonstrator.take_ledger().demonstrations)
+            log_demonstrations(self.teacher.demonstrator.take_ledger(), self.teacher.demonstrator, round)
 
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a1, a2 = batch.advantages, self.teacher_advantage(batch, old)

@@ -16,8 +16,9 @@ from ovd_lightning.engines.base import Engine, Sampling
 from ovd_lightning.round.metrics import RoundMetrics, log_sampled
 from ovd_lightning.round.turns import respond, rollout, teacher_policy
 from ovd_lightning.seeds import seed_of
+from ovd_lightning.teachers.pool import Draw
 from ovd_lightning.tokens import decode, encode_prompt
-from ovd_lightning.types import Group, Problem, Step, Trajectory
+from ovd_lightning.types import Grade, Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,17 +96,27 @@ class Round:
         log_sampled(sampled, self.task, self.metrics)
         return groups
 
-    def finish(self, trajectories: Sequence[Trajectory]) -> None:
-        """Split into steps and grade, all at once: a checker may work in parallel."""
+    def finish(self, trajectories: Sequence[Trajectory], grades: dict[tuple[str, str], Grade] | None = None) -> None:
+        """Split into steps and grade, all at once: a checker may work in parallel.
+
+        Args:
+            grades: (problem's id, text) -> the grade of what was graded before; the others are added.
+        """
         for y in trajectories:
             spans = self.task.split_steps(y.completion_ids, self.tokenizer, y.completion_mask)
             texts = [decode(self.tokenizer, y.completion_ids[a:b]).strip() for a, b in spans]
             y.steps = [Step(start=a, end=b, text=text) for (a, b), text in zip(spans, texts, strict=True)]
+        known = {} if grades is None else grades
+        ungraded = [y for y in trajectories if (y.problem.id, y.written) not in known]
         with self.phase("grade"):
-            grades = self.task.grade_many([y.written for y in trajectories], [y.problem for y in trajectories])
-        for y, grade in zip(trajectories, grades, strict=True):
+            found = self.task.grade_many([y.written for y in ungraded], [y.problem for y in ungraded])
+        for y, grade in zip(ungraded, found, strict=True):
             y.grade = grade
-        self.log_sum("grading/timeouts", sum(grade.timed_out for grade in grades))
+        if grades is not None:
+            grades.update({(y.problem.id, y.written): g for y, g in zip(ungraded, found, strict=True)})
+            for y in trajectories:
+                y.grade = grades[y.problem.id, y.written]
+        self.log_sum("grading/timeouts", sum(grade.timed_out for grade in found))
 
     def empty_groups(self, problems: Sequence[Problem]) -> list[Group]:
         """One group a problem, of which the student has sampled nothing."""
@@ -127,6 +138,7 @@ class Round:
         replaced: Sequence[Trajectory],
         kept: Sequence[int],
         seeds: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Trajectory | None]:
         """The teacher's trajectory for each of ``replaced``, after its first ``kept`` completion tokens.
 
@@ -136,17 +148,35 @@ class Round:
 
         Args:
             seeds: one each; None: functions of the round and of what is replaced.
+            numbers: which one of a problem's demonstrations each is, where the teacher has a pool; None: as the seeds.
         """
         if seeds is None:
             seeds = [self.seed("demonstrate", *y.key) for y in replaced]
         begun = [self._prefix(y, n, seed) for y, n, seed in zip(replaced, kept, seeds, strict=True)]
+        draws = self._draws(teacher, replaced, kept, numbers)
         if begun:
-            policy = teacher_policy(teacher, self.task, self.tokenizer)
+            policy = teacher_policy(teacher, self.task, self.tokenizer, draws)
             rollout(begun, self.task.environment, self.tokenizer, policy, self.sampling.max_tokens, self.progress)
         written = [None if y.stop_reason == "error" else y for y in begun]
-        self.finish([y for y in written if y is not None])
+        self.finish([y for y in written if y is not None and y.key not in draws])
+        if teacher.pool is not None:
+            self.finish([y for y in written if y is not None and y.key in draws], teacher.pool.grades)
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         return written
+
+    def _draws(
+        self, teacher: Demonstrator, replaced: Sequence[Trajectory], kept: Sequence[int], numbers: Sequence[int] | None
+    ) -> dict[tuple[int, int], Draw]:
+        """What comes from the teacher's pool: whole trajectories only."""
+        if teacher.pool is None:
+            return {}
+        draws = {}
+        for i, (y, n) in enumerate(zip(replaced, kept, strict=True)):
+            if n == 0:
+                start = self.seed("pool", y.problem.id, y.group) if numbers is None else numbers[i] - y.sample
+                number = teacher.pool.number(y.problem, start, y.sample, teacher.writes)
+                draws[y.key] = Draw(y.problem, number)
+        return draws
 
     def demonstrate_groups(self, teacher: Demonstrator, groups: Sequence[Group], count: int) -> None:
         """``count`` fresh demonstrations a group, graded, in its ``demonstrations``; failed ones are missing there."""

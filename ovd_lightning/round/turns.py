@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ovd_lightning.tasks.base import Task
     from ovd_lightning.teachers.demonstrator import Demonstrator
+    from ovd_lightning.teachers.pool import Draw
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,8 +76,17 @@ def _generation(completion: Completion, stop: tuple[str, ...]) -> Generation:
     )
 
 
-def teacher_policy(teacher: Demonstrator, task: Task, tokenizer: PreTrainedTokenizerBase) -> Policy:
-    """pi_T: turns from a teacher, which reads text and has a vocabulary of its own, in the student's tokens."""
+def teacher_policy(
+    teacher: Demonstrator,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    draws: Mapping[tuple[int, int], Draw] | None = None,
+) -> Policy:
+    """pi_T: turns from a teacher, which reads text and has a vocabulary of its own, in the student's tokens.
+
+    Args:
+        draws: what comes from the teacher's pool instead, by a trajectory's key.
+    """
     same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
 
     def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
@@ -87,6 +97,7 @@ def teacher_policy(teacher: Demonstrator, task: Task, tokenizer: PreTrainedToken
             limits,
             stop=stop,
             system=task.system,
+            draws=[draws.get(y.key) for y in trajectories] if draws else None,
         )
         return [translate(completion, limit, stop) for completion, limit in zip(completions, limits, strict=True)]
 

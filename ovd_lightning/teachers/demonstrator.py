@@ -18,6 +18,7 @@ from ovd_lightning.judges.base import Ledger
 from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.teachers.pool import Draw, NoEngine, Pool
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Demonstrator(Teacher):
     """A teacher that only writes.
 
     Args:
-        engine: writes, unless ``demonstrator`` is given.
+        engine: writes, unless ``demonstrator`` is given; null: nobody does, and the pool's file has all demonstrations.
         demonstrator: another engine for writing.
         demonstrator_chat: send the task's prompts as a user message through the engine's chat template.
         demonstration_temperature: at which trajectories are written.
@@ -40,27 +41,35 @@ class Demonstrator(Teacher):
         demonstration_thinking: "keep" demonstrations as they are, or "strip" what stands before the last </think>; a
             thought that never ended is then a failed demonstration.
         cache: file of the disk cache; null keeps answers in memory only.
+        pool: whole trajectories are drawn from a pool, which keeps a few a problem; null: each is written anew. The
+            rest of a trajectory that was begun is always written anew.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | None = None,
         demonstrator: Engine | None = None,
         demonstrator_chat: bool = False,
         demonstration_temperature: NonNegativeFloat = 0.7,
         demonstration_tokens: PositiveInt | None = None,
         demonstration_thinking: Literal["keep", "strip"] = "keep",
         cache: str | None = None,
+        pool: Pool | None = None,
     ) -> None:
-        self.engine = engine
-        self.demonstrator = demonstrator or engine
+        if engine is None and demonstrator is None and (pool is None or pool.written is None):
+            raise ConfigError(
+                f"{SETTING}.engine", "is null: nobody demonstrates.", "Name an engine, or a pool with a file `written`."
+            )
+        self.engine = engine or demonstrator or NoEngine()
+        self.demonstrator = demonstrator or self.engine
+        self.pool = pool
         self.demonstrator_chat = demonstrator_chat
         self.demonstration_temperature = demonstration_temperature
         self.demonstration_tokens = demonstration_tokens
         self.demonstration_thinking = demonstration_thinking
         self.cache = AnswerCache(cache, f"{SETTING}.cache")
-        self.demonstrations = 0
-        """Asked for since the ledger was last taken."""
+        self.demonstrations = self.pooled = 0
+        """Wanted since the ledger was last taken; those of them that the pool had."""
 
     @property
     def engines(self) -> list[Engine]:
@@ -71,7 +80,14 @@ class Demonstrator(Teacher):
         super().check()
         self._check_writing()
 
+    @property
+    def writes(self) -> bool:
+        """Whether it can write at all, and so go on from what somebody began."""
+        return not isinstance(self.demonstrator, NoEngine)
+
     def _check_writing(self) -> None:
+        if self.pool is not None:
+            self.pool.check()
         check_chat(f"{SETTING}.demonstrator_chat", self.demonstrator, self.demonstrator_chat)
         if self.demonstration_thinking == "strip" and self.demonstrator.tokenizer is not None:
             special = getattr(self.demonstrator.tokenizer, "all_special_tokens", [])
@@ -85,6 +101,8 @@ class Demonstrator(Teacher):
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Whether the longest problem fits the demonstrator's context with all that it may write, its thought
         included. Counted in its own tokens for the prompt. Raises: ConfigError."""
+        if self.pool is not None:
+            self.pool.check_problems(task, problems, self.writes)
         for problem in longest(problems):
             prompt = as_prompt(task.prompt(problem), self.demonstrator_chat, task.system)
             written = max(self.demonstration_tokens or max_tokens, max_tokens)  # a prefix may be as long as max_tokens
@@ -98,6 +116,7 @@ class Demonstrator(Teacher):
         max_tokens: Sequence[int],
         stop: tuple[str, ...] = (),
         system: str | None = None,
+        draws: Sequence[Draw | None] | None = None,
     ) -> list[Completion]:
         """Trajectories y ~ pi_T(. | x), or the rest of those that begin with a prefix.
 
@@ -107,6 +126,7 @@ class Demonstrator(Teacher):
             seeds, max_tokens: one a prompt; ``demonstration_tokens``, where set, is the limit instead.
             stop: a demonstration ends with the first of these texts that follows visible text (one step).
             system: the task's system message, for a demonstrator with a chat template.
+            draws: what comes from the pool instead, one a prompt; None: nothing does.
         """
         if not prompts:
             return []
@@ -120,7 +140,7 @@ class Demonstrator(Teacher):
         ]
         self.demonstrations += len(requests)
         stops = self._stops and bool(stop)
-        completions = self._write(requests, stop if stops else ())
+        completions = self._write(requests, stop if stops else (), draws)
         if stops:
             # A stop text before any visible one ends no step. The rest is written without one: a chat template that
             # trims what was begun would make the teacher write the same again and again.
@@ -143,11 +163,24 @@ class Demonstrator(Teacher):
         where the text is cut off, as OpenAI's protocol has it, so that a step's end looks like the trajectory's."""
         return self.demonstration_thinking == "keep" and self.demonstrator.keeps_stop
 
-    def _write(self, requests: Sequence[Request], stop: tuple[str, ...]) -> list[Completion]:
+    def _write(
+        self, requests: Sequence[Request], stop: tuple[str, ...], draws: Sequence[Draw | None] | None = None
+    ) -> list[Completion]:
         if not requests:
             return []
         sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
-        completions, _ = Asked(self.demonstrator, self.cache).completions(requests, sampling, lambda c: bool(c.text))
+        given = draws or [None] * len(requests)
+        wanted = [(r, draw) for r, draw in zip(requests, given, strict=True) if draw is not None]
+        anew = [r for r, draw in zip(requests, given, strict=True) if draw is None]
+        drawn: list[Completion] = []
+        written: list[Completion] = []
+        if self.pool is not None and wanted:
+            drawn, new = self.pool.completions(self.demonstrator, wanted, sampling)
+            self.pooled += len(drawn) - new
+        if anew:
+            written, _ = Asked(self.demonstrator, self.cache).completions(anew, sampling, lambda c: bool(c.text))
+        old, fresh = iter(drawn), iter(written)
+        completions = [next(fresh if draw is None else old) for draw in given]
         if self.demonstration_thinking == "keep":
             return completions
         tokenizer = self.demonstrator.tokenizer
@@ -182,6 +215,9 @@ class Demonstrator(Teacher):
 
     def _try_demonstration(self, task: Task, problem: Problem, max_tokens: int) -> tuple[str, str]:
         """(the demonstration, what it was in words)."""
+        if not self.writes and self.pool is not None:
+            (text, *_) = self.pool.texts(problem)
+            return text, f"demonstrations from {self.pool.written}"
         setting = f"{SETTING}.{'engine' if self.demonstrator is self.engine else 'demonstrator'}"
         stop = task.environment.stop if task.environment is not None else ()
         (written,) = called(
@@ -204,15 +240,19 @@ class Demonstrator(Teacher):
             "demonstration_temperature": self.demonstration_temperature,
             "demonstration_tokens": self.demonstration_tokens,
             "demonstration_thinking": self.demonstration_thinking,
+            **({} if self.pool is None else {"pool": self.pool.settings()}),
         }
 
     def take_ledger(self) -> Ledger:
         """What was asked since the last call."""
-        ledger, self.demonstrations = Ledger(demonstrations=self.demonstrations), 0
+        ledger = Ledger(demonstrations=self.demonstrations, pooled=self.pooled)
+        self.demonstrations = self.pooled = 0
         return ledger
 
     def close(self) -> None:
         self.cache.close()
+        if self.pool is not None:
+            self.pool.close()
         super().close()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.cache import AnswerCache
+from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import SETTING as JUDGE
 from ovd_lightning.judges.base import Judge, Judgement, JudgeRequest, Ledger, UnparsedScores
 from ovd_lightning.judges.scale import Scale
@@ -24,7 +25,8 @@ class VerbalTeacher(Demonstrator):
     """A judge and a demonstrator; usually one model, which is then loaded once.
 
     Args:
-        engine: demonstrates and judges, unless ``demonstrator`` or the judge names an engine of its own.
+        engine: demonstrates and judges, unless ``demonstrator`` or the judge names an engine of its own; null: both
+            do, or a pool's file has all demonstrations.
         judge: null: `VerbalJudge` with the paper's prompt and scale.
         demonstrator: another engine for writing trajectories.
         demonstrator_chat: send the task's prompts as a user message through the demonstrator's chat template; null: as
@@ -35,7 +37,7 @@ class VerbalTeacher(Demonstrator):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | None = None,
         judge: Judge | None = None,
         demonstrator: Engine | None = None,
         demonstrator_chat: bool | None = None,
@@ -45,7 +47,9 @@ class VerbalTeacher(Demonstrator):
         if demonstrator_chat is None:
             demonstrator_chat = bool(getattr(self.judge, "chat", False))
         super().__init__(engine, demonstrator, demonstrator_chat, **writing)
-        self.judge.bind(engine, self.cache)
+        if engine is None and not self.judge.own_engine:
+            raise ConfigError(f"{SETTING}.engine", "is null, and the judge has none either.", "Name one.")
+        self.judge.bind(self.engine, self.cache)
 
     @property
     def scale(self) -> Scale:
@@ -86,13 +90,14 @@ class VerbalTeacher(Demonstrator):
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
         """What is asked inside is no part of a round, and leaves the ledger as it was."""
-        judged, demonstrations = self.judge.take_ledger(), self.demonstrations
+        judged, wrote = self.judge.take_ledger(), (self.demonstrations, self.pooled)
         try:
             yield
         finally:
-            self.judge.ledger, self.demonstrations = judged, demonstrations
+            self.judge.ledger, (self.demonstrations, self.pooled) = judged, wrote
 
     def take_ledger(self) -> Ledger:
         ledger = self.judge.take_ledger()
-        ledger.demonstrations = super().take_ledger().demonstrations
+        wrote = super().take_ledger()
+        ledger.demonstrations, ledger.pooled = wrote.demonstrations, wrote.pooled
         return ledger

@@ -102,7 +102,7 @@ def drawn(rng: random.Random) -> dict[str, Any]:
 @pytest.mark.parametrize("silent", [False, True])
 def test_the_same_trains_and_less_is_asked(tokenizer: Any, silent: bool) -> None:
     rng, prompts, less = random.Random(1), Counter[str](), 0
-    for seed in range(400):
+    for seed in range(100):
         settings = drawn(rng)
         if silent:  # what every score rejects is rejected without one, too
             settings |= {"threshold": rng.choice([1, 4.5, 7, 9]), "acceptance": Threshold()}
@@ -120,7 +120,7 @@ def test_the_same_trains_and_less_is_asked(tokenizer: Any, silent: bool) -> None
             for y, whole in zip(one.sampled, other.sampled, strict=True):
                 assert y.score in (None, whole.score)
                 assert y.accepted in (None, whole.accepted)
-    assert less > 120
+    assert less > 25
     assert prompts["needed"] < 0.85 * prompts["all"]
 
 

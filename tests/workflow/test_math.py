@@ -112,6 +112,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Any:
             "method": {"init_args": {"teacher": {"init_args": {
                 "engine": {"init_args": server}, "demonstrator": {"init_args": server},
                 "demonstration_tokens": 96, "cache": str(folder / "answers.sqlite"),
+                "pool": {"init_args": {"file": str(folder / "pool.sqlite")}},
             }}}},
             "rollout": {"max_tokens": 64},
         }  # fmt: skip
