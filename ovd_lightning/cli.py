@@ -28,7 +28,7 @@ from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, ConfigErrors, RunError
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
@@ -312,15 +312,15 @@ def outside(error: Exception) -> str | None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A ConfigError ends the program with its message alone and exit code 2, an error from outside with 1."""
+    """A ConfigError ends the program with its messages alone and exit code 2, an error from outside with 1."""
     try:
         yield
     except Exception as error:
         found = config_error(error)
-        line = str(found) if found is not None else outside(error)
-        if line is None:
+        lines = found.errors if isinstance(found, ConfigErrors) else [found or outside(error)]
+        if lines == [None]:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(*(f"error: {line}" for line in lines), sep="\n", file=sys.stderr)
         raise SystemExit(1 if found is None else 2) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -19,6 +19,33 @@ class ConfigError(ValueError):
     def __init__(self, setting: str, problem: str, hint: str):
         self.setting, self.problem, self.hint = setting, problem, hint
         super().__init__(f"{setting}: {problem} {hint}".strip())
+
+
+class ConfigErrors(ConfigError):
+    """Several wrong settings, one a line; ``setting``, ``problem`` and ``hint`` are those of the first."""
+
+    def __init__(self, errors: Sequence[ConfigError]):
+        super().__init__(errors[0].setting, errors[0].problem, errors[0].hint)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def report(errors: Iterable[ConfigError]) -> None:
+    """Raises: ConfigError with everything that is wrong, each once, if anything is."""
+    found = list({str(error): error for error in errors}.values())
+    if found:
+        raise found[0] if len(found) == 1 else ConfigErrors(found)
+
+
+@contextmanager
+def collecting(errors: list[ConfigError]) -> Iterator[None]:
+    """Append a ConfigError of the block to ``errors``, so that it is reported together with others."""
+    try:
+        yield
+    except ConfigError as error:
+        errors.append(error)
 
 
 @contextmanager
