@@ -102,17 +102,17 @@ def prompt_errors(
             yield ConfigError(setting, f"problem {problem.id!r} has an empty prompt.", "Leave it out of the data.")
             return
         if tokens + (max_tokens if complete else 1) > context:
+            excess = (
+                f"; with rollout.max_tokens {max_tokens} that is more than"
+                if complete
+                else ", which leaves no room for an answer in"
+            )
             yield ConfigError(
                 setting,
-                f"the prompt of problem {problem.id!r} has {tokens} tokens"
-                + (
-                    f"; with rollout.max_tokens {max_tokens} that is more than"
-                    if complete
-                    else ", which leaves no room for an answer in"
-                )
-                + f" the {context} that the student's engine holds.",
-                "Raise the engine's max_model_len if the model allows, lower rollout.max_tokens, show fewer examples, or "
-                "leave the problem out.",
+                f"the prompt of problem {problem.id!r} has {tokens} tokens{excess} the {context} that the student's "
+                "engine holds.",
+                "Raise the engine's max_model_len if the model allows, lower rollout.max_tokens, show fewer examples, "
+                "or leave the problem out.",
             )
             return
         if tokens + max_tokens > context:

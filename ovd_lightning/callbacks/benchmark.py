@@ -27,7 +27,7 @@ from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_evaluation
-from ovd_lightning.resume.whole import trained_updates
+from ovd_lightning.resume.damage import trained_updates
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher

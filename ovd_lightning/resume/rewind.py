@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ovd_lightning.files import first_free
 from ovd_lightning.metrics_file import NAME, split
-from ovd_lightning.resume.whole import read
+from ovd_lightning.resume.damage import read
 
 
 def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) -> Path | None:
