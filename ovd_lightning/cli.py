@@ -28,7 +28,7 @@ from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError, ConfigErrors, RunError
+from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
@@ -294,7 +294,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found = config_error(error)
-        lines = found.errors if isinstance(found, ConfigErrors) else [found or outside(error)]
+        lines = [outside(error)] if found is None else found.errors
         if lines == [None]:
             raise
         print(*(f"error: {line}" for line in lines), sep="\n", file=sys.stderr)

@@ -20,13 +20,22 @@ class ConfigError(ValueError):
         self.setting, self.problem, self.hint = setting, problem, hint
         super().__init__(f"{setting}: {problem} {hint}".strip())
 
+    @property
+    def errors(self) -> Sequence[ConfigError]:
+        """The single mistakes."""
+        return [self]
+
 
 class ConfigErrors(ConfigError):
     """Several wrong settings, one a line; ``setting``, ``problem`` and ``hint`` are those of the first."""
 
     def __init__(self, errors: Sequence[ConfigError]):
         super().__init__(errors[0].setting, errors[0].problem, errors[0].hint)
-        self.errors = errors
+        self._errors = errors
+
+    @property
+    def errors(self) -> Sequence[ConfigError]:
+        return self._errors
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))

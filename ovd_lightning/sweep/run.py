@@ -198,6 +198,12 @@ def positive(text: str) -> int:
     return value
 
 
+def existing_folder(text: str) -> Path:
+    if not (path := Path(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder; give runs/sweeps/<name>/<time>")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m ovd_lightning.sweep", description=__doc__)
     made.add_argument("sweep", type=Path, help="a sweep file, e.g. configs/sweeps/threshold.yaml")
@@ -206,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--count", type=positive, help="run the first COUNT combinations; default: the file's run_cap")
     made.add_argument("--root", type=Path, default=Path("runs/sweeps"), help="the sweep's folder is ROOT/<name>/<time>")
     made.add_argument(
-        "--resume", type=Path, metavar="DIR", help="a sweep's folder: run only what has not finished there"
+        "--resume", type=existing_folder, metavar="DIR", help="a sweep's folder: run only what has not finished there"
     )
     made.add_argument("--dry_run", action="store_true", help="print the command lines and stop")
     return made
@@ -218,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(parser().parse_args(argv), argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(*(f"error: {each}" for each in error.errors), sep="\n", file=sys.stderr)
         return 2
 
 
@@ -241,9 +247,6 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         for values in runs:
             print(shlex.join(command_line(sweep, values)))
         return 0
-    if arguments.resume and not arguments.resume.is_dir():
-        raise ConfigError("--resume", f"{arguments.resume} is not a folder.", "Give runs/sweeps/<name>/<time>.")
-    command_line(sweep, {**runs[0], FOLDER: ""})  # an error comes before there is a folder
     folder = (arguments.resume or new_folder(arguments.root / sweep.name)).resolve()
     with locked(folder) as lock:
         before = {path.name: (values, seconds) for values, path, seconds in finished(folder)}
