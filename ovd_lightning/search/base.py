@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,14 +67,6 @@ def read_document(fields: Mapping[str, Any], score: float | None = None) -> Docu
         id="" if identity is None else str(identity),
         score=score,
     )
-
-
-def placeholders(template: str) -> set[str] | None:
-    """The names in the braces of a format string; None when it is none."""
-    try:
-        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError:
-        return None
 
 
 class SearchEngine(ABC):

@@ -15,10 +15,11 @@ from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Samp
 from ovd_lightning.engines.endpoint import EndpointDown
 from ovd_lightning.engines.render import encode
 from ovd_lightning.errors import ConfigError, located
-from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult
 from ovd_lightning.search.written import read_documents
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+from ovd_lightning.settings.texts import SimulatorPrompt
 
 WITH_ANSWER = """\
 You play a web search engine. Someone who wants to answer a question has sent you a query. Write the {count} documents \
@@ -78,7 +79,7 @@ class SimulatedSearch(SearchEngine):
         engine: Engine,
         chat: bool = True,
         system: str | None = None,
-        prompt: str | None = None,
+        prompt: SimulatorPrompt | None = None,
         tell_answer: bool = True,
         noise_start: ClosedUnitInterval = 0.0,
         noise_end: ClosedUnitInterval = 0.5,
@@ -96,14 +97,7 @@ class SimulatedSearch(SearchEngine):
         self.prompt = prompt if prompt is not None else WITH_ANSWER if tell_answer else WITHOUT_ANSWER
         self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        fields = placeholders(self.prompt)
-        if fields is None or "query" not in fields or fields - FIELDS:
-            raise ConfigError(
-                f"{SETTINGS}.prompt",
-                "has no {query}, or an unknown placeholder.",
-                f"Use {', '.join('{' + name + '}' for name in sorted(FIELDS))}; double a literal brace.",
-            )
-        self.tells_answer = "answer" in fields
+        self.tells_answer = "{answer}" in self.prompt
         if self.tells_answer and not tell_answer:
             raise ConfigError(
                 f"{SETTINGS}.tell_answer", "is false, but prompt has {answer}.", "Take {answer} out of the prompt."

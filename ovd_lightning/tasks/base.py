@@ -50,12 +50,14 @@ class Task(ABC):
     environment: Environment | None = None
     """Replies to the turns of a trajectory; None: a trajectory is one generation."""
 
+    own_rewards: tuple[str, ...] = ()
+    """Names by which ``reward`` chooses among the task's own."""
     reward_function: rewards.RewardFunction | None = None
     """Gives the reward instead of the task's own; the checker still decides what is correct."""
 
     def __init__(self, reward: str | rewards.RewardFunction | None = None) -> None:
         if reward is not None:
-            self.reward_function = rewards.find(reward, f"{type(self).__name__}.reward")
+            self.reward_function = rewards.find(reward, f"{type(self).__name__}.reward", self.own_rewards)
             self.grade_many = self._rewarded  # type: ignore[method-assign]
             self.grade = self._rewarded_one  # type: ignore[method-assign]
 

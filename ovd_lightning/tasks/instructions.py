@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.texts import InstructionTemplate, NonEmptyText
 from ovd_lightning.tasks.base import Split, Task
 from ovd_lightning.tasks.sources import Row, Source, field, load_rows, meta_of, text
 from ovd_lightning.types import Grade, Problem
@@ -27,17 +28,15 @@ class InstructionsTask(Task):
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         split: str = "train",
         instruction_field: str = "instruction",
-        prompt: str = "{instruction}\n",
+        prompt: InstructionTemplate = "{instruction}\n",
         system: str | None = None,
         validation_size: int = 0,
     ) -> None:
         super().__init__()
         setting = "task.init_args.data"
-        if "{instruction}" not in prompt:
-            raise ConfigError("task.init_args.prompt", f"is {prompt!r}.", "Put {instruction} where it belongs.")
         self.system = system
         self._prompt = prompt
         problems: dict[str, Problem] = {}

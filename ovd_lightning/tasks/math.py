@@ -15,6 +15,7 @@ from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equiva
 from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.settings.ranges import GradingSeconds, NonNegativeInt
+from ovd_lightning.settings.texts import NonEmptyText, QuestionPrompt
 from ovd_lightning.tasks.base import Split, Suite, Task, check_names, find_entry
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, load_problems
@@ -48,13 +49,11 @@ class _Graded(Task):
         self,
         grading: Mode,
         timeout_s: GradingSeconds,
-        step_separator: str,
+        step_separator: NonEmptyText,
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(reward)
-        if not step_separator:
-            raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
         self.grading = grading
         self.timeout_s = timeout_s
         self.step_separator = step_separator
@@ -151,7 +150,7 @@ class MathTask(_Graded):
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         config: str | None = None,
         split: str = "train",
         validation_split: str | None = None,
@@ -163,17 +162,15 @@ class MathTask(_Graded):
         answers_field: str = "answers",
         solution_field: str | None = None,
         id_field: str | None = None,
-        prompt: str = TRAINING_PROMPT,
+        prompt: QuestionPrompt = TRAINING_PROMPT,
         system: str | None = None,
         grading: Mode = "strict",
         timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
+        step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(grading, timeout_s, step_separator, environment, reward)
-        if prompt.count(_PLACE) != 1:
-            raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"Use {_PLACE} in it, once.")
         if ids is not None:
             check_names("MathTask.ids", ids)
         self.data, self.config, self.revision = data, config, revision
@@ -272,7 +269,7 @@ class MathBenchmark(_Graded):
         shots: NonNegativeInt | None = None,
         style: Style = "chat",
         timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
+        step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         system: str | None = None,
         reward: str | RewardFunction | None = None,
@@ -339,7 +336,7 @@ class MathSuite(Suite):
         shots: NonNegativeInt | None = None,
         style: Style = "chat",
         timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
+        step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         system: str | None = None,
     ) -> None:

@@ -66,8 +66,6 @@ def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
 
 
 def _load(source: Source, setting: str) -> list[dict[str, Any]]:
-    if not source.data:
-        raise ConfigError(setting, "is empty.", f"Give a hub id, or a {_kinds()} file or a folder of such.")
     path = Path(source.data).expanduser()
     if path.is_file():
         return _read(path, source.split, setting)

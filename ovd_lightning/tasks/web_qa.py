@@ -7,12 +7,13 @@ the F1 of the answer's words (eq. 2). The task's environment replies to the quer
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
+from ovd_lightning.settings.texts import NonEmptyText
 from ovd_lightning.tasks.base import Split, Suite, Task, check_names
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.rewards import RewardFunction
@@ -59,6 +60,7 @@ class WebQA(Task):
 
     name = "web_qa"
     metrics = ("em", "sub_em", "f1")
+    own_rewards = get_args(Reward)
 
     def __init__(
         self,
@@ -71,34 +73,30 @@ class WebQA(Task):
     ) -> None:
         kind = type(self).__name__
         self.template = TEMPLATES.get(template, template)
-        if QUESTION not in self.template:
-            raise ConfigError(
-                f"{kind}.template", f"is {template!r}.", f"Use {', '.join(TEMPLATES)}, or a text with {QUESTION}."
-            )
-        documents = DOCUMENTS in self.template
-        if documents and environment is None:
-            raise ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
-        if template in ("direct", "cot") and environment is not None:
-            raise ConfigError(
-                f"{kind}.template",
-                f"{template!r} does not search.",
-                f'Set {kind}.environment to null, or use "search".',
-            )
-        own = callable(reward) or "." in reward  # else a misspelt name
-        super().__init__(reward if own else None)
-        self.reward: Reward = "f1" if own else reward  # type: ignore[assignment]
-        if self.reward not in get_args(Reward):
-            raise ConfigError(f"{kind}.reward", f"is {self.reward!r}.", f"Use one of {', '.join(get_args(Reward))}.")
+        report(self._template_errors(template, environment))
+        super().__init__(None if reward in self.own_rewards else reward)
+        self.reward: Reward = reward if reward in self.own_rewards else "f1"  # type: ignore[assignment]
         if environment is None and template == "search":
             logger.warning("%s.template is %r without an environment: nothing replies to a search", kind, template)
         self.environment = environment or AnswerOnly()
-        self._retrieval = Retrieval(environment) if documents and environment is not None else None
+        self._retrieval = None if environment is None or DOCUMENTS not in self.template else Retrieval(environment)
         if self._retrieval is not None:
             self.environment = self._retrieval
         self.correct_when, self.f1_minimum = correct_when, f1_minimum
         self.system = system
         self.tells_answer = bool(getattr(environment, "tells_answer", False))
         """The environment sees the answers: results measured with it are not the student's alone."""
+
+    def _template_errors(self, template: str, environment: Environment | None) -> Iterator[ConfigError]:
+        kind = type(self).__name__
+        if QUESTION not in self.template:
+            known = ", ".join(TEMPLATES)
+            yield ConfigError(f"{kind}.template", f"is {template!r}.", f"Use {known}, or a text with {QUESTION}.")
+        if DOCUMENTS in self.template and environment is None:
+            yield ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
+        if template in ("direct", "cot") and environment is not None:
+            hint = f'Set {kind}.environment to null, or use "search".'
+            yield ConfigError(f"{kind}.template", f"{template!r} does not search.", hint)
 
     def prompt(self, problem: Problem) -> str:
         documents = "" if self._retrieval is None else self._retrieval.documents(problem)
@@ -164,7 +162,7 @@ class WebQATask(WebQA):
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         config: str | None = None,
         file: str | None = None,
         split: str = "train",

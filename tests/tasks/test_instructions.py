@@ -39,7 +39,6 @@ def test_rows_are_problems_without_answers(tmp_path: Path) -> None:
         ([{"question": "a"}], {}, "row 0 has no field 'instruction'; it has question"),
         ([{"instruction": " "}], {}, "row 0 has an empty instruction"),
         ([{"id": 1, "instruction": "a"}, {"id": 1, "instruction": "b"}], {}, "two rows have the id '1'"),
-        ([{"instruction": "a"}], {"prompt": "say"}, r"prompt: is 'say'"),
         ([{"instruction": "a"}], {"validation_size": 1}, "validation_size: is 1 of 1"),
     ],
 )

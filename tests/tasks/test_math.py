@@ -204,11 +204,8 @@ def test_options_are_shown_where_the_answer_is_a_letter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"prompt": "no place"}, "MathTask.prompt"),
-        ({"prompt": "{question} {question}"}, "MathTask.prompt"),
         ({"ids": []}, "MathTask.ids"),
         ({"ids": ["a", "a"]}, "MathTask.ids"),
-        ({"step_separator": ""}, "step_separator"),
     ],
 )
 def test_a_wrong_setting_is_named_at_once(settings: dict[str, Any], says: str) -> None:

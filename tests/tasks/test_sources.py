@@ -92,8 +92,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
 def test_what_can_be_no_hub_id_is_a_missing_path(data: str) -> None:
     with pytest.raises(ConfigError, match="is not there"):
         load(data)
-    with pytest.raises(ConfigError, match="is empty"):
-        load("")
 
 
 def test_a_split_or_slice_that_is_not_there_is_named(tmp_path: Path) -> None:
