@@ -28,7 +28,7 @@ from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, RunError, report
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
@@ -48,7 +48,7 @@ from ovd_lightning.run_folder import (
 )
 from ovd_lightning.settings.merging import ConfigFile, objects_replace
 from ovd_lightning.settings.parser import RunParser
-from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
+from ovd_lightning.settings.trainer import apply_fast_dev_run, step_errors, trainer_errors
 from ovd_lightning.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
 from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
@@ -165,10 +165,11 @@ class OVDCLI(LightningCLI):
         """What the Trainer is given is checked. A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the
         student; nothing is restored then. Any other checkpoint is found and looked at here."""
         config = self._settings()
-        check_trainer(vars(config["trainer"]), self.subcommand or "fit")
+        report(trainer_errors(vars(config["trainer"]), self.subcommand or "fit"))
         if self.subcommand in ("fit", None):
             apply_fast_dev_run(config, rank_zero_info)
-            check_steps(vars(config["trainer"]), config["data.epochs_per_round"] * config["data.mini_batches"])
+            updates = config["data.epochs_per_round"] * config["data.mini_batches"]
+            report(step_errors(vars(config["trainer"]), updates))
         path = config.get("ckpt_path")
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)

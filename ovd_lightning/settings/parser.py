@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.settings.messages import explain
 from ovd_lightning.settings.names import is_object, suggestion
 from ovd_lightning.settings.refused import refused_name
@@ -42,31 +43,30 @@ class RunParser(LightningArgumentParser):
                 if name in commands and isinstance(value, dict):
                     commands[name].check_given(value, source)
             return
-        self._check_refused(given, source, "")
-        self._check_names(given, source, "")
+        report([*self._refused(given, source, ""), *self._unknown(given, source, "")])
 
-    def _check_names(self, given: dict[str, Any], source: str, prefix: str) -> None:
+    def _unknown(self, given: dict[str, Any], source: str, prefix: str) -> Iterator[ConfigError]:
         settings = {action.dest for action in self._actions}
         for key, value in given.items():
             name = f"{prefix}{key}"
-            if refused_name(name) is not None:  # null, or it would have been refused
+            if refused_name(name) is not None:  # see _refused
                 continue
             plain = name.rstrip("+")
             inside = any(is_object(self, parent) for parent in parents(name))
             group = not is_object(self, plain) and any(setting.startswith(f"{plain}.") for setting in settings)
             if group and isinstance(value, dict):
-                self._check_names(value, source, f"{name}.")
+                yield from self._unknown(value, source, f"{name}.")
             elif not (group or inside or plain in settings):
-                raise ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
+                yield ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
 
-    def _check_refused(self, given: dict[str, Any], source: str, prefix: str) -> None:
+    def _refused(self, given: dict[str, Any], source: str, prefix: str) -> Iterator[ConfigError]:
         """At any depth: the parser of an object's arguments does not know these names."""
         for key, value in given.items():
             refused = refused_name(f"{prefix}{key}", value)
             if refused is not None and value is not None:
-                raise ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.hint)
+                yield ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.hint)
             if isinstance(value, dict):
-                self._check_refused(value, source, f"{prefix}{key}.")
+                yield from self._refused(value, source, f"{prefix}{key}.")
 
 
 def parents(name: str) -> list[str]:

@@ -143,6 +143,26 @@ class Task(ABC):
         return spans
 
 
+class Benchmark(Task):
+    """A published test set: the same problems, whether they validate or test."""
+
+    title: str
+    trained_on: str
+    """The task to train on instead."""
+    _problems: list[Problem] | None = None
+
+    @abstractmethod
+    def load(self) -> list[Problem]:
+        """Raises: ConfigError for a set that is not available, or not of its size."""
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        if split == "train":
+            raise ConfigError("data.task", f"is {self.title}, a test set.", f"Train on a {self.trained_on}.")
+        if self._problems is None:
+            self._problems = self.load()
+        return self._problems
+
+
 def check_names(setting: str, names: Sequence[str]) -> None:
     """Raises: ConfigError for a list of names that is empty or has one twice."""
     if not names or len(set(names)) < len(names):

@@ -6,23 +6,33 @@ The reward is 1 for an answer that is equivalent to the reference, else 0 (eq. 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.settings.ranges import GradingSeconds, NonNegativeInt
 from ovd_lightning.settings.texts import NonEmptyText, QuestionPrompt
-from ovd_lightning.tasks.base import Split, Suite, Task, check_names, find_entry
+from ovd_lightning.tasks.base import Benchmark, Split, Suite, Task, check_names, find_entry
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.rewards import RewardFunction
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, row_errors, text, texts
-from ovd_lightning.tasks.splits import Splits
+from ovd_lightning.tasks.sources import (
+    Row,
+    Source,
+    Splits,
+    field,
+    load_rows,
+    make_problems,
+    meta_of,
+    row_errors,
+    text,
+    texts,
+)
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -202,14 +212,17 @@ class MathTask(_Graded):
         for number, row in rows:
             with row_errors("MathTask.id_field", number, "Name the field of ids."):
                 by_id.setdefault(self._id(row, number), []).append((number, row))
-        for setting, wanted in (("ids", self.ids or []), ("exclude", self.exclude)):
-            unknown = [id for id in wanted if id not in by_id]
-            if unknown:
-                raise ConfigError(
-                    f"MathTask.{setting}",
-                    f"names {', '.join(unknown[:5])}; {self.data} has no such problem.",
-                    f"Its ids are like {', '.join(list(by_id)[:3])}.",
-                )
+        named = {"ids": self.ids or [], "exclude": self.exclude}
+        unknown = {setting: [id for id in ids if id not in by_id] for setting, ids in named.items()}
+        report(
+            ConfigError(
+                f"MathTask.{setting}",
+                f"names {', '.join(ids[:5])}; {self.data} has no such problem.",
+                f"Its ids are like {', '.join(list(by_id)[:3])}.",
+            )
+            for setting, ids in unknown.items()
+            if ids
+        )
         order = list(by_id) if self.ids is None else self.ids
         return [pair for id in order if id not in self.exclude for pair in by_id[id]]
 
@@ -236,7 +249,7 @@ class MathTask(_Graded):
         return self.template.replace(_PLACE, problem.question)
 
 
-class MathBenchmark(_Graded):
+class MathBenchmark(_Graded, Benchmark):
     """One named test set, with the prompts of the reference evaluation.
 
     In style "chat" the instruction is the system message, and the question, behind worked examples where the entry
@@ -261,6 +274,8 @@ class MathBenchmark(_Graded):
             of the size it must be.
     """
 
+    trained_on = "MathTask"
+
     def __init__(
         self,
         benchmark: str,
@@ -277,27 +292,23 @@ class MathBenchmark(_Graded):
         super().__init__(grading, timeout_s, step_separator, environment, reward)
         self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
-        available = len(self.entry.demonstrations)
-        if shots is not None and shots > available:
-            raise ConfigError(
-                "MathBenchmark.shots", f"is {shots}; {self.name} has {available} worked examples.", "Use fewer."
-            )
+        report(self._errors(shots, style, system))
         self.shots = self.entry.shots if shots is None else shots
         self.folder = folder
         self.style = style
-        if system is not None and style != "chat":
-            raise ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
         self.system = (INSTRUCTION if system is None else system) if style == "chat" else None
-        self._problems: list[Problem] | None = None
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """The complete set, for validation and for testing."""
-        if split == "train":
-            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a MathTask.")
-        if self._problems is None:
-            setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
-            self._problems = load_problems(self.entry, self.folder, setting)
-        return self._problems
+    def _errors(self, shots: int | None, style: Style, system: str | None) -> Iterator[ConfigError]:
+        available = len(self.entry.demonstrations)
+        if shots is not None and shots > available:
+            problem = f"is {shots}; {self.name} has {available} worked examples."
+            yield ConfigError("MathBenchmark.shots", problem, "Use fewer.")
+        if system is not None and style != "chat":
+            yield ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
+
+    def load(self) -> list[Problem]:
+        setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
+        return load_problems(self.entry, self.folder, setting)
 
     def prompt(self, problem: Problem) -> str:
         shown = self.entry.demonstrations[: self.shots] if _single_choice(problem) else ()

@@ -22,6 +22,7 @@ from ovd_lightning.types import Grade, Problem
 
 RewardFunction = Callable[[str, Problem], float | Grade]
 
+
 class RewardError(RuntimeError):
     """A reward function raised, or returned something that is no reward: the run stops, nothing is counted as 0."""
 

@@ -14,11 +14,10 @@ from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
 from ovd_lightning.settings.texts import NonEmptyText
-from ovd_lightning.tasks.base import Split, Suite, Task, check_names
+from ovd_lightning.tasks.base import Benchmark, Split, Suite, Task, check_names
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.rewards import RewardFunction
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
-from ovd_lightning.tasks.splits import Splits
+from ovd_lightning.tasks.sources import Row, Source, Splits, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
 from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
@@ -215,7 +214,7 @@ class WebQATask(WebQA):
         return aliases(row, ANSWER_FIELDS[-1])
 
 
-class WebQABenchmark(WebQA):
+class WebQABenchmark(WebQA, Benchmark):
     """One named test set.
 
     Args:
@@ -234,6 +233,8 @@ class WebQABenchmark(WebQA):
         not of the size it must be.
     """
 
+    trained_on = "WebQATask"
+
     def __init__(
         self,
         benchmark: str,
@@ -250,17 +251,12 @@ class WebQABenchmark(WebQA):
         self.entry = find_entry(benchmark, "WebQABenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         self.folder, self.limit = folder, limit
-        self._problems: list[Problem] | None = None
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """The same problems, whether they validate or test."""
-        if split == "train":
-            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a WebQATask.")
-        if self._problems is None:
-            setting = "WebQABenchmark.benchmark" if self.folder is None else "WebQABenchmark.folder"
-            self._problems = load_problems(self.entry, self.folder, self.limit, setting)
-            self._expect(self._problems)
-        return self._problems
+    def load(self) -> list[Problem]:
+        setting = "WebQABenchmark.benchmark" if self.folder is None else "WebQABenchmark.folder"
+        problems = load_problems(self.entry, self.folder, self.limit, setting)
+        self._expect(problems)
+        return problems
 
 
 class WebQASuite(Suite):
