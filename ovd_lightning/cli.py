@@ -21,11 +21,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
+from ovd_lightning.callbacks.endings import RoundTimer, SignalsCallback
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
-from ovd_lightning.callbacks.signals import SignalsCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
-from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.errors import ConfigError, RunError, report

@@ -58,15 +58,23 @@ def collecting(errors: list[ConfigError]) -> Iterator[None]:
 
 
 @contextmanager
-def located(setting: str) -> Iterator[None]:
-    """Prefix the setting of a ConfigError: an engine knows its own settings only, not whose engine it is."""
+def located(setting: str, own: str = "") -> Iterator[None]:
+    """Give a ConfigError its full setting: an engine knows its own settings only, not whose engine it is.
+
+    Args:
+        setting: of the object.
+        own: what the object itself calls that setting; empty: nothing, its settings have no dots.
+    """
     try:
         yield
     except ConfigError as error:
-        if "." in error.setting:
+        if not error.setting.startswith(own) if own else "." in error.setting:
             raise
-        name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
-        raise ConfigError(name, error.problem, error.hint) from error
+        if own:
+            inside = error.setting.removeprefix(own)
+        else:
+            inside = "" if error.setting == "engine" else f".init_args.{error.setting}"
+        raise ConfigError(f"{setting}{inside}", error.problem, error.hint) from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

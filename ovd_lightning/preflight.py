@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovd_lightning.tasks.base import Task
 
 
-def say_generation_problem(student: str) -> None:
+def log_generation_problem(student: str) -> None:
     """Generation settings that transformers loads and would not save again are no reason to refuse a student."""
     from ovd_lightning.export import generation_problem
 
@@ -193,22 +193,15 @@ def check_teacher(teacher: Teacher) -> None:
 
 
 def check_environments(data: OVDDataModule) -> None:
-    """Each once; their errors name the training task's, which is not where every environment stands.
-
-    Raises: ConfigError.
-    """
-    own = "task.init_args.environment"
+    """Each once, by the setting that holds it: its own errors name the training task's. Raises: ConfigError."""
+    benchmarks = [*data.benchmarks("validation").items(), *data.benchmarks("test").items()]
     for environment in data.environments():
-        try:
-            environment.check()
-        except ConfigError as error:
-            if environment is data.task.environment or not error.setting.startswith(own):
-                raise
-            tasks = {**data.benchmarks("validation"), **data.benchmarks("test")}
-            name = next(name for name, task in tasks.items() if task.environment is environment)
+        where = "task"
+        if environment is not data.task.environment:
+            name = next(name for name, task in benchmarks if task.environment is environment)
             where = "data.benchmarks" if data.suite is not None else f"data.benchmarks.{name}"
-            setting = f"{where}.init_args.environment{error.setting.removeprefix(own)}"
-            raise ConfigError(setting, error.problem, error.hint) from error
+        with located(f"{where}.init_args.environment", own="task.init_args.environment"):
+            environment.check()
 
 
 def check_run(
@@ -250,7 +243,7 @@ def check_run(
     report(found)
 
     if training:
-        say_generation_problem(student)
+        log_generation_problem(student)
         with collecting(found):
             data.task.check(trained)
     for _, task, problems in evaluated if stage != "predict" else ():

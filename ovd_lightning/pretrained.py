@@ -41,10 +41,12 @@ def loading(setting: str, path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # any: each architecture's code has its own
-        told = next(iter(str(error).strip().splitlines()), "").rstrip(": ")
+        message = next(iter(str(error).strip().splitlines()), "").rstrip(": ")
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        offline = offline if "huggingface.co" in told or "offline" in told else ""
-        raise ConfigError(setting, f"{path} cannot be loaded: {told or type(error).__name__}{offline}", HINT) from error
+        offline = offline if "huggingface.co" in message or "offline" in message else ""
+        raise ConfigError(
+            setting, f"{path} cannot be loaded: {message or type(error).__name__}{offline}", HINT
+        ) from error
 
 
 def load_config(setting: str, path: str, trust_remote_code: bool = False) -> Any:

@@ -64,7 +64,7 @@ def resolve(config: Any, verb: str) -> Path | None:
 def check_start(
     checkpoint: Path, module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], weights_only: bool | None
 ) -> Progress:
-    """What ``fit`` resumes from, before anything is loaded or written; says what differs from the checkpoint.
+    """What ``fit`` resumes from, before anything is loaded or written; prints what differs from the checkpoint.
 
     Args:
         trainer: the configured arguments of Trainer.

@@ -178,7 +178,7 @@ class BenchmarkCallback(L.Callback):
         """Numbers to loggers, files and history. Collective.
 
         Args:
-            complete: every problem must have been answered; otherwise the trainer was told to leave some out.
+            complete: every problem must have been answered; otherwise the trainer leaves some out.
         """
         running = self._over()
         assert running is not None
@@ -383,7 +383,7 @@ class BenchmarkCallback(L.Callback):
         rank_zero_info(f"predict: {reused + generated} answers{where}, of which {reused} were found there")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Says how the evaluation goes on."""
+        """Prints how the evaluation can be continued."""
         running = self._over()
         self._under_way.close()
         if running is not None and running.answering.files is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovd_lightning.teachers.verbal import VerbalTeacher
 
 COUNTS = ("wasted_tokens", "unscored_steps", "failed_rewrites", "unchecked_steps", "teacher_generated_tokens")
-"""Of an answer under testing rejection: `VerifiedCompletion` says what each counts."""
+"""Of an answer under testing rejection: `VerifiedCompletion` describes each."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -267,7 +267,7 @@ def graded(task: Task, problems: Sequence[Problem], responses: Sequence[str]) ->
 
 
 def verdict_fields(task: Task, problem: Problem, grade: Grade | None) -> Row:
-    """The part of a line that a checker says."""
+    """The part of a row that the checker decides."""
     return {
         "answer": grade.answer if grade else None,
         "how": grade.how if grade else None,

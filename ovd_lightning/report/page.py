@@ -14,7 +14,6 @@ from typing import Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.evaluation.names import label as metric_label
-from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Record, Run, Series, evenly, read_round
 
@@ -146,10 +145,10 @@ def _group(records: list[Record]) -> dict[str, Any]:
 
 
 def _trajectory(record: Record) -> dict[str, Any]:
-    """What the viewer needs; numbers shortened. Without steps the whole text stands as a single one."""
+    """What the viewer needs; numbers shortened. Without steps, all of the text is one."""
     steps = record.get("steps") or [{**record, "text": record.get("text"), "start": 0, "end": record.get("tokens")}]
     kept = {name: _clean(record.get(name)) for name in KEPT}
-    # A trajectory-level distribution (the whole was scored at once) belongs to the trajectory, not to its steps.
+    # A trajectory-level distribution (all was scored at once) belongs to the trajectory, not to its steps.
     kept["distribution"] = _clean(record.get("distribution")) if record.get("steps") else None
     kept["steps"] = [
         {
@@ -180,3 +179,34 @@ def _clean(value: Any) -> Any:
 
 def _compressed(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode("ascii")
+
+
+def evaluation_tables(run: Run) -> list[dict[str, Any]]:
+    """One a split, "validation" first: ``split``, ``columns``, ``what`` (the accuracy that ``steps`` shows: [step,
+    cells]), ``last`` (every row of the last evaluation) and ``caption``, how that was done.
+
+    Only evaluations of the same benchmarks as the last one are in ``steps``.
+    """
+    tables = []
+    for split in ("validation", "test"):
+        found = [e for e in run.evaluations if e["split"] == split]
+        if not found:
+            continue
+        last = found[-1]
+        alike = [e for e in found if e["table"]["columns"] == last["table"]["columns"]]
+        tables.append(
+            {
+                "split": split,
+                "columns": [str(column) for column in last["table"]["columns"][1:]],
+                "what": str(last["table"]["rows"][0][0]),
+                "steps": [(e["step"], [_cell(c) for c in e["table"]["rows"][0][1:]]) for e in alike],
+                "last": [(str(row[0]), [_cell(c) for c in row[1:]]) for row in last["table"]["rows"]],
+                "caption": str(last.get("caption", "")),
+            }
+        )
+    return tables
+
+
+def _cell(value: Any) -> str:
+    """A count as it is, a percentage with one digit; "" where there is none."""
+    return f"{value:.1f}" if isinstance(value, float) else "" if value is None else str(value)

@@ -58,7 +58,7 @@ class Format(Template):
 
     def __contains__(self, text: str) -> bool:
         with suppress(ValueError):  # a single brace
-            names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            names = places(text)
             return names.issuperset(self.required) and names.issubset((*self.required, *self.optional))
         return False
 
@@ -66,6 +66,11 @@ class Format(Template):
         places = [f"with {_listed(self.required)}"] if self.required else []
         places += [f"if you like with {_listed(self.optional)}"] if self.optional else []
         return f"a text, {', '.join(places)}; any other brace is written twice"
+
+
+def places(text: str) -> set[str]:
+    """The names in the braces of a text for ``str.format``. Raises: ValueError for a single brace."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -25,7 +25,7 @@ class Refused:
 
 
 ROUNDS = "A run is one epoch of data.rounds rounds."
-EVALUATED = "Evaluations come after whole rounds."
+EVALUATED = "Evaluations come at the ends of rounds."
 OBEYED = (
     "accelerator", "strategy", "devices", "num_nodes", "precision", "logger", "callbacks", "fast_dev_run", "max_steps",
     "min_steps", "max_time", "limit_test_batches", "limit_predict_batches", "enable_checkpointing",

@@ -1,4 +1,4 @@
-"""A W&B sweep file: what it says, the runs that it stands for, their names and their command lines."""
+"""A W&B sweep file: its content, the runs that it describes, their names and command lines."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _directory(path: Path, program: str) -> Path | None:
 
 def expand(sweep: Sweep, *, count: int | None = None, seeds: Sequence[int] = ()) -> list[Values]:
     """The runs' parameters: every combination, the last parameter fastest, the first ``count`` of them (default: the
-    file's run_cap). With ``seeds`` each under every seed, whatever the file says of ``seed_everything``."""
+    file's run_cap). With ``seeds`` each under every seed, whatever the file sets for ``seed_everything``."""
     choices = {name: values for name, values in sweep.parameters.items() if not (seeds and name == SEED)}
     grid = [dict(zip(choices, row, strict=True)) for row in itertools.product(*choices.values())]
     grid = grid[: sweep.run_cap if count is None else count]
@@ -165,7 +165,7 @@ def command_line(sweep: Sweep, values: Values) -> list[str]:
 
 
 def short_names(runs: Sequence[Values]) -> dict[str, str]:
-    """Parameter -> its last component, or the whole name where two end alike."""
+    """Parameter -> its last component, or its full name where two end alike."""
     names = list(dict.fromkeys(name for values in runs for name in values))
     last = ["seed" if name == SEED else name.rpartition(".")[2] for name in names]
     return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}

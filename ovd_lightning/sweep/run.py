@@ -32,7 +32,7 @@ from ovd_lightning.sweep.file import FOLDER, RECORD, SEED, Values, command_line,
 from ovd_lightning.sweep.table import Job, print_tables, write_results
 
 GRACE_S = 60.0
-"""How long a run that was told to end may take before it is killed."""
+"""How long a run may take to end before it is killed."""
 
 
 class Runner:
@@ -127,7 +127,7 @@ class Runner:
         return code
 
     def _judge(self, job: Job, code: int | None) -> None:
-        """Fill in status and reason. A run that says it went well but left no metric is a failed one."""
+        """Fill in status and reason. A run that exited with 0 but left no metric has failed."""
         if code == 0 and read_metrics(job.folder):
             job.status = "finished"
         elif code and self._stopped:
@@ -151,7 +151,7 @@ def kill_tree(pid: int) -> None:
 
 
 def last_line(file: Path) -> str:
-    """The last line with anything on it, which is where a failed run says why."""
+    """The last line with anything on it, where a failed run gives its reason."""
     lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it printed nothing"
 

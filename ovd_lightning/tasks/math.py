@@ -52,14 +52,24 @@ Style = Literal["chat", "plain"]
 _PLACE = "{question}"
 
 
-class _Graded(Task):
-    """What training and evaluation share: steps and the checker."""
+class Graded(Task):
+    """What training and evaluation share: steps and the checker.
+
+    Args:
+        grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
+        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
+        step_separator: a step ends with this text.
+        environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
+            trajectory is one generation.
+        reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
+            else 0.
+    """
 
     def __init__(
         self,
         grading: Mode,
-        timeout_s: GradingSeconds,
-        step_separator: NonEmptyText,
+        timeout_s: GradingSeconds = TIMEOUT_S,
+        step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
@@ -95,7 +105,7 @@ class _Graded(Task):
     def check(self, problems: Sequence[Problem]) -> None:
         """Every reference must be found by the checker where it is boxed: a response could not be right either."""
         super().check(problems)
-        if self.reward_function is not None or type(self).grade is not _Graded.grade:
+        if self.reward_function is not None or type(self).grade is not Graded.grade:
             return  # who answers in what form is then not known
         boxed = [[f"\\boxed{{{answer}}}" for answer in map(reference, p.answers)] for p in problems]
         asked = [(response, p) for p, responses in zip(problems, boxed, strict=True) for response in responses]
@@ -118,7 +128,7 @@ def _grader(mode: Mode, timeout_s: GradingSeconds) -> Grader:
     return Grader(mode, timeout_s)
 
 
-class MathTask(_Graded):
+class MathTask(Graded):
     """Problems to train on: a set of the hub, a file or a folder.
 
     A row is a problem; a row without a question or an answer stops the run, as does an id that comes twice. Files of
@@ -145,12 +155,7 @@ class MathTask(_Graded):
             append to their questions is not repeated.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
-            trajectory is one generation.
-        reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
-            else 0.
+        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
@@ -175,12 +180,9 @@ class MathTask(_Graded):
         prompt: QuestionPrompt = TRAINING_PROMPT,
         system: str | None = None,
         grading: Mode = "strict",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: NonEmptyText = "\n\n",
-        environment: Environment | None = None,
-        reward: str | RewardFunction | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment, reward)
+        super().__init__(grading, **shared)
         if ids is not None:
             check_names("MathTask.ids", ids)
         self.data, self.config, self.revision = data, config, revision
@@ -249,7 +251,7 @@ class MathTask(_Graded):
         return self.template.replace(_PLACE, problem.question)
 
 
-class MathBenchmark(_Graded, Benchmark):
+class MathBenchmark(Graded, Benchmark):
     """One named test set, with the prompts of the reference evaluation.
 
     In style "chat" the instruction is the system message, and the question, behind worked examples where the entry
@@ -263,11 +265,8 @@ class MathBenchmark(_Graded, Benchmark):
         grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" or "plain".
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: replies to the turns of an answer, e.g. a ToolEnvironment; null: an answer is one generation.
         system: system message of style "chat"; null: the instruction of the reference evaluation.
-        reward: module.function that gives the reward of a response to a problem; null: 1 for a right answer.
+        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or not
@@ -283,13 +282,10 @@ class MathBenchmark(_Graded, Benchmark):
         grading: Mode = "qwen",
         shots: NonNegativeInt | None = None,
         style: Style = "chat",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: NonEmptyText = "\n\n",
-        environment: Environment | None = None,
         system: str | None = None,
-        reward: str | RewardFunction | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment, reward)
+        super().__init__(grading, **shared)
         self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         report(self._errors(shots, style, system))
@@ -326,13 +322,8 @@ class MathSuite(Suite):
         names: what is tested on, in the order of the table; the sets that MathBenchmark names.
         validation: what is validated on during training. data.validation_limit shortens it.
         folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
-        grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
-        style: "chat" where rollout.chat is true, "plain" where it is false.
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: see MathBenchmark; all sets share it.
-        system: see MathBenchmark.
+        **shared: grading, style, system, timeout_s, step_separator, environment, reward: see `MathBenchmark`.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.
@@ -343,13 +334,8 @@ class MathSuite(Suite):
         names: list[str] | None = None,
         validation: list[str] | None = None,
         folder: str | None = None,
-        grading: Mode = "qwen",
         shots: NonNegativeInt | None = None,
-        style: Style = "chat",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: NonEmptyText = "\n\n",
-        environment: Environment | None = None,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
         self.names = list(TABLE_4) if names is None else names
         self.validation = ["math500"] if validation is None else validation
@@ -359,15 +345,7 @@ class MathSuite(Suite):
         entries = [find_entry(ENTRIES, name, setting) for setting, names in chosen.items() for name in names]
         self._tasks = {
             entry.name: MathBenchmark(
-                entry.name,
-                folder=folder,
-                grading=grading,
-                shots=shots if entry.demonstrations else None,
-                style=style,
-                timeout_s=timeout_s,
-                step_separator=step_separator,
-                environment=environment,
-                system=system,
+                entry.name, folder=folder, shots=shots if entry.demonstrations else None, **shared
             )
             for entry in entries
         }

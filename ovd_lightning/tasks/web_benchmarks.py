@@ -53,7 +53,7 @@ class Entry:
     title: str
     """The head of its column in Table 3."""
     size: int
-    """Rows of the whole split. Another number from the hub stops the run: the set has changed."""
+    """Rows of the complete split. With another number from the hub the run stops: the set has changed."""
     source: Source
     convert: Callable[[Row, int], Converted]
     """(row, its number) -> its content, in the fields of ``source``."""

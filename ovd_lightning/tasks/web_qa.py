@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
@@ -20,8 +20,7 @@ from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.sources import Row, Source, Splits, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
-from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
-from ovd_lightning.tasks.web_protocol import extract_answer, step_spans
+from ovd_lightning.tasks.web_protocol import DOCUMENTS, QUESTION, TEMPLATES, extract_answer, fill, step_spans
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -149,12 +148,7 @@ class WebQATask(WebQA):
             "golden_answers" and "reward_model.ground_truth.target".
         id_field: field of the problem's id; null: "id" behind "data_source" as far as the rows have them, else the
             row's number.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
     """
@@ -171,14 +165,9 @@ class WebQATask(WebQA):
         question_field: str = "question",
         answers_field: str | None = None,
         id_field: str | None = None,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        super().__init__(**shared)
         self.data, self.config, self.file, self.revision = data, config, file, revision
         self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
         parts: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
@@ -221,13 +210,8 @@ class WebQABenchmark(WebQA, Benchmark):
         benchmark: name of the set: nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa, musique, bamboogle, gaia; also
             nq_dev.
         folder: a folder with a local copy of the set, see docs/web_qa.md; null: from the hub.
-        limit: the set's first problems, the papers' 500; null: the whole split.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        limit: the set's first problems, the papers' 500; null: the complete split.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or is
         not of the size it must be.
@@ -240,14 +224,9 @@ class WebQABenchmark(WebQA, Benchmark):
         benchmark: str,
         folder: str | None = None,
         limit: PositiveInt | None = SAMPLE,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        super().__init__(**shared)
         self.entry = find_entry(benchmark, "WebQABenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         self.folder, self.limit = folder, limit
@@ -268,13 +247,8 @@ class WebQASuite(Suite):
             references train on. data.validation_limit shortens it. The same rows are tested on, so do not choose a
             checkpoint or a setting by them: nq_dev is there for that.
         folder: a folder with local copies of the sets, see docs/web_qa.md; null: from the hub.
-        limit: the first problems of each set, the papers' 500; null: whole splits.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        limit: the first problems of each set, the papers' 500; null: complete splits.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a name is unknown or comes twice, or there is none; or another setting is wrong.
     """
@@ -285,27 +259,12 @@ class WebQASuite(Suite):
         validation: list[str] | None = None,
         folder: str | None = None,
         limit: PositiveInt | None = SAMPLE,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
         self.names = self._known("names", TABLE_3 if names is None else names)
         self.validation = self._known("validation", ("nq", "hotpotqa") if validation is None else validation)
         self._tasks = {
-            name: WebQABenchmark(
-                name,
-                folder=folder,
-                limit=limit,
-                environment=environment,
-                template=template,
-                reward=reward,
-                correct_when=correct_when,
-                f1_minimum=f1_minimum,
-                system=system,
-            )
+            name: WebQABenchmark(name, folder=folder, limit=limit, **shared)
             for name in dict.fromkeys((*self.names, *self.validation))
         }
 

@@ -43,7 +43,7 @@ class LocalSandbox(Sandbox):
         file_mb: what one program may write, in a folder that is removed with it.
         output_bytes: kept bytes of standard output and of standard error, half from the start, half from the end.
         packages: what programs may import besides the standard library; imported once, at no cost to a program. The
-            folder of their installation is readable as a whole.
+            complete folder of their installation is readable.
         print_value: print the value of a program's last line if it is an expression, like an interactive interpreter:
             models often omit the print.
         workers: programs at a time; null: one per processor of this machine, at most 16.

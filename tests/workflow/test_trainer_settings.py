@@ -12,7 +12,7 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from ovd_lightning.callbacks.timer import RoundTimer
+from ovd_lightning.callbacks.endings import RoundTimer
 from ovd_lightning.cli import round_timer, run_loggers
 from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.run_folder import RunConfig, loggers
