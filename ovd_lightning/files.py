@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, whatever ends the process; and what cannot be written, in one line."""
+"""Files that appear complete or not at all, however the process ends; and what cannot be written, in one line."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ class BenchmarkCallback(L.Callback):
         """What can be known before a first answer. Raises: ConfigError."""
         data, rollout = self._data(trainer), RolloutCallback.of(trainer)
         decoding = self.decoding(rollout, data)
-        # The rollout callback has looked at the problems of Lightning's own loops, with its own limit.
+        # The rollout callback has checked the problems of Lightning's own loops, with its own limit.
         own: EvalSplit = "validation" if stage in ("fit", "validate") else "test"
         checked = own if stage == "predict" or decoding.max_tokens <= rollout.sampling.max_tokens else None
         check_evaluation(

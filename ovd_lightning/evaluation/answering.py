@@ -1,7 +1,7 @@
 """Problems -> answers: what is already on the disk is taken from there, the rest is generated and graded.
 
 Knows no Lightning. Randomness is a function of (run seed, problem, sample), so that a repeated evaluation asks for
-the same answers whatever was answered before.
+the same answers, independently of what was answered before.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Answering:
         return seed_of(self.decoding.seed, "eval", problem.id, "greedy")
 
     def _how(self, task: Task) -> dict[str, Any]:
-        """What else an answer depends on; looked at once, before a first answer can change a counter in it."""
+        """What else an answer depends on; read once, before a first answer can change a counter in it."""
         if id(task) in self._hows:
             return self._hows[id(task)]
         how: dict[str, Any] = {

@@ -59,7 +59,7 @@ class Pass:
             self.shown.add(benchmark, lines)
 
     def _share(self, benchmark: str) -> int:
-        """Answers that are this rank's, for whoever watches."""
+        """This rank's answers, for the progress display."""
         decoding = self.answering.decoding
         problems = len(range(self.shown.rank, self.sizes[benchmark], self.shown.world_size))
         return problems * (decoding.greedy + decoding.samples)

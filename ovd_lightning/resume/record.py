@@ -64,7 +64,7 @@ def compare(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Prog
     Args:
         now: the settings of this run, see :func:`make`.
 
-    Raises: ConfigError for what must not differ, and for a checkpoint that training cannot go on from.
+    Raises: ConfigError for what must not differ, and for a checkpoint from which training cannot continue.
     """
     report(_unusable(checkpoint))
     updates, record = int(checkpoint["global_step"]), checkpoint.get(KEY)
@@ -91,7 +91,7 @@ def _unusable(checkpoint: Mapping[str, Any]) -> Iterator[ConfigError]:
 def _conflicts(
     progress: Progress, inside: int, then: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[ConfigError]:
-    """Settings that must be the checkpoint's and are not; progress that this run cannot go on from.
+    """Settings that must be the checkpoint's and are not; progress from which this run cannot continue.
 
     Args:
         inside: updates of the round that the checkpoint was written in.
@@ -121,7 +121,7 @@ def _conflicts(
 def student_errors(checkpoint: Mapping[str, Any], student: str) -> Iterator[ConfigError]:
     """That the checkpoint's weights are not those of the student's architecture.
 
-    Of a sharded checkpoint, whose tensors stand elsewhere, nothing is compared.
+    Of a sharded checkpoint, whose tensors are in other files, nothing is compared.
     """
     prefix = "student.hf."
     saved = {n.removeprefix(prefix): tuple(t.shape) for n, t in checkpoint.get("state_dict", {}).items()}

@@ -74,7 +74,7 @@ class SearchEngine(ABC):
 
     Args:
         cache: file that keeps results, so that no query is sent twice; null: no cache. Entries do not expire:
-            delete it to search anew.
+            delete it to search again.
     """
 
     tells_answer: bool = False

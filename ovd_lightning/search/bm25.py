@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Of an index's folder; another one is built anew."""
+"""Of an index's folder; one of another version is rebuilt."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 

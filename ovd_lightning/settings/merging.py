@@ -1,6 +1,6 @@
 """Naming a class starts from that class's own defaults.
 
-jsonargparse merges an object that is given anew into the one before it, setting by setting, and where the new class
+jsonargparse merges an object that is given again into the one before it, setting by setting, and where the new class
 takes an argument of the same name, the old one's value stays. Here, whatever names a class (a ``class_path``, a
 class's name, the file of one) replaces what was there, at any depth; a mapping with nothing but
 ``init_args``, or a dotted name, changes it.
@@ -65,7 +65,7 @@ def opened(value: Any) -> Iterator[Any]:
 
 
 def make_room(present: Namespace | dict[str, Any], given: dict[str, Any]) -> None:
-    """Take out of ``present`` every object that ``given`` names anew, so that nothing of it is merged into the new.
+    """Take out of ``present`` every object that ``given`` defines again, so that nothing of it is merged into the new.
 
     Args:
         present: the configuration so far.

@@ -40,7 +40,7 @@ class Task(ABC):
     system: str | None = None
     """System message where prompts go through a chat template; None: the template's own, if it has one."""
     metrics: tuple[str, ...] = ()
-    """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
+    """What ``Grade.metrics`` holds of every response; averaged over a benchmark, like its accuracy."""
 
     graded: bool = True
     """Problems have references. False: an open-ended task, whose outcome reward is 0; a judge gives the reward."""
@@ -177,7 +177,7 @@ def find_entry(entries: Mapping[str, Entry], name: str, setting: str) -> Entry:
 
 
 class Suite(ABC):
-    """Several benchmarks under one setting, e.g. the ten of a table: what ``data.benchmarks`` takes beside a dict."""
+    """Several benchmarks under one setting, e.g. the ten of a table: what ``data.benchmarks`` takes besides a dict."""
 
     @abstractmethod
     def tasks(self, split: Split) -> dict[str, Task]:

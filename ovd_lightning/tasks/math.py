@@ -44,7 +44,7 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 """The system message of the reference evaluation, and the default of Qwen2.5-Math's chat template."""
 
 TRAINING_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
-"""The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message behind the template's own system
+"""The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message after the template's own system
 message."""
 
 Style = Literal["chat", "plain"]
@@ -254,7 +254,7 @@ class MathTask(Graded):
 class MathBenchmark(Graded, Benchmark):
     """One named test set, with the prompts of the reference evaluation.
 
-    In style "chat" the instruction is the system message, and the question, behind worked examples where the entry
+    In style "chat" the instruction is the system message, and the question, after worked examples where the entry
     has some, is the user message (rollout.chat true). In style "plain", for models without a chat template, prompts
     are a text with the instruction in front (rollout.chat false).
 
@@ -311,7 +311,7 @@ class MathBenchmark(Graded, Benchmark):
         return _chat(shown, problem.question) if self.style == "chat" else _plain(shown, problem.question)
 
     def response(self, text: str) -> str:
-        """In style "plain" a model may go on and ask itself the next question: only the text before that counts."""
+        """In style "plain" a model may continue with a question of its own: only the text before that counts."""
         return text if self.style == "chat" else text.partition("\nQuestion:")[0]
 
 

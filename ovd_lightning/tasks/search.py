@@ -24,7 +24,7 @@ ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL | re.I
 """A complete action; of an opening tag that is written twice, the second counts."""
 TAG = tags("think", "search", "information", "answer")
 FEWEST = 8
-"""Fewest searches of a rollout at which the share of failed ones is looked at."""
+"""Fewest searches of a rollout from which on the share of failed ones is checked."""
 
 
 class SearchEnvironment(Environment):

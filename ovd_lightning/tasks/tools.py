@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SETTINGS = "task.init_args.environment.init_args"
 TAG = tags("think", "tool_call", "tool_response", "tools")
 FEWEST = 8
-"""Fewest calls of a rollout at which the share of failed ones is looked at."""
+"""Fewest calls of a rollout from which on the share of failed ones is checked."""
 
 UNDECODABLE = "That was no call of the tool ({reason}). A call looks like this:\n" + hermes_call(
     "print(6 * 7)"
@@ -32,7 +32,7 @@ UNDECODABLE = "That was no call of the tool ({reason}). A call looks like this:\
 
 class ToolEnvironment(Environment):
     """A turn that calls the tool ``code_interpreter`` gets what its program printed; one that calls nothing is the
-    last. A call in a thought is none: it gets no reply, and the next turn goes on with the thought.
+    last. A call in a thought is none: it gets no reply, and the next turn continues the thought.
 
     Each program runs from scratch. One that raises is a result like any other: the end of its traceback is the reply.
     Only a sandbox that cannot run programs is a failure, which is counted. What a program prints is the model's own
@@ -53,8 +53,8 @@ class ToolEnvironment(Environment):
             SOD; "tell": the reply explains what a call looks like.
         undecodable_message: that reply; {reason} is what was wrong.
         wrong_call_message: the reply to a call that can be read and names another tool or holds no code, after which
-            the trajectory goes on, as in SOD; {reason} is what was wrong.
-        stopped_message: behind what a program had printed when it was killed; {reason} is why.
+            the trajectory continues, as in SOD; {reason} is what was wrong.
+        stopped_message: after what a program had printed when it was killed; {reason} is why.
         empty_message: in place of a result that is empty.
         failed_message: in place of a result, when the sandbox could not run the program.
         max_failed_share: share of calls of a rollout that the sandbox could not run above which the run stops, in

@@ -55,7 +55,7 @@ QUESTION, DOCUMENTS = "{question}", "{documents}"
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 """Of an opening tag that is written twice, the second counts."""
 _HIDDEN = "\0"
-"""Stands for text that was not written by whoever writes the trajectory; no tag reaches over it."""
+"""In place of observations, so that no tag extends over one."""
 _SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>", re.IGNORECASE)
 _INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL | re.IGNORECASE)
 

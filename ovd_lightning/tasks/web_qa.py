@@ -146,7 +146,7 @@ class WebQATask(WebQA):
         question_field: field of the question; dots lead into nested fields.
         answers_field: field of the reference answer and its aliases; null: the first there is of "answers",
             "golden_answers" and "reward_model.ground_truth.target".
-        id_field: field of the problem's id; null: "id" behind "data_source" as far as the rows have them, else the
+        id_field: field of the problem's id; null: "id" after "data_source" as far as the rows have them, else the
             row's number.
         **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
