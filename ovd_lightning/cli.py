@@ -21,14 +21,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
+from ovd_lightning.callbacks.endings import RoundTimer, SignalsCallback
 from ovd_lightning.callbacks.progress import RunProgressBar
 from ovd_lightning.callbacks.rollout import RolloutCallback
-from ovd_lightning.callbacks.signals import SignalsCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
-from ovd_lightning.callbacks.timer import RoundTimer
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, RunError, report
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
@@ -48,7 +47,7 @@ from ovd_lightning.run_folder import (
 )
 from ovd_lightning.settings.merging import ConfigFile, objects_replace
 from ovd_lightning.settings.parser import RunParser
-from ovd_lightning.settings.trainer import apply_fast_dev_run, check_steps, check_trainer
+from ovd_lightning.settings.trainer import apply_fast_dev_run, step_errors, trainer_errors
 from ovd_lightning.start import begin, check_evaluated, check_start, continues, end, is_rank_zero, resolve
 from ovd_lightning.stop import ending_on_signals
 from ovd_lightning.tasks.base import Task
@@ -155,16 +154,14 @@ class OVDCLI(LightningCLI):
         """As Lightning's, but true draws a seed, where Lightning's is then always 0; the record has what was drawn."""
         config = self._settings()
         seed = config["seed_everything"]
-        if seed is False:
-            raise ConfigError(
-                "seed_everything",
-                "is false, but problem order and every sample are drawn from it.",
-                "Give a number; true draws one and records it.",
-            )
         if seed is True:  # ranks that Lightning starts have the first one's
             seed = int(os.environ.get("PL_GLOBAL_SEED", secrets.randbelow(2**32)))
-        if not 0 <= seed < 2**32:
-            raise ConfigError("seed_everything", f"is {seed}.", "Use 0 to 4294967295.")
+        if seed is False or not 0 <= seed < 2**32:
+            raise ConfigError(
+                "seed_everything",
+                f"is {seed}; problem order and every sample are drawn from it.",
+                "Use 0 to 4294967295, or true, which draws one and records it.",
+            )
         config["seed_everything"] = config["data.seed"] = L.seed_everything(seed, workers=True)
 
     def _settings(self) -> Any:
@@ -174,10 +171,11 @@ class OVDCLI(LightningCLI):
         """What the Trainer is given is checked. A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the
         student; nothing is restored then. Any other checkpoint is found and looked at here."""
         config = self._settings()
-        check_trainer(vars(config["trainer"]), self.subcommand or "fit")
+        report(trainer_errors(vars(config["trainer"]), self.subcommand or "fit"))
         if self.subcommand in ("fit", None):
             apply_fast_dev_run(config, rank_zero_info)
-            check_steps(vars(config["trainer"]), config["data.epochs_per_round"] * config["data.mini_batches"])
+            updates = config["data.epochs_per_round"] * config["data.mini_batches"]
+            report(step_errors(vars(config["trainer"]), updates))
         path = config.get("ckpt_path")
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)
@@ -272,32 +270,11 @@ def run_loggers(given: Any, own: list[Logger]) -> list[Logger] | bool:
 
 def is_student(ckpt_path: str) -> bool:
     """Whether what an evaluation was given is a student (a folder with config.json, or a hub id), not a checkpoint of
-    Lightning's (a file, or the folder of a sharded one).
-
-    Raises: ConfigError for a path that is neither.
-    """
+    Lightning's (a file, or the folder of a sharded one)."""
     path = Path(ckpt_path).expanduser()
-    if path.is_file() or ckpt_path in ("best", "last", "hpc") or ckpt_path.startswith("registry"):
-        return False
-    if path.is_dir():
-        if (path / "config.json").is_file():
-            return True
-        if (path / ".metadata").is_file() or (path / "meta.pt").is_file():  # torch's distributed checkpoints
-            return False
-        raise ConfigError(
-            "ckpt_path",
-            f"the folder {ckpt_path} holds no config.json.",
-            "Give a Lightning checkpoint (runs/.../checkpoints/last.ckpt), or a folder with a student "
-            "(runs/.../student) or its hub id.",
-        )
-    if is_hub_id(ckpt_path) and not ckpt_path.endswith(".ckpt"):
-        return True
-    raise ConfigError(
-        "ckpt_path",
-        f"{ckpt_path} is not there.",
-        "Give a Lightning checkpoint (runs/.../checkpoints/last.ckpt), a folder with a student (runs/.../student), or "
-        "a hub id like Qwen/Qwen2.5-Math-1.5B.",
-    )
+    if path.exists():
+        return (path / "config.json").is_file()
+    return is_hub_id(ckpt_path) and not ckpt_path.endswith(".ckpt")
 
 
 def config_error(error: BaseException | None) -> ConfigError | None:
@@ -319,15 +296,15 @@ def outside(error: Exception) -> str | None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A ConfigError ends the program with its message alone and exit code 2, an error from outside with 1."""
+    """A ConfigError ends the program with its messages alone and exit code 2, an error from outside with 1."""
     try:
         yield
     except Exception as error:
         found = config_error(error)
-        line = str(found) if found is not None else outside(error)
-        if line is None:
+        lines = [outside(error)] if found is None else found.errors
+        if lines == [None]:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(*(f"error: {line}" for line in lines), sep="\n", file=sys.stderr)
         raise SystemExit(1 if found is None else 2) from None
 
 

@@ -54,7 +54,7 @@ class OVDDataModule(L.LightningDataModule):
         if mini_batches > problems_per_round:
             raise ConfigError(
                 "data.mini_batches",
-                f"is {mini_batches}, more than the {problems_per_round} groups of a round, which are kept whole.",
+                f"is {mini_batches}, more than the {problems_per_round} groups of a round, which are not split.",
                 "Use at most data.problems_per_round.",
             )
         self.task = task

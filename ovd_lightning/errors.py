@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -20,17 +20,61 @@ class ConfigError(ValueError):
         self.setting, self.problem, self.hint = setting, problem, hint
         super().__init__(f"{setting}: {problem} {hint}".strip())
 
+    @property
+    def errors(self) -> Sequence[ConfigError]:
+        """The single mistakes."""
+        return [self]
+
+
+class ConfigErrors(ConfigError):
+    """Several wrong settings, one a line; ``setting``, ``problem`` and ``hint`` are those of the first."""
+
+    def __init__(self, errors: Sequence[ConfigError]):
+        super().__init__(errors[0].setting, errors[0].problem, errors[0].hint)
+        self._errors = errors
+
+    @property
+    def errors(self) -> Sequence[ConfigError]:
+        return self._errors
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def report(errors: Iterable[ConfigError]) -> None:
+    """Raises: ConfigError with everything that is wrong, each once, if anything is."""
+    found = list({str(error): error for error in errors}.values())
+    if found:
+        raise found[0] if len(found) == 1 else ConfigErrors(found)
+
 
 @contextmanager
-def located(setting: str) -> Iterator[None]:
-    """Prefix the setting of a ConfigError: an engine knows its own settings only, not whose engine it is."""
+def collecting(errors: list[ConfigError]) -> Iterator[None]:
+    """Append a ConfigError of the block to ``errors``, so that it is reported together with others."""
     try:
         yield
     except ConfigError as error:
-        if "." in error.setting:
+        errors.append(error)
+
+
+@contextmanager
+def located(setting: str, own: str = "") -> Iterator[None]:
+    """Give a ConfigError its full setting: an engine knows its own settings only, not whose engine it is.
+
+    Args:
+        setting: of the object.
+        own: what the object itself calls that setting; empty: nothing, its settings have no dots.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if not error.setting.startswith(own) if own else "." in error.setting:
             raise
-        name = setting if error.setting == "engine" else f"{setting}.init_args.{error.setting}"
-        raise ConfigError(name, error.problem, error.hint) from error
+        if own:
+            inside = error.setting.removeprefix(own)
+        else:
+            inside = "" if error.setting == "engine" else f".init_args.{error.setting}"
+        raise ConfigError(f"{setting}{inside}", error.problem, error.hint) from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

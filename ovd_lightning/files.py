@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever ends the process; and what cannot be written, in one line."""
+"""Files that appear complete or not at all, however the process ends; and what cannot be written, in one line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ovd_lightning.stop import shielded
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUTSIDE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ESTALE, errno.ENAMETOOLONG)
-"""Errors that the machine is to be mended for, not the program."""
+"""Errors whose cause is the machine, not the program."""
 
 
 def unwritable(path: Path | str, error: OSError) -> RunError:
     """The one line for a file that could not be written."""
-    mend = "Free space there" if error.errno in FULL else "Make it writable"
+    hint = "Free space there" if error.errno in FULL else "Make it writable"
     reason = error.strerror or str(error)
-    return RunError(f"{path} could not be written: {reason}. {mend}, or choose another folder; then continue the run.")
+    return RunError(f"{path} could not be written: {reason}. {hint}, or choose another folder; then continue the run.")
 
 
 def partial(path: Path) -> Path:

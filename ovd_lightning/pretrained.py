@@ -28,11 +28,9 @@ def check_path(setting: str, path: str) -> None:
     Raises: ConfigError for a folder that does not exist or holds no config.json.
     """
     folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(setting, f"{path} has no config.json.", HINT)
-    elif not is_hub_id(path):
-        raise ConfigError(setting, f"{path} is not there.", HINT)
+    if not (folder / "config.json").is_file() and (folder.is_dir() or not is_hub_id(path)):
+        problem = "has no config.json" if folder.is_dir() else "is not there"
+        raise ConfigError(setting, f"{path} {problem}.", HINT)
 
 
 @contextmanager
@@ -43,10 +41,12 @@ def loading(setting: str, path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # any: each architecture's code has its own
-        told = next(iter(str(error).strip().splitlines()), "").rstrip(": ")
+        message = next(iter(str(error).strip().splitlines()), "").rstrip(": ")
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        offline = offline if "huggingface.co" in told or "offline" in told else ""
-        raise ConfigError(setting, f"{path} cannot be loaded: {told or type(error).__name__}{offline}", HINT) from error
+        offline = offline if "huggingface.co" in message or "offline" in message else ""
+        raise ConfigError(
+            setting, f"{path} cannot be loaded: {message or type(error).__name__}{offline}", HINT
+        ) from error
 
 
 def load_config(setting: str, path: str, trust_remote_code: bool = False) -> Any:
@@ -80,14 +80,14 @@ def check_checkpoint(setting: str, path: str, trust_remote_code: bool = False) -
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return
-    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        raise ConfigError(setting, f"{path} holds no weights ({' or '.join(WEIGHTS)}).", HINT)
+    files = [file for pattern in WEIGHTS for file in folder.glob(pattern)]
     index = folder / "model.safetensors.index.json"
     with loading(setting, path):
         shards = sorted({*json.loads(index.read_text())["weight_map"].values()}) if index.is_file() else []
-    for shard in shards:
-        if not (folder / shard).is_file():
-            raise ConfigError(setting, f"{path} lacks {shard}, which its index names.", "Copy or download it again.")
+    lost = [shard for shard in shards if not (folder / shard).is_file()]
+    if lost or not files:
+        problem = f"lacks {lost[0]}, which its index names" if files else f"holds no weights ({' or '.join(WEIGHTS)})"
+        raise ConfigError(setting, f"{path} {problem}.", "Copy or download it again." if files else HINT)
     from safetensors import safe_open
 
     for file in folder.glob("*.safetensors"):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.files import first_free, new_folder, write_text
+from ovd_lightning.files import check_writable, first_free, new_folder, write_text
 from ovd_lightning.metrics_file import NAME, MetricsLogger
 from ovd_lightning.settings.ranges import NonNegativeFloat
 from ovd_lightning.sweep.file import SEED, label, parameters_of_run
@@ -113,12 +113,8 @@ def run_folder(run: RunConfig) -> Path:
                 "Set it (or torchrun's --rdzv-id).",
             )
         return job
-    try:
-        folder = new_folder(base)
-    except OSError as error:
-        raise ConfigError(
-            "run.root", f"{base} cannot be written to ({error.strerror}).", "Choose another folder."
-        ) from error
+    check_writable("run.root", base)
+    folder = new_folder(base)
     os.environ["OVD_RUN_DIR"] = str(folder)
     return folder
 

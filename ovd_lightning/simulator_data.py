@@ -27,14 +27,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import write_text
 from ovd_lightning.metrics import sub_exact_match
 from ovd_lightning.round.transcripts import read_transcripts
 from ovd_lightning.search.base import Document
 from ovd_lightning.search.simulated import FIELDS, WITH_ANSWER, WITHOUT_ANSWER
+from ovd_lightning.settings.yaml_files import read_yaml
 from ovd_lightning.tasks.search import SearchEnvironment
 
 TEXTS = (
@@ -79,10 +78,7 @@ class Form:
 
         Raises: ConfigError for a folder without the file, or a run that did not search.
         """
-        path = run / "config.yaml"
-        if not path.is_file():
-            raise ConfigError("runs", f"{run} has no config.yaml.", "Give the folder of a run, runs/<name>/<time>.")
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = read_yaml(run / "config.yaml", "runs", "Give the folder of a run, runs/<name>/<time>.", dict)
         environment = (config["task"].get("init_args") or {}).get("environment")
         settings = (environment or {}).get("init_args") or {}
         if "search" not in settings:
@@ -201,14 +197,12 @@ class Asking:
         """
         if path is None:
             return cls()
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        search = (config.get("init_args") or {}).get("search") if isinstance(config, dict) else None
-        if not isinstance(search, dict) or not str(search.get("class_path")).endswith("SimulatedSearch"):
-            hint = "Give one like configs/search/simulated.yaml."
-            raise ConfigError("--search", f"{path} is no config of a SimulatedSearch.", hint)
+        hint = "Give one like configs/search/simulated.yaml."
+        search = (read_yaml(path, "--search", hint, dict).get("init_args") or {}).get("search")
+        search = search if isinstance(search, dict) else {}
         settings = search.get("init_args") or {}
-        if settings.get("chat") is False:
-            raise ConfigError("--search", f"{path} has chat: false, and chat data are written.", "Set chat to true.")
+        if not str(search.get("class_path")).endswith("SimulatedSearch") or settings.get("chat") is False:
+            raise ConfigError("--search", f"{path} is no config of a SimulatedSearch with chat: true.", hint)
         prompt = settings.get("prompt") or (WITH_ANSWER if settings.get("tell_answer", True) else WITHOUT_ANSWER)
         return cls(prompt=prompt, system=settings.get("system"))
 

@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
+from ovd_lightning.errors import report
 from ovd_lightning.metrics_file import NAME, history
 from ovd_lightning.module import OVDModule
-from ovd_lightning.resume.find import WORDS, check_whole, find, run_of
-from ovd_lightning.resume.record import Progress, check, check_student
+from ovd_lightning.resume.damage import read
+from ovd_lightning.resume.find import WORDS, check_intact, find, run_of
+from ovd_lightning.resume.record import Progress, check, student_errors
 from ovd_lightning.resume.rewind import rewind
-from ovd_lightning.resume.whole import read
 from ovd_lightning.run_folder import checked_name, job_folder, read_state, write_state
 
 
@@ -51,7 +52,7 @@ def resolve(config: Any, verb: str) -> Path | None:
         return None
     path = find(str(given), runs=runs, folder=folder, fitting=fitting)
     if is_rank_zero():
-        check_whole(path)
+        check_intact(path)
         if str(given) in WORDS:
             rank_zero_info(f"ckpt_path: {given} is {path}")
     config["ckpt_path"] = str(path)
@@ -63,7 +64,7 @@ def resolve(config: Any, verb: str) -> Path | None:
 def check_start(
     checkpoint: Path, module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], weights_only: bool | None
 ) -> Progress:
-    """What ``fit`` resumes from, before anything is loaded or written; says what differs from the checkpoint.
+    """What ``fit`` resumes from, before anything is loaded or written; prints what differs from the checkpoint.
 
     Args:
         trainer: the configured arguments of Trainer.
@@ -92,7 +93,7 @@ def check_start(
 
 def check_evaluated(checkpoint: Path, module: OVDModule, weights_only: bool | None) -> None:
     """What an evaluation's checkpoint must be. Raises: ConfigError."""
-    check_student(read(checkpoint, weights_only), module.student_path)
+    report(student_errors(read(checkpoint, weights_only), module.student_path))
 
 
 def continues(checkpoint: Path | None, folder: str | Path | None) -> bool:

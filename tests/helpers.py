@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -241,3 +242,8 @@ def trajectory(prompt: int, completion: int, group: int = 0, sample: int = 0, **
 def mean(round: Round, name: str) -> float:
     total, count = round.metrics.means[name]
     return total / count
+
+
+def read_answers(folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The rows of an evaluation, over all ranks' files."""
+    return [json.loads(line) for path in sorted(folder.glob(f"{stem}*.jsonl")) for line in path.open()]

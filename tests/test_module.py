@@ -6,16 +6,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
 import pytest
 import torch
 from torch import Tensor
+from transformers import get_scheduler
 
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.methods.grpo import GRPO
-from ovd_lightning.module import OVDModule
+from ovd_lightning.module import OVDModule, Schedule
 from ovd_lightning.round.collate import to_batch
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.types import Batch
@@ -180,6 +181,14 @@ def test_schedules_of_the_configs_are_among_them(monkeypatch: pytest.MonkeyPatch
     used = {parse(monkeypatch, f"--config={path}").model.lr_scheduler for path in CONFIGS}
     assert used <= set(FORMULAS)
     assert "constant_with_warmup" in used
+
+
+def test_every_schedule_can_be_made_from_warmup_and_length() -> None:
+    for name in get_args(Schedule):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+        schedule = get_scheduler(name, optimizer, 2, 10)
+        optimizer.step()
+        schedule.step()
 
 
 # ------------------------------------------------------------------ stale data

@@ -12,10 +12,10 @@ import pytest
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, ConfigErrors, report
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.preflight import LONGEST, check_problems, check_prompts, check_run, check_sleep
+from ovd_lightning.preflight import LONGEST, check_run, problem_errors, prompt_errors, sleep_errors
 from ovd_lightning.pretrained import check_path
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Split
@@ -120,7 +120,7 @@ def test_a_problem_without_reference(check: Check, answers: tuple[str, ...]) -> 
 def test_no_problems_at_all(check: Check) -> None:
     with pytest.raises(ConfigError, match="has no problems"):
         check(ListTask([]))
-    check_problems("data.task", [problem()])
+    assert not [*problem_errors("data.task", [problem()])]
 
 
 def prompt_of(tokens: int, name: str) -> Problem:
@@ -167,7 +167,7 @@ def test_an_empty_prompt_is_found_among_many(tokenizer: Any) -> None:
     for others in (3, LONGEST + 10):
         problems = [problem("empty", question=""), *(problem(str(i)) for i in range(others))]
         with pytest.raises(ConfigError, match="problem 'empty' has an empty prompt"):
-            check_prompts("data.task", Bare(problems), problems, engine, max_tokens=8, chat=False)
+            report(prompt_errors("data.task", Bare(problems), problems, engine, max_tokens=8, chat=False))
 
 
 def test_chat_without_a_template(check: Check) -> None:
@@ -187,14 +187,14 @@ def vllm(model: str, sleep: bool, on_cpu: bool = False) -> VLLMEngine:
 def test_one_engine_of_a_process_may_sleep(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     student = vllm(tiny_model, sleep=True)
-    check_sleep(student, GRPO(group_size=2))
-    check_sleep(student, OVD(VerbalTeacher(vllm(tiny_model, sleep=False))))
-    check_sleep(vllm(tiny_model, True, on_cpu=True), OVD(VerbalTeacher(vllm(tiny_model, True, on_cpu=True))))
+    report(sleep_errors(student, GRPO(group_size=2)))
+    report(sleep_errors(student, OVD(VerbalTeacher(vllm(tiny_model, sleep=False)))))
+    report(sleep_errors(vllm(tiny_model, True, on_cpu=True), OVD(VerbalTeacher(vllm(tiny_model, True, on_cpu=True)))))
     two = OVD(VerbalTeacher(vllm(tiny_model, sleep=True)))
     with pytest.raises(ConfigError, match=r"engine\.init_args\.sleep: .* one engine a process"):
-        check_sleep(student, two)
+        report(sleep_errors(student, two))
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # each engine in a process of its own
-    check_sleep(student, two)
+    report(sleep_errors(student, two))
 
 
 @pytest.mark.parametrize("concerned", ["engine", "demonstrator"])
@@ -259,11 +259,21 @@ def test_a_system_message_needs_a_chat_template_to_be_shown(tokenizer: Any) -> N
     task = ArithmeticTask(train_size=1, validation_size=1, test_size=1)
     task.system = "Reason step by step."
     with pytest.raises(ConfigError, match=r"data\.task.*not shown where rollout\.chat is false"):
-        check_prompts("data.task", task, task.problems("train"), engine, 8, chat=False)
+        report(prompt_errors("data.task", task, task.problems("train"), engine, 8, chat=False))
 
 
 def test_what_is_not_graded_needs_no_reference() -> None:
     open_question = [Problem(id="p", question="why?", answers=())]
-    check_problems("data.benchmarks.open (test)", open_question, graded=False)
+    assert not [*problem_errors("data.benchmarks.open (test)", open_question, graded=False)]
     with pytest.raises(ConfigError, match="no reference"):
-        check_problems("data.benchmarks.open (test)", open_question)
+        report(problem_errors("data.benchmarks.open (test)", open_question))
+
+
+def test_mistakes_are_reported_together(check: Check, tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        check(student=str(tmp_path / "nothing"), accumulate=99)
+    assert [e.setting for e in error.value.errors] == ["model.student", "trainer.accumulate_grad_batches"]
+    assert len(str(error.value).splitlines()) == 2
+    with pytest.raises(ConfigError) as error:  # of training and of validation, the same: once
+        check(chat=True)
+    assert not isinstance(error.value, ConfigErrors)

@@ -27,7 +27,7 @@ from ovd_lightning.loader import ProblemBatch
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_evaluation
-from ovd_lightning.resume.whole import trained_updates
+from ovd_lightning.resume.damage import trained_updates
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.verbal import VerbalTeacher
@@ -178,7 +178,7 @@ class BenchmarkCallback(L.Callback):
         """Numbers to loggers, files and history. Collective.
 
         Args:
-            complete: every problem must have been answered; otherwise the trainer was told to leave some out.
+            complete: every problem must have been answered; otherwise the trainer leaves some out.
         """
         running = self._over()
         assert running is not None
@@ -284,7 +284,7 @@ class BenchmarkCallback(L.Callback):
         """What can be known before a first answer. Raises: ConfigError."""
         data, rollout = self._data(trainer), RolloutCallback.of(trainer)
         decoding = self.decoding(rollout, data)
-        # The rollout callback has looked at the problems of Lightning's own loops, with its own limit.
+        # The rollout callback has checked the problems of Lightning's own loops, with its own limit.
         own: EvalSplit = "validation" if stage in ("fit", "validate") else "test"
         checked = own if stage == "predict" or decoding.max_tokens <= rollout.sampling.max_tokens else None
         check_evaluation(
@@ -383,7 +383,7 @@ class BenchmarkCallback(L.Callback):
         rank_zero_info(f"predict: {reused + generated} answers{where}, of which {reused} were found there")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Says how the evaluation goes on."""
+        """Prints how the evaluation can be continued."""
         running = self._over()
         self._under_way.close()
         if running is not None and running.answering.files is not None:

@@ -28,7 +28,7 @@ from ovd_lightning.types import Batch
 class RoundCheckpoint(ModelCheckpoint):
     """Writes <run>/checkpoints/step-….ckpt and last.ckpt, after the last round in any case.
 
-    A run that ends early, by a signal or by an error, has its last finished round written too, whatever the interval.
+    A run that ends early, by a signal or by an error, also writes its last finished round, at any interval.
 
     Args:
         every_n_rounds: how often.
@@ -71,7 +71,7 @@ class RoundCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same whatever the interval, so that a run may be resumed with another."""
+        """The same for every interval, so that a run may be resumed with another."""
         return "RoundCheckpoint"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

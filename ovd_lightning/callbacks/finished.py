@@ -27,7 +27,7 @@ def whole_on_each_rank(trainer: L.Trainer) -> bool:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints are written beside their place and appear whole.
+    """Checkpoints are written beside their place and appear complete.
 
     Lightning's own go through memory and TMPDIR: on another file system, a kill then leaves half a file.
     """

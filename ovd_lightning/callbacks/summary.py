@@ -1,4 +1,4 @@
-"""SummaryCallback: what a run comes to: a table, the exported student, the run's page, and where they are."""
+"""SummaryCallback: a run's results: a table, the exported student, the run's page, and their paths."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class SummaryCallback(L.Callback):
         self._finished = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lightning's own table of results, a line a metric, would be long: ours is printed instead."""
+        """In place of Lightning's long table of results, a line a metric, ours is printed."""
         trainer.validate_loop.verbose = trainer.test_loop.verbose = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One line an evaluation, for whoever watches the log instead of the bar."""
+        """One line for each evaluation, also where there is no progress bar."""
         rollout, benchmark = self._callback(trainer, RolloutCallback), self._callback(trainer, BenchmarkCallback)
         if trainer.state.fn != "fit" or not trainer.is_global_zero or not (rollout and rollout.history and benchmark):
             return
@@ -69,7 +69,7 @@ class SummaryCallback(L.Callback):
         run = Path(trainer.default_root_dir)
         if self.export:
             rollout = self._callback(trainer, RolloutCallback)
-            tokenizer = rollout.engine.tokenizer if rollout is not None else None  # what the run was sampled with
+            tokenizer = rollout.engine.tokenizer if rollout is not None else None  # of the run's rollouts
             folder = run / "student"
             with phase("export of the student"):
                 pl_module.student.export(folder, tokenizer or pl_module.student_path, write=trainer.is_global_zero)
@@ -85,7 +85,7 @@ class SummaryCallback(L.Callback):
         self._finished = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prints here, where the progress bar has stopped."""
+        """Prints the summary, since the progress bar has stopped by now."""
         if not self._finished:
             return
         self._finished = False
@@ -98,7 +98,7 @@ class SummaryCallback(L.Callback):
             console.print(f"  [bold]{name:<12}[/bold] {path}", soft_wrap=True, highlight=False)
 
     def _print_evaluation(self, trainer: L.Trainer, split: EvalSplit) -> None:
-        """The row of the paper's Table 4, and how it came about."""
+        """The row of the paper's Table 4, with its settings."""
         benchmark = self._callback(trainer, BenchmarkCallback)
         if not trainer.is_global_zero or benchmark is None or split not in benchmark.latest:
             return
@@ -125,7 +125,7 @@ class SummaryCallback(L.Callback):
         return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
     def table(self, trainer: L.Trainer) -> Table:
-        """First and last of what matters."""
+        """First and last values of the main metrics."""
         table = Table(title="The run in numbers", title_justify="left")
         for column in ("", "first", "last"):
             table.add_column(column, justify="left" if not column else "right")
@@ -155,7 +155,7 @@ class SummaryCallback(L.Callback):
         return table
 
     def times(self, trainer: L.Trainer) -> Table | None:
-        """Where the time of training went, from its start to the end of its last evaluation: every second of it."""
+        """Seconds of training by phase, from its start to the end of its last evaluation; they add up to all of it."""
         rollout, benchmark = self._callback(trainer, RolloutCallback), self._callback(trainer, BenchmarkCallback)
         rounds = rollout.history
         if not rounds:
@@ -173,7 +173,7 @@ class SummaryCallback(L.Callback):
         return table
 
     def places(self, trainer: L.Trainer, run: Path) -> list[tuple[str, str]]:
-        """Where everything is."""
+        """Name -> path or URL of everything that the run left."""
         checkpoint, benchmark = trainer.checkpoint_callback, self._callback(trainer, BenchmarkCallback)
         last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
         places = [

@@ -1,7 +1,7 @@
 """Problems -> answers: what is already on the disk is taken from there, the rest is generated and graded.
 
 Knows no Lightning. Randomness is a function of (run seed, problem, sample), so that a repeated evaluation asks for
-the same answers whatever was answered before.
+the same answers, independently of what was answered before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ovd_lightning.teachers.verbal import VerbalTeacher
 
 COUNTS = ("wasted_tokens", "unscored_steps", "failed_rewrites", "unchecked_steps", "teacher_generated_tokens")
-"""Of an answer under testing rejection: `VerifiedCompletion` says what each counts."""
+"""Of an answer under testing rejection: `VerifiedCompletion` describes each."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -169,7 +169,7 @@ class Answering:
         return seed_of(self.decoding.seed, "eval", problem.id, "greedy")
 
     def _how(self, task: Task) -> dict[str, Any]:
-        """What else an answer depends on; looked at once, before a first answer can change a counter in it."""
+        """What else an answer depends on; read once, before a first answer can change a counter in it."""
         if id(task) in self._hows:
             return self._hows[id(task)]
         how: dict[str, Any] = {
@@ -267,7 +267,7 @@ def graded(task: Task, problems: Sequence[Problem], responses: Sequence[str]) ->
 
 
 def verdict_fields(task: Task, problem: Problem, grade: Grade | None) -> Row:
-    """The part of a line that a checker says."""
+    """The part of a row that the checker decides."""
     return {
         "answer": grade.answer if grade else None,
         "how": grade.how if grade else None,

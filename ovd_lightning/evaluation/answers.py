@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class AnswerFiles:
         self.folder = folder
         self.path = folder / f"{stem}{f'-rank{rank}' if rank else ''}.jsonl"
         self.unreadable = 0
-        """Lines that are no whole answer: another rank's last one, if that rank was killed."""
+        """Incomplete lines: another rank's last one, if that rank was killed."""
         self._answers: dict[str, tuple[Path, int]] = {}
         self._verdicts: dict[tuple[str, str], tuple[Path, int]] = {}
         for other, path in files_of(folder, stem).items():
@@ -105,16 +105,6 @@ class AnswerFiles:
 def verdict_key(row: Row) -> str:
     """What a verdict depends on beside the response: the grading mode and the reference."""
     return key_of(row["grading"], row["reference"])
-
-
-def read_answers(folder: Path, stem: str, weights: str | None = None) -> Iterator[Row]:
-    """Every answer of an evaluation, over all ranks' files; only those under ``weights`` if given."""
-    for path in files_of(folder, stem).values():
-        with path.open("rb") as file:
-            for line in file:
-                row = _parsed(line)
-                if row is not None and weights in (None, row.get("weights")):
-                    yield row
 
 
 def cut_partial_line(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names of what evaluations log: ``<split>/<benchmark>/<kind>``. Imports nothing, for whoever only reads a run."""
+"""Names of what evaluations log: ``<split>/<benchmark>/<kind>``. Imports nothing: a run is read without torch."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ __all__ = ["TestingRejection", "VerifiedCompletion", "VerifiedStep"]
 
 class TestingRejection:
     """The teacher intervenes at test time: a step whose score is under theta_test is rewritten by it, and the student
-    goes on from there.
+    continues from there.
 
     Args:
         threshold: theta_test, on the teacher's score scale. The smallest score accepts every step, which is plain

@@ -40,7 +40,7 @@ class BenchmarkResult:
     problems: int
     """Of the set."""
     answered: int
-    """The denominator: equal to ``problems`` unless the trainer was told to leave batches out."""
+    """The denominator: equal to ``problems`` unless the trainer was to leave batches out."""
     reused: int
     """Answers that an earlier, interrupted evaluation had given."""
     generated: int
@@ -48,7 +48,7 @@ class BenchmarkResult:
     """Answers whose checker was stopped: counted as wrong."""
     grading: str | None
     tells_answer: bool
-    """The environment was told the answers: the numbers are no measurement of the student alone."""
+    """The environment sees the answers: the numbers do not measure the student alone."""
     rejection: dict[str, int]
     """Sums over answers of what testing rejection counts; empty without it."""
     scores: dict[str, Score]
@@ -341,5 +341,5 @@ def caption(evaluation: Evaluation) -> str:
 def _rejection(settings: dict[str, Any]) -> str:
     """ "testing rejection under 7 (argmax) by vllm:Qwen/QwQ-32B"."""
     by = settings.get("teacher")
-    told = f"testing rejection under {settings['threshold']:g} ({settings['score_reading']})"
-    return f"{told} by {by['judge']['engine']}" if by else f"{told}, which accepts everything"
+    description = f"testing rejection under {settings['threshold']:g} ({settings['score_reading']})"
+    return f"{description} by {by['judge']['engine']}" if by else f"{description}, which accepts everything"

@@ -59,22 +59,22 @@ class Pass:
             self.shown.add(benchmark, lines)
 
     def _share(self, benchmark: str) -> int:
-        """Answers that are this rank's, for whoever watches."""
+        """This rank's answers, for the progress display."""
         decoding = self.answering.decoding
         problems = len(range(self.shown.rank, self.sizes[benchmark], self.shown.world_size))
         return problems * (decoding.greedy + decoding.samples)
 
-    def results(self, whole: bool) -> list[BenchmarkResult]:
+    def results(self, complete: bool) -> list[BenchmarkResult]:
         """Collective: every rank enters.
 
         Args:
-            whole: every problem must have been answered.
+            complete: every problem must have been answered.
         Raises: RuntimeError where one is missing.
         """
         assert self.tally is not None
         results = self.tally.compute(self.sizes)
         for result in results:
-            if whole and result.answered != result.problems:
+            if complete and result.answered != result.problems:
                 raise RuntimeError(
                     f"{result.answered} of the {result.problems} problems of {result.name} were answered"
                 )

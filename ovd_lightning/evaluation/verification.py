@@ -1,7 +1,7 @@
-"""Drafting and verifying: how an answer comes about that student and teacher write together, step by step.
+"""Answers that student and teacher write together, step by step: the student drafts, the teacher verifies and rewrites.
 
-Token in, token out: what the student drafted stands as the very ids that were sampled; only the teacher's steps are
-tokenised, where its vocabulary is another.
+Token in, token out: the student's steps keep the ids that were sampled; only the teacher's steps are tokenised, where
+its vocabulary is another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Read = Callable[[Judgement, random.Random], float | None]
 """A step's score from the teacher's judgement; the generator is for scores that are drawn. None: there is no score."""
 LEAST_PROMPTS = 16
-"""Scoring prompts before the teacher is found unfit for the share that it gave no score to: calls are small here."""
+"""Scoring prompts after which too large a share without a score ends the run; calls are small here."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class VerifiedStep:
 
 @dataclass(slots=True)
 class Record:
-    """What is told of one answer; see `VerifiedCompletion`."""
+    """Counts of one answer in progress; see `VerifiedCompletion`."""
 
     steps: list[VerifiedStep] = field(default_factory=list)
     drafts: int = 0
@@ -61,7 +61,7 @@ class Record:
 
 @dataclass(slots=True, kw_only=True)
 class VerifiedCompletion:
-    """An answer of the student under the teacher's eyes."""
+    """An answer of the student whose steps the teacher verified."""
 
     text: str
     """Special tokens left out; with the environment's observations, where the task has one."""
@@ -75,15 +75,15 @@ class VerifiedCompletion:
     steps: list[VerifiedStep]
     turns: int = 1
     wasted_tokens: int = 0
-    """Drafted by the student, and thrown away."""
+    """Drafted by the student and discarded."""
     unscored_steps: int = 0
     """Accepted because the teacher gave them no score."""
     failed_rewrites: int = 0
-    """Rejected, but left as they were because the teacher's step failed: no answer, or one that did not end."""
+    """Rejected, but kept because the teacher's step failed: no response, or one that did not end."""
     unchecked_steps: int = 0
-    """Accepted without a look, after ``max_steps`` drafts."""
+    """Accepted without a score, after ``max_steps`` drafts."""
     teacher_generated_tokens: int = 0
-    """What the teacher's engine wrote for it, in its own vocabulary: with thoughts and what was cut off."""
+    """All that the teacher's engine generated for it, in its own vocabulary, thoughts and discarded tokens included."""
 
     @property
     def teacher_step_share(self) -> float:
@@ -115,44 +115,44 @@ class VerifiedCompletion:
 
 @dataclass(slots=True)
 class _Turn:
-    """One turn of a trajectory on its way; without an environment, the whole answer."""
+    """One turn of a trajectory in progress; without an environment, the complete answer."""
 
     trajectory: Trajectory
     record: Record
     room: int
     """Tokens that the turn may have."""
-    said: list[int] = field(default_factory=list)
-    """Tokens that stand."""
+    final: list[int] = field(default_factory=list)
+    """Tokens of the turn that are final."""
     draft: list[int] = field(default_factory=list)
-    """Tokens behind them that the student wrote and nobody has looked at."""
+    """Tokens after them that the student wrote and that are not verified yet."""
     last: bool = False
     """The draft ends the turn."""
     truncated: bool = False
-    over: bool = False
+    done: bool = False
 
     @property
     def ids(self) -> list[int]:
-        """What stands of the completion."""
-        return [*self.trajectory.completion_ids, *self.said]
+        """The completion's final tokens."""
+        return [*self.trajectory.completion_ids, *self.final]
 
     def accept(self, step: _Step, score: float | None) -> None:
-        """The draft's first step stands."""
-        self.said += self.draft[: step.tokens]
+        """The draft's first step becomes final."""
+        self.final += self.draft[: step.tokens]
         del self.draft[: step.tokens]
         self.record.steps.append(VerifiedStep(step.text, score, "student", step.tokens))
 
     def finish(self) -> None:
-        """The last draft stands; what is left of it (an end of sequence) belongs to the student's last step."""
+        """The last draft becomes final; its remainder (an end of sequence) belongs to the student's last step."""
         if self.draft and self.record.steps and self.record.steps[-1].source == "student":
             self.record.steps[-1].tokens += len(self.draft)
-        self.said += self.draft
+        self.final += self.draft
         self.draft = []
-        self.over = True
+        self.done = True
 
 
 @dataclass(slots=True)
 class _Step:
-    """A whole step of a draft."""
+    """A complete step of a draft."""
 
     tokens: int
     text: str
@@ -162,7 +162,7 @@ class _Step:
 
 
 class Verification:
-    """Writes turns for `ovd_lightning.round.turns.rollout`: drafts, has them scored, has the bad ones rewritten.
+    """Generates turns for `ovd_lightning.round.turns.rollout`: drafts, scores them, and rewrites rejected steps.
 
     Args:
         threshold, max_steps: see `TestingRejection`.
@@ -185,15 +185,15 @@ class Verification:
         self.engine, self.teacher, self.task = engine, teacher, task
         self.tokenizer, self.sampling = tokenizer, sampling
         self.same = same_vocabulary(tokenizer, teacher.demonstrator.tokenizer)
-        # A task that splits steps in its own way is drafted to the end of the turn: the steps in it are found then.
-        own_way = type(task).split_steps is not Task.split_steps
-        self.step_stops: tuple[str, ...] = () if own_way else (task.step_separator,)
+        # Where a task splits steps itself, a draft goes to the end of the turn, and its steps are found afterwards.
+        splits_itself = type(task).split_steps is not Task.split_steps
+        self.step_stops: tuple[str, ...] = () if splits_itself else (task.step_separator,)
         self.probe = list(tokenizer.encode("0", add_special_tokens=False))
         self.unparsed = UnparsedScores(least=LEAST_PROMPTS)
         self.records: dict[int, Record] = {}
 
     def answer(self, trajectories: Sequence[Trajectory]) -> None:
-        """Advance all trajectories to their ends, in place; ``records`` tells how it went, by their identity."""
+        """Advance all trajectories to their ends, in place; ``records`` holds their counts, by identity."""
         self.records = {id(y): Record() for y in trajectories}
         limit, context = self.sampling.max_tokens, self.engine.max_context
         rollout(trajectories, self.task.environment, self.tokenizer, self.generate, limit, max_context=context)
@@ -205,7 +205,7 @@ class Verification:
         """See `ovd_lightning.round.turns.Policy`."""
         ends = (*self.sampling.stop, *stop)
         turns = [_Turn(y, self.records[id(y)], room) for y, room in zip(trajectories, limits, strict=True)]
-        while live := [t for t in turns if not t.over]:
+        while live := [t for t in turns if not t.done]:
             checked = [t for t in live if t.record.drafts < self.max_steps]
             unchecked = [t for t in live if t.record.drafts >= self.max_steps]
             self._draft(checked, (*self.step_stops, *ends), ends)
@@ -217,24 +217,24 @@ class Verification:
                     t.record.unchecked += 1
                 t.finish()
         return [
-            Generation(ids=t.said, text=decode(self.tokenizer, t.said), stop_reason=self._stop_reason(t, ends))
+            Generation(ids=t.final, text=decode(self.tokenizer, t.final), stop_reason=self._stop_reason(t, ends))
             for t in turns
         ]
 
     def _stop_reason(self, turn: _Turn, ends: tuple[str, ...]) -> StopReason:
         if turn.truncated:
             return "token_limit"
-        return "stop_text" if self._over(turn.said, ends) else "end_of_sequence"
+        return "stop_text" if self._over(turn.final, ends) else "end_of_sequence"
 
     def _draft(self, turns: Sequence[_Turn], stop: tuple[str, ...], ends: tuple[str, ...]) -> None:
-        """Let the student go on until it has written one of ``stop``; after one of ``ends`` the turn is over."""
+        """Let the student continue up to one of ``stop``; one of ``ends`` ends the turn."""
         if not turns:
             return
         requests = []
         for t in turns:
             ids = [*t.ids, *t.draft]
             seed = seed_of(t.trajectory.seed, "draft", len(ids))
-            left = t.room - len(t.said) - len(t.draft)
+            left = t.room - len(t.final) - len(t.draft)
             requests.append(Request(prompt=[*t.trajectory.prompt_ids, *ids], seed=seed, max_tokens=left))
         completions = self.engine.generate(requests, replace(self.sampling, stop=stop))
         for t, completion in zip(turns, completions, strict=True):
@@ -243,42 +243,42 @@ class Verification:
             t.record.drafts += 1
             text = decode(self.tokenizer, completion.token_ids)
             stopped = any(s in text for s in stop)
-            ended = self._over([*t.said, *t.draft], ends) or not (completion.truncated or stopped)
-            t.truncated = not ended and (completion.truncated or len(t.said) + len(t.draft) >= t.room)
+            ended = self._over([*t.final, *t.draft], ends) or not (completion.truncated or stopped)
+            t.truncated = not ended and (completion.truncated or len(t.final) + len(t.draft) >= t.room)
             t.last = ended or t.truncated
 
-    def _over(self, said: list[int], ends: tuple[str, ...]) -> bool:
+    def _over(self, final: list[int], ends: tuple[str, ...]) -> bool:
         """Whether a turn holds one of ``ends``, which may have come in two drafts."""
-        return bool(ends) and any(s in decode(self.tokenizer, said) for s in ends)
+        return bool(ends) and any(s in decode(self.tokenizer, final) for s in ends)
 
     def _steps(self, turn: _Turn) -> list[_Step]:
-        """The draft's whole steps, as `Task.split_steps` cuts all that was written so far.
+        """The draft's complete steps, as `Task.split_steps` splits all tokens so far.
 
-        Before the turn's last draft a step counts only if a token with visible text begins another one: a separator
-        without anything before it, for one, ends none. At the end of a turn, a step that goes on behind the
-        environment's reply counts as far as it goes, and again, as a whole, when it has come to its end.
+        Before the turn's last draft, a step is complete only if a token with visible text begins another one: a
+        separator without text before it, for example, ends none. A step that continues after the environment's reply
+        is scored at the end of the turn, and again when it is complete.
         """
-        stand = len(turn.ids)
+        settled = len(turn.ids)
         ids = [*turn.ids, *turn.draft]
         probe = [] if turn.last else self.probe
-        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.said) + len(turn.draft) + len(probe))]
+        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.final) + len(turn.draft) + len(probe))]
         spans = self.task.split_steps([*ids, *probe], self.tokenizer, mask)
         texts = [decode(self.tokenizer, ids[a:b]).strip() for a, b in spans]
         steps: list[_Step] = []
-        begin = stand
+        begin = settled
         for k, (a, b) in enumerate(spans):
-            if not stand < b <= len(ids):
+            if not settled < b <= len(ids):
                 continue
             text = decode(self.tokenizer, ids[begin:b]).strip()
-            if a < stand and not text:
-                continue  # belongs to a step that stands
+            if a < settled and not text:
+                continue  # belongs to a final step
             request = JudgeRequest(problem=turn.trajectory.problem, previous=tuple(texts[:k]), step=texts[k])
             steps.append(_Step(b - begin, text, request))
             begin = b
         return steps
 
     def _verify(self, turns: Sequence[_Turn], ends: tuple[str, ...]) -> None:
-        """Steps of each draft stand up to the first that scores under theta_test; that one is rewritten."""
+        """Accept the steps of each draft up to the first that scores below theta_test, which is rewritten."""
         found = [(t, self._steps(t)) for t in turns]
         requests = [step.request for _, steps in found for step in steps]
         judgements = iter(self.teacher.score(requests, seed_of("test"), self.unparsed))
@@ -300,63 +300,63 @@ class Verification:
 
     @staticmethod
     def _close(turn: _Turn) -> None:
-        """After all steps of a draft stand: the turn is over if it was the last, or if no token is left."""
+        """After all steps of a draft are final: the turn is over if it was the last draft, or if no token is left."""
         if turn.last:
             turn.finish()
-        elif len(turn.said) >= turn.room:
-            turn.over = turn.truncated = True
+        elif len(turn.final) >= turn.room:
+            turn.done = turn.truncated = True
 
     def _rewrite(self, rejected: Sequence[tuple[_Turn, _Step, float]], ends: tuple[str, ...]) -> None:
         completions = self.teacher.demonstrate(
             [self.task.prompt(t.trajectory.problem) for t, *_ in rejected],
             [decode(self.tokenizer, t.ids) for t, *_ in rejected],
             [seed_of(t.trajectory.seed, "rewrite", len(t.ids)) for t, *_ in rejected],
-            [t.room - len(t.said) for t, *_ in rejected],
+            [t.room - len(t.final) for t, *_ in rejected],
             stop=(*self.step_stops, *ends),
             system=self.task.system,
         )
         for (t, step, score), completion in zip(rejected, completions, strict=True):
             t.record.generated += completion.completion_tokens
-            taught = self._taught(t, completion, ends)
-            if taught is None:
+            replacement = self._teacher_step(t, completion, ends)
+            if replacement is None:
                 t.record.failed += 1
                 t.accept(step, score)
-                if t.draft:  # further steps, which were not looked at
+                if t.draft:  # further steps, which were not verified
                     t.record.wasted += len(t.draft)
                     t.draft, t.last, t.truncated = [], False, False
                 self._close(t)
                 continue
-            ids, t.last, t.truncated = taught
+            ids, t.last, t.truncated = replacement
             t.record.wasted += len(t.draft)
             text = decode(self.tokenizer, ids).strip()
             t.record.steps.append(VerifiedStep(text, score, "teacher", len(ids), step.text, step.tokens))
-            t.said += ids
+            t.final += ids
             t.draft = []
             self._close(t)
 
-    def _taught(
+    def _teacher_step(
         self, turn: _Turn, completion: Completion, ends: tuple[str, ...]
     ) -> tuple[list[int], bool, bool] | None:
-        """(tokens of the teacher's first step, whether the turn ends with them, whether the limit ended it); None
-        where the teacher failed."""
+        """(tokens of the teacher's first step, whether the turn ends with them, whether the token limit ended it);
+        None where the teacher failed."""
         if completion.error is not None:
             return None
         stopped = any(s in completion.text for s in (*self.step_stops, *ends))
         ended = not stopped and not completion.truncated
-        ids = student_tokens(completion, self.tokenizer, self.same, ended, turn.room - len(turn.said))
-        stand, room = len(turn.ids), turn.room - len(turn.said)
-        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.said) + len(ids) + len(self.probe))]
+        ids = student_tokens(completion, self.tokenizer, self.same, ended, turn.room - len(turn.final))
+        settled, room = len(turn.ids), turn.room - len(turn.final)
+        mask = [*turn.trajectory.completion_mask, *[True] * (len(turn.final) + len(ids) + len(self.probe))]
         spans = self.task.split_steps([*turn.ids, *ids, *self.probe], self.tokenizer, mask)
-        whole = next((b - stand for _, b in spans if stand < b <= stand + len(ids)), None)
-        if whole is not None and decode(self.tokenizer, ids[whole:]).strip():
-            ids, ended = ids[:whole], False  # more than a step: a task that splits steps in its own way
-        elif self._over([*turn.said, *ids], ends):
+        complete = next((b - settled for _, b in spans if settled < b <= settled + len(ids)), None)
+        if complete is not None and decode(self.tokenizer, ids[complete:]).strip():
+            ids, ended = ids[:complete], False  # more than a step, of a task that splits steps itself
+        elif self._over([*turn.final, *ids], ends):
             ended = True
         if not ids:
             return None
         if len(ids) > room:
             return ids[:room], True, True
-        if whole is None and not ended:  # neither a whole step nor the end: cut off
+        if complete is None and not ended:  # neither a complete step nor the end: cut off
             by_limit = self.teacher.demonstration_tokens is None or len(ids) == room
             return (ids, True, True) if by_limit else None
         return ids, ended, False

@@ -24,7 +24,7 @@ def extract_answer(response: str, mode: Mode = "strict", choices: bool = False) 
 
     Args:
         response: the completion; only what follows its thought counts.
-        mode: ``strict``: the content of the last box; ``qwen``: boxed, else behind "answer is", else the last number,
+        mode: ``strict``: the content of the last box; ``qwen``: boxed, else after "answer is", else the last number,
             cleaned as the reference harness does.
         choices: the answer is the letter of an option; ``strict`` gives several letters sorted, as ``ACD``.
     """

@@ -50,7 +50,7 @@ def last_box(response: str) -> str | None:
 
 
 def _balanced(text: str, start: int) -> str | None:
-    """From ``start``, behind an opening brace, up to the brace that closes it; None where none does."""
+    """From ``start``, after an opening brace, up to the brace that closes it; None where none does."""
     depth = 1
     for match in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -60,10 +60,10 @@ def _balanced(text: str, start: int) -> str | None:
 
 
 def reference(text: str) -> str:
-    """The answer in a reference: behind the last ``####`` of a worked solution as in GSM8K, else in its last box, else
+    """The answer in a reference: after the last ``####`` of a worked solution as in GSM8K, else in its last box, else
     all of it."""
-    if _FOUR in text and (behind := text.rsplit(_FOUR, 1)[1].strip()):
-        return behind.splitlines()[0].strip()
+    if _FOUR in text and (rest := text.rsplit(_FOUR, 1)[1].strip()):
+        return rest.splitlines()[0].strip()
     return (last_box(text) if "boxed" in text else None) or text
 
 
@@ -121,7 +121,7 @@ def letter(text: str, options: Sequence[str]) -> int | None:
 
 
 def mentioned(response: str, options: Sequence[str]) -> int | None:
-    """Index of the option that a response without a box names, behind its last "answer is" where there is one.
+    """Index of the option that a response without a box names, after its last "answer is" where there is one.
 
     By its letter, by being its text, or by mentioning its text and that of no other option.
     """

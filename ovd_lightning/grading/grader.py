@@ -259,7 +259,7 @@ def _tolerance(meta: dict[str, Any]) -> Fraction | None:
 
 
 def _with_unit(answer: str, unit: Any) -> str:
-    """The answer with the unit that the problem states beside it, so that another unit is not taken for it."""
+    """The answer with the unit that the problem asks for, so that another unit is not equal to it."""
     if not isinstance(unit, str):
         return answer
     read = quantity.quantity(tidy(answer))

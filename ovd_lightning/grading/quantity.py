@@ -1,7 +1,7 @@
 """Plain numbers with their units, read exactly and without a computer algebra system: most answers are no more.
 
 ``-3``, ``1,234.50``, ``.5``, ``3/4``, ``\\frac{3}{4}``, ``2\\frac{1}{2}``, ``4.5e33``, ``4.5 \\times 10^{33}``, each
-with a currency sign before it and a unit, a degree sign or a percent sign behind it. The regular expressions run in
+with a currency sign before it and a unit, a degree sign or a percent sign after it. The regular expressions run in
 the training process, so none of them may backtrack: possessive quantifiers, and texts are cut at a length.
 """
 

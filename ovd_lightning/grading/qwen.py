@@ -82,7 +82,7 @@ def boxed(response: str) -> str:
 
 
 def choice(text: str) -> str:
-    """The letter A to E that a response to a question with options names: the first one behind "answer is" or
+    """The letter A to E that a response to a question with options names: the first one after "answer is" or
     "choice is", without those the last one; the text itself where it names none."""
     text = text.strip("\n")
     if any(text.count(trigger) > 1 for trigger in ("choice is", "answer is")):

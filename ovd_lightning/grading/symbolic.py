@@ -36,8 +36,8 @@ _FLIPPED = {">": " < ", ">=": r" \le ", r"\ge": r" \le ", r"\geq": r" \le ", r"\
 _DEGREES = re.compile(r"(?<![0-9.])([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 _ANGULAR = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])|(?<![A-Za-z\\])(?:sin|cos|tan)(?![A-Za-z])")
 _COMBINATIONS = re.compile(r"(?<![A-Za-z\\])C_\s*\{?\s*([1-9][0-9]+)\s*\}?\s*\^\s*\{?\s*([0-9]{1,4})\s*\}?")
-# The grammar takes an integer and what follows it for a mixed number, so that 8(2) and 4\binom{4}{2} are 10. A product
-# behind a number, a fraction, a binomial coefficient or a bracket gets its sign; 2\frac{1}{2} stays what it is.
+# The grammar takes an integer and what follows it for a mixed number, so that 8(2) and 4\binom{4}{2} would be 10. A
+# product after a number, a fraction, a binomial coefficient or a bracket gets its sign; 2\frac{1}{2} is kept.
 _PRODUCT = re.compile(
     r"(?<![A-Za-z0-9_^{.}\\])[0-9]+\s*(?=\(|\\binom)|\\(?:frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}\s*(?=\\frac|\\binom|\(|[0-9])"
     r"|(?<=\))\s*(?=\(|\\frac|\\binom|[0-9])"
@@ -46,7 +46,7 @@ _ARITHMETIC = re.compile(r"[0-9.\s+\-*×/÷^()]*")
 _NUMERAL = re.compile(r"[0-9]+|[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+\.?(?:[eE][-+]?[0-9]+)?")
 _DIGITS = 30
 _NOTHING = sympy.Float("1e-120")
-"""A sum that is zero, such as log(8, 2) - 3, is evaluated to less, since its digits never come."""
+"""A sum that is zero, such as log(8, 2) - 3, is evaluated to less than this: no digit of it is significant."""
 
 
 _POINT = [
@@ -129,13 +129,13 @@ def _radians(one: str, other: str) -> tuple[str, str]:
 
 
 def read(text: str) -> Any:
-    """What a text means to sympy; None where the grammar cannot read it."""
+    """A text as a sympy expression; None where the grammar cannot read it."""
     parsed = _parse(f"${_latex(text)}$", _ANSWER)
     return parsed[0] if parsed and isinstance(parsed[0], sympy.Basic) else None
 
 
 def _latex(text: str) -> str:
-    """What the grammar cannot read: e-notation, functions without a backslash, E with an index."""
+    """Rewrites what the grammar cannot read: e-notation, functions without a backslash, E with an index."""
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text.replace("\u2009", " ").replace("np.", ""))
     text = _SUBSCRIPT.sub(r"_{\1", _ENERGY.sub(r"\\Xi ", text).replace(r"\odot", "o"))
     text = _FUNCTION.sub(lambda found: f"\\{found[0]} ", text)
@@ -165,7 +165,7 @@ def equal(prediction: str, reference: str, tolerance: Fraction | None = None) ->
 
 
 def prose(prediction: str, reference: str) -> bool:
-    """Equality of the answer that math-verify finds in a text, which may be a whole response."""
+    """Equality of the answer that math-verify finds in a text, which may be a complete response."""
     gold = reference if "$" in reference or "boxed" in reference else f"${reference}$"
     return bool(verify(_parse(gold, _PROSE), _parse(prediction, _PROSE), timeout_seconds=None))
 
@@ -223,8 +223,8 @@ def _differ(found: Any, gold: Any) -> bool:
 
 def _agree(found: Any, gold: Any) -> bool:
     """Equality of two exact expressions by their values: wherever letters are positive, and, where they are not,
-    wherever both are real. A root or a logarithm of a letter says that letters are quantities, i.e. positive: then
-    sqrt(a^2 b) is a sqrt(b), unless there is an absolute value, which says the contrary."""
+    wherever both are real. A root or a logarithm of a letter implies that letters are positive quantities: then
+    sqrt(a^2 b) is a sqrt(b), unless there is an absolute value, which implies the contrary."""
     symbols = _variables(found, gold)
     if not symbols or any(one.has(sympy.Float) or one.atoms(AppliedUndef) for one in (found, gold)):
         return False

@@ -8,7 +8,7 @@ from fractions import Fraction
 from ovd_lightning.grading.unicode import fold
 
 MAX_LENGTH = 4000
-"""Characters of an answer that are looked at; a longer one is compared as text and never parsed."""
+"""Characters of an answer that is parsed; a longer one is compared as text."""
 
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _DELIMITER = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]]")
@@ -40,7 +40,7 @@ _EXPONENT = re.compile(
     r"\s*([-+]?\s*(?:\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++|\((?:[^()]|\([^()]*+\))*+\)|\{[^{}]*+\})(?:\^\{[^{}]*+\})?)"
 )
 _POWERS = 32
-"""Python's powers in an answer that are looked at."""
+"""Python's powers in an answer that are converted."""
 _REPEATING = re.compile(
     r"(?<![\w.])(\d*)\.(\d*)(?:\\(?:overline|bar)\s*(?:\{\s*(\d+)\s*\}|(\d))"
     r"|\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?|\((\d+)\))(?![\d.])"

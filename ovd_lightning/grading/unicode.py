@@ -1,4 +1,4 @@
-"""What Unicode has of its own characters for, as ASCII and LaTeX. Standard library only."""
+"""Unicode characters as ASCII and LaTeX. Standard library only."""
 
 from __future__ import annotations
 

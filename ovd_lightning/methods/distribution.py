@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.methods.base import LossOutput, Method, expected
 from ovd_lightning.settings.ranges import ClosedUnitInterval
 from ovd_lightning.student import Student
@@ -35,12 +34,8 @@ class DistributionMatching(Method):
 
     def __init__(self, teacher: TokenTeacher | None, beta: ClosedUnitInterval, **objective: Any) -> None:
         super().__init__(clip=None, kl_coefficient=0.0, **objective)
-        if teacher is not None and teacher.path is None:
-            raise ConfigError(
-                "method.init_args.teacher.init_args.engine",
-                f"gives log-probabilities of single tokens; {type(self).__name__} needs whole distributions.",
-                "Give the teacher as a model, or use OPD.",
-            )
+        if teacher is not None:
+            teacher.check_distributions(type(self).__name__)
         self.teacher = teacher
         self.beta = beta
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, reading
 from ovd_lightning.methods.distribution import DistributionMatching
@@ -81,18 +81,19 @@ class GKD(DistributionMatching):
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Raises: ConfigError also for problems without the solution that is to be imitated."""
         super().check_problems(task, problems, max_tokens)
-        if self.outputs == "teacher" or self.student_share == 1:
-            return
+        if self.outputs == "dataset" and self.student_share < 1:
+            report(self._dataset_errors(task, problems))
+
+    @staticmethod
+    def _dataset_errors(task: Task, problems: Sequence[Problem]) -> Iterator[ConfigError]:
+        setting = "method.init_args.outputs"
         if task.environment is not None:
-            raise ConfigError(
-                "method.init_args.outputs",
-                'is "dataset", but a solution holds no replies of the environment.',
-                'Use "teacher".',
-            )
+            problem = 'is "dataset", but a solution holds no replies of the environment.'
+            yield ConfigError(setting, problem, 'Use "teacher".')
         without = [p.id for p in problems if not p.meta.get("solution")]
         if without:
-            raise ConfigError(
-                "method.init_args.outputs",
+            yield ConfigError(
+                setting,
                 f'is "dataset", but {len(without)} problems have no `solution` in their meta data, the first is '
                 f"{without[0]!r}.",
                 'Name the field of the solutions (task.init_args.solution_field), or use "teacher".',

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import RunError
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, reading
 from ovd_lightning.methods.distribution import DistributionMatching
 from ovd_lightning.settings.ranges import AboveOne, ClosedUnitInterval, PositiveInt
+from ovd_lightning.settings.texts import HintFormat
 from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.tokens import encode_prompt
@@ -43,7 +44,7 @@ class OPSD(DistributionMatching):
     def __init__(
         self,
         teacher: TokenTeacher | None = None,
-        hint: str = HINT,
+        hint: HintFormat = HINT,
         beta: ClosedUnitInterval = 0.5,
         group_size: PositiveInt = 8,
         aggregation: Aggregation = "token_mean",
@@ -58,14 +59,6 @@ class OPSD(DistributionMatching):
             mismatch=mismatch,
             mismatch_bound=mismatch_bound,
         )
-        try:
-            shown = hint.format(prompt="<prompt>", reference="<reference>")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ConfigError(
-                "method.init_args.hint", f"cannot be filled in: {error!r}.", "Write other braces twice: {{ and }}."
-            ) from error
-        if "<prompt>" not in shown or "<reference>" not in shown:
-            raise ConfigError("method.init_args.hint", "does not show both.", "Name {prompt} and {reference} in it.")
         self.hint = hint
 
     def check(self, engine: Engine, sampling: Sampling) -> None:

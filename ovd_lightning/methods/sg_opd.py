@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovd_lightning import functional as F
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
 from ovd_lightning.methods.logging import log_demonstrations
 from ovd_lightning.methods.token_level import TokenLevel
@@ -78,19 +78,24 @@ class SGOPD(TokenLevel):
         **objective: Any,
     ) -> None:
         super().__init__(teacher=teacher, clip=clip, kl_coefficient=kl_coefficient, **objective)
-        name = "method.init_args"
-        if hold > end:
-            raise ConfigError(f"{name}.hold", f"is {hold}, after end, {end}.", "Use a value up to that of end.")
-        if imitation and end and teacher.demonstrator is None:
-            raise ConfigError(
-                f"{name}.imitation",
-                f"is {imitation}, but the teacher has no demonstrator to imitate.",
-                "Set teacher.init_args.demonstrator, or imitation: 0.",
-            )
+        report(self._errors(teacher, imitation, hold, end))
         self.agree, self.conflict, self.reference = agree, conflict, reference
         self.imitation, self.hold, self.end = imitation, hold, end
         self.demonstrations = demonstrations
         self.cache = AnswerCache(cache, "method.init_args.cache")
+
+    @staticmethod
+    def _errors(teacher: TokenTeacher, imitation: float, hold: float, end: float) -> Iterator[ConfigError]:
+        if hold > end:
+            yield ConfigError(
+                "method.init_args.hold", f"is {hold}, after end, {end}.", "Use a value up to that of end."
+            )
+        if imitation and end and teacher.demonstrator is None:
+            yield ConfigError(
+                "method.init_args.imitation",
+                f"is {imitation}, but the teacher has no demonstrator to imitate.",
+                "Set teacher.init_args.demonstrator, or imitation: 0.",
+            )
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:

@@ -39,8 +39,8 @@ def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
     aliases = _aliases(answers)
     if prediction is None:
         return 0.0
-    said = normalize_answer(prediction)
-    return float(any(said == normalize_answer(alias) for alias in aliases))
+    predicted = normalize_answer(prediction)
+    return float(any(predicted == normalize_answer(alias) for alias in aliases))
 
 
 def sub_exact_match(prediction: str | None, answers: Sequence[str]) -> float:
@@ -53,8 +53,8 @@ def sub_exact_match(prediction: str | None, answers: Sequence[str]) -> float:
     aliases = _aliases(answers)
     if prediction is None:
         return 0.0
-    said = normalize_answer(prediction)
-    return float(any(normalize_answer(alias) in said for alias in aliases))
+    predicted = normalize_answer(prediction)
+    return float(any(normalize_answer(alias) in predicted for alias in aliases))
 
 
 def f1_score(prediction: str | None, answers: Sequence[str]) -> float:
@@ -66,15 +66,15 @@ def f1_score(prediction: str | None, answers: Sequence[str]) -> float:
     aliases = _aliases(answers)
     if prediction is None:
         return 0.0
-    said = normalize_answer(prediction).split()
-    return max(_f1(said, normalize_answer(alias).split()) for alias in aliases)
+    predicted = normalize_answer(prediction).split()
+    return max(_f1(predicted, normalize_answer(alias).split()) for alias in aliases)
 
 
-def _f1(said: list[str], reference: list[str]) -> float:
-    shared = (Counter(said) & Counter(reference)).total()
+def _f1(predicted: list[str], reference: list[str]) -> float:
+    shared = (Counter(predicted) & Counter(reference)).total()
     if shared == 0:
         return 0.0
-    precision, recall = shared / len(said), shared / len(reference)
+    precision, recall = shared / len(predicted), shared / len(reference)
     return 2 * precision * recall / (precision + recall)
 
 

@@ -36,7 +36,7 @@ class Panel:
 
 
 def parts_of_time(names: Iterable[str]) -> list[str]:
-    """Those that add up: without the whole."""
+    """Those that add up, without their sum."""
     return [name for name in names if name != "time/round"]
 
 
@@ -174,7 +174,7 @@ def _panel(metrics: dict[str, Series], panel: Panel, axis: str) -> dict[str, Any
     missing = [name for name in panel.metrics if not name.endswith("*") and name not in series and not panel.optional]
     if not series:
         return {"id": panel.id, "title": panel.title, "missing": list(panel.metrics), "summary": "", "figure": None}
-    # The prefix that all names share says nothing: "reward/student" is "student" in a figure about reward.
+    # The prefix that all names share is left out: "reward/student" is "student" in a figure about reward.
     prefix = min((name.rpartition("/")[0] + "/" for name in series), key=len)
     if not all(name.startswith(prefix) for name in series):
         prefix = ""

@@ -7,10 +7,10 @@ the compressed data, from where the script puts it into text nodes.
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.evaluation.names import label as metric_label
-from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Run, Series
 from ovd_lightning.report.rollouts import compressed, packed
@@ -86,3 +86,34 @@ def method_options(run: Run) -> list[tuple[str, str]]:
     """The method's plain settings; nested ones (a teacher's engine) stay in the config below."""
     options = run.method.get("init_args") or {}
     return [(name, str(value)) for name, value in options.items() if isinstance(value, str | int | float | bool)]
+
+
+def evaluation_tables(run: Run) -> list[dict[str, Any]]:
+    """One a split, "validation" first: ``split``, ``columns``, ``what`` (the accuracy that ``steps`` shows: [step,
+    cells]), ``last`` (every row of the last evaluation) and ``caption``, how that was done.
+
+    Only evaluations of the same benchmarks as the last one are in ``steps``.
+    """
+    tables = []
+    for split in ("validation", "test"):
+        found = [e for e in run.evaluations if e["split"] == split]
+        if not found:
+            continue
+        last = found[-1]
+        alike = [e for e in found if e["table"]["columns"] == last["table"]["columns"]]
+        tables.append(
+            {
+                "split": split,
+                "columns": [str(column) for column in last["table"]["columns"][1:]],
+                "what": str(last["table"]["rows"][0][0]),
+                "steps": [(e["step"], [_cell(c) for c in e["table"]["rows"][0][1:]]) for e in alike],
+                "last": [(str(row[0]), [_cell(c) for c in row[1:]]) for row in last["table"]["rows"]],
+                "caption": str(last.get("caption", "")),
+            }
+        )
+    return tables
+
+
+def _cell(value: Any) -> str:
+    """A count as it is, a percentage with one digit; "" where there is none."""
+    return f"{value:.1f}" if isinstance(value, float) else "" if value is None else str(value)

@@ -100,7 +100,7 @@ def _read_config(run: Run) -> None:
 
 
 def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Those that are whole; tables that a later one of other settings set aside (test-000000-1.json) are left out."""
+    """Complete ones; tables that a later one of other settings set aside (test-000000-1.json) are left out."""
     found: list[dict[str, Any]] = []
     for file in folder.glob("*.json"):
         if not re.fullmatch(r"(validation|test)-\d+", file.stem):

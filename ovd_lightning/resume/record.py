@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError
-from ovd_lightning.resume.whole import read
+from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.resume.damage import read
 
 KEY = "ovd_lightning"
 """Under which the record stands in a Lightning checkpoint."""
@@ -64,64 +64,75 @@ def compare(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Prog
     Args:
         now: the settings of this run, see :func:`make`.
 
-    Raises: ConfigError for what must not differ, and for a checkpoint that training cannot go on from.
+    Raises: ConfigError for what must not differ, and for a checkpoint from which training cannot continue.
     """
-    if "global_step" not in checkpoint or "loops" not in checkpoint:
-        raise ConfigError(
-            "ckpt_path", "is no checkpoint of a training run.", "Give one that `fit` wrote; a student is model.student."
-        )
-    updates = int(checkpoint["global_step"])
-    record, each = checkpoint.get(KEY), _updates_per_round(now)
+    report(_unusable(checkpoint))
+    updates, record = int(checkpoint["global_step"]), checkpoint.get(KEY)
     if record is None:  # of version 0.1
-        rounds, inside = divmod(updates, each)
+        rounds, inside = divmod(updates, _updates_per_round(now))
+        then: Mapping[str, Any] = {}
         notes = ["the checkpoint holds no record of its settings (an earlier version wrote it): they are not compared"]
     else:
-        if record["version"] > VERSION:
-            raise ConfigError("ckpt_path", "was written by a later version of ovd_lightning.", "Upgrade it.")
-        then = record["settings"]
-        for name, why in FIXED.items():
-            if name in then and then[name] != now[name]:
-                raise ConfigError(
-                    name,
-                    f"is {now[name]}, and the checkpoint was trained with {then[name]}: {why}.",
-                    f"Resume with {then[name]}, or begin a new run from the trained student "
-                    "(model.student: runs/.../student).",
-                )
-        rounds, inside = record["rounds"], record["updates_in_round"]
+        rounds, inside, then = record["rounds"], record["updates_in_round"], record["settings"]
         notes = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
-    if inside:
-        raise ConfigError(
-            "ckpt_path",
-            f"is a checkpoint after {updates} updates, in the middle of a round of {each}.",
-            "Give one from the end of a round: RoundCheckpoint writes no other.",
-        )
-    if rounds > now["data.rounds"]:
-        raise ConfigError(
-            "data.rounds", f"is {now['data.rounds']}, and the checkpoint has {rounds} rounds behind it.", "Raise it."
-        )
+    report(_conflicts(Progress(updates, rounds), inside, then, now))
     return Progress(updates, rounds), notes
 
 
-def check_student(checkpoint: Mapping[str, Any], student: str) -> None:
-    """Raises: ConfigError when the checkpoint's weights are not those of the student's architecture.
+def _unusable(checkpoint: Mapping[str, Any]) -> Iterator[ConfigError]:
+    if "global_step" not in checkpoint or "loops" not in checkpoint:
+        yield ConfigError(
+            "ckpt_path", "is no checkpoint of a training run.", "Give one that `fit` wrote; a student is model.student."
+        )
+    elif checkpoint.get(KEY, {}).get("version", VERSION) > VERSION:
+        yield ConfigError("ckpt_path", "was written by a later version of ovd_lightning.", "Upgrade it.")
 
-    Of a sharded checkpoint, whose tensors stand elsewhere, nothing is compared.
+
+def _conflicts(
+    progress: Progress, inside: int, then: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[ConfigError]:
+    """Settings that must be the checkpoint's and are not; progress from which this run cannot continue.
+
+    Args:
+        inside: updates of the round that the checkpoint was written in.
+    """
+    for name, why in FIXED.items():
+        if name in then and then[name] != now[name]:
+            yield ConfigError(
+                name,
+                f"is {now[name]}, and the checkpoint was trained with {then[name]}: {why}.",
+                f"Resume with {then[name]}, or begin a new run from the trained student "
+                "(model.student: runs/.../student).",
+            )
+    if inside:
+        yield ConfigError(
+            "ckpt_path",
+            f"is a checkpoint after {progress.updates} updates, in the middle of a round of {_updates_per_round(now)}.",
+            "Give one from the end of a round: RoundCheckpoint writes no other.",
+        )
+    elif progress.rounds > now["data.rounds"]:
+        yield ConfigError(
+            "data.rounds",
+            f"is {now['data.rounds']}, and the checkpoint has {progress.rounds} rounds behind it.",
+            "Raise it.",
+        )
+
+
+def student_errors(checkpoint: Mapping[str, Any], student: str) -> Iterator[ConfigError]:
+    """That the checkpoint's weights are not those of the student's architecture.
+
+    Of a sharded checkpoint, whose tensors are in other files, nothing is compared.
     """
     prefix = "student.hf."
     saved = {n.removeprefix(prefix): tuple(t.shape) for n, t in checkpoint.get("state_dict", {}).items()}
-    if not saved:
-        return
-    expected = _shapes(student)
-    if expected is None:
-        return
+    expected = (_shapes(student) if saved else None) or {}
     wrong = [n for n, shape in saved.items() if n in expected and expected[n] != shape]
-    missing = [n for n in expected if n not in saved]
-    if wrong or missing:
-        name = (wrong or missing)[0]
-        was, needed = saved.get(name), expected[name]
-        raise ConfigError(
+    wrong += [n for n in expected if n not in saved]
+    if wrong:
+        was, needed = saved.get(wrong[0]), list(expected[wrong[0]])
+        yield ConfigError(
             "model.student",
-            f"is {student}, of another architecture than the checkpoint's student: {name} is {list(needed)} there and "
+            f"is {student}, of another architecture than the checkpoint's student: {wrong[0]} is {needed} there and "
             f"{'missing' if was is None else list(was)} in the checkpoint.",
             "Give the student that the run began with.",
         )
@@ -160,13 +171,18 @@ def check(
     """
     checkpoint = read(path, weights_only)
     progress, notes = compare(checkpoint, now)
-    check_student(checkpoint, now["model.student"])
+    report([*student_errors(checkpoint, now["model.student"]), *_nothing_left(progress, now, max_steps, over)])
+    return progress, notes
+
+
+def _nothing_left(
+    progress: Progress, now: Mapping[str, Any], max_steps: int, over: str | None
+) -> Iterator[ConfigError]:
     if progress.rounds == now["data.rounds"] and over is not None:
-        raise ConfigError("data.rounds", f"is {progress.rounds}, and all of them are trained.", over)
+        yield ConfigError("data.rounds", f"is {progress.rounds}, and all of them are trained.", over)
     if 0 <= max_steps <= progress.updates:
-        raise ConfigError(
+        yield ConfigError(
             "trainer.max_steps",
             f"is {max_steps}, and the checkpoint has {progress.updates} updates behind it: nothing is left to train.",
             "Raise it, or use data.rounds alone.",
         )
-    return progress, notes

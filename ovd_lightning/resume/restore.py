@@ -18,7 +18,7 @@ def apply_settings(
 ) -> None:
     """Learning rate, betas, weight decay as configured, where a checkpoint has brought its own. Moments stay.
 
-    A schedule goes on at its update: its total was computed for this run's rounds. With unchanged settings every
+    A schedule continues at its update: its total was computed for this run's rounds. With unchanged settings every
     number is the one that was there.
     """
     for group, values in zip(optimizer.param_groups, configured, strict=True):
@@ -35,14 +35,14 @@ def apply_settings(
 
 
 def place_loops(checkpoint: dict[str, Any], updates: int, batches: int) -> None:
-    """The progress of Lightning's loops as it stands at the end of a round's last batch.
+    """The progress of Lightning's loops as at the end of a round's last batch.
 
     Wherever the checkpoint was written (after a batch, at the end of training, when a signal came), and whatever
     trainer.accumulate_grad_batches was then. Whether the batch was the last is for this run's number of rounds to
-    say: a finished run goes on with a larger ``data.rounds``.
+    say: a finished run continues with a larger ``data.rounds``.
 
     Args:
-        updates: that the checkpoint has behind it; with 0, everything begins anew.
+        updates: of the checkpoint; with 0, everything begins again.
         batches: micro-batches that these updates are now.
     """
     loops = checkpoint["loops"]["fit_loop"]

@@ -1,4 +1,4 @@
-"""A run's folder as it was when a checkpoint was written, so that the run goes on there."""
+"""A run's folder as it was when a checkpoint was written, so that the run continues there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ovd_lightning.files import first_free
 from ovd_lightning.metrics_file import NAME, split
-from ovd_lightning.resume.whole import read
+from ovd_lightning.resume.damage import read
 
 
 def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) -> Path | None:
@@ -18,8 +18,8 @@ def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) ->
     (and of files like metrics-1.csv). Answers stay: they are known by the weights that gave them.
 
     Args:
-        updates: global_step of the checkpoint; -1: of a run that begins anew, so that everything is moved.
-        rounds: that the checkpoint has behind it.
+        updates: global_step of the checkpoint; -1: of a run that starts over, so that everything is moved.
+        rounds: of the checkpoint.
         keep: the checkpoint itself.
     Returns: where it was moved to; None if nothing was.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,20 +69,12 @@ def read_document(fields: Mapping[str, Any], score: float | None = None) -> Docu
     )
 
 
-def placeholders(template: str) -> set[str] | None:
-    """The names in the braces of a format string; None when it is none."""
-    try:
-        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError:
-        return None
-
-
 class SearchEngine(ABC):
     """Answers queries. Construction checks settings and is cheap; :meth:`start` loads.
 
     Args:
         cache: file that keeps results, so that no query is sent twice; null: no cache. Entries do not expire:
-            delete it to search anew.
+            delete it to search again.
     """
 
     tells_answer: bool = False

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Of an index's folder; another one is built anew."""
+"""Of an index's folder; one of another version is rebuilt."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -83,11 +83,11 @@ class BM25Search(SearchEngine):
         self.words("")
         files = self.files
         try:
-            first = next(read_corpus(files), None)
+            problem = None if next(read_corpus(files), None) is not None else "has no documents"
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{SETTINGS}.corpus", f"cannot be read: {error}.", "See docs/search.md.") from error
-        if first is None:
-            raise ConfigError(f"{SETTINGS}.corpus", f"{self.corpus} has no documents.", "Give it some.")
+            problem = f"cannot be read: {error}"
+        if problem is not None:
+            raise ConfigError(f"{SETTINGS}.corpus", f"{self.corpus} {problem}.", "docs/search.md has the format.")
 
     @property
     def files(self) -> list[Path]:

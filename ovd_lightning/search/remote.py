@@ -1,4 +1,4 @@
-"""What search engines behind a URL share: timeouts, retries, rate limits, a circuit breaker."""
+"""What search engines that are services share: timeouts, retries, rate limits, a circuit breaker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Call", "Failure", "RemoteSearch"]
 
 
 class RemoteSearch(SearchEngine):
-    """A search engine behind a URL.
+    """A search engine that is an HTTP service.
 
     A search takes bounded time whatever the service does: n requests take at most ceil(n / ``max_concurrency``) times
     ``max_retries`` + 1 timeouts with the backoff between them, and after ``breaker_failures`` failed requests in a row

@@ -14,11 +14,12 @@ from typing import Any
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.endpoint import EndpointDown
 from ovd_lightning.engines.render import encode
-from ovd_lightning.errors import ConfigError, located
-from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.errors import ConfigError, located, report
+from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult
 from ovd_lightning.search.written import read_documents
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+from ovd_lightning.settings.texts import SimulatorPrompt, places
 
 WITH_ANSWER = """\
 You play a web search engine. Someone who wants to answer a question has sent you a query. Write the {count} documents \
@@ -78,7 +79,7 @@ class SimulatedSearch(SearchEngine):
         engine: Engine,
         chat: bool = True,
         system: str | None = None,
-        prompt: str | None = None,
+        prompt: SimulatorPrompt | None = None,
         tell_answer: bool = True,
         noise_start: ClosedUnitInterval = 0.0,
         noise_end: ClosedUnitInterval = 0.5,
@@ -88,26 +89,21 @@ class SimulatedSearch(SearchEngine):
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
-        if system is not None and not chat:
-            raise ConfigError(f"{SETTINGS}.system", "is a message, but chat is false.", "Put it into prompt.")
         self.engine = engine
         self.chat = chat
         self.system = system
         self.prompt = prompt if prompt is not None else WITH_ANSWER if tell_answer else WITHOUT_ANSWER
         self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-        fields = placeholders(self.prompt)
-        if fields is None or "query" not in fields or fields - FIELDS:
-            raise ConfigError(
-                f"{SETTINGS}.prompt",
-                "has no {query}, or an unknown placeholder.",
-                f"Use {', '.join('{' + name + '}' for name in sorted(FIELDS))}; double a literal brace.",
-            )
-        self.tells_answer = "answer" in fields
+        self.tells_answer = any(name.startswith("answer") for name in places(self.prompt))  # {answer[0]}, too
+        report(self._errors(tell_answer))
+
+    def _errors(self, tell_answer: bool) -> Iterator[ConfigError]:
+        if self.system is not None and not self.chat:
+            yield ConfigError(f"{SETTINGS}.system", "is a message, but chat is false.", "Put it into prompt.")
         if self.tells_answer and not tell_answer:
-            raise ConfigError(
-                f"{SETTINGS}.tell_answer", "is false, but prompt has {answer}.", "Take {answer} out of the prompt."
-            )
+            problem = "is false, but prompt has {answer}."
+            yield ConfigError(f"{SETTINGS}.tell_answer", problem, "Take {answer} out of the prompt.")
 
     @property
     def name(self) -> str:

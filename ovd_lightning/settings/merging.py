@@ -1,6 +1,6 @@
 """Naming a class starts from that class's own defaults.
 
-jsonargparse merges an object that is given anew into the one before it, setting by setting, and where the new class
+jsonargparse merges an object that is given again into the one before it, setting by setting, and where the new class
 takes an argument of the same name, the old one's value stays. Here, whatever names a class (a ``class_path``, a
 class's name, the file of one) replaces what was there, at any depth; a mapping with nothing but
 ``init_args``, or a dotted name, changes it.
@@ -24,6 +24,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.packaged import config_named, resolved
 from ovd_lightning.settings.names import file_beside
 from ovd_lightning.settings.parser import RunParser
+from ovd_lightning.settings.yaml_files import parse_yaml
 
 YAML = (".yaml", ".yml", ".json")
 
@@ -39,19 +40,6 @@ def names_class(value: Any) -> bool:
     """Whether a value, read from its file if it is one, is an object of its own."""
     mapping = as_mapping(value)
     return mapping is None or "class_path" in mapping
-
-
-def load_yaml(text: str, source: str) -> Any:
-    """Raises: ConfigError with file, line and column."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where, what = "", str(error)
-        if isinstance(error, yaml.MarkedYAMLError):
-            mark = error.problem_mark or error.context_mark
-            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-            what = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError("config", f"{source}{where}: {what}.", "It must be YAML.") from error
 
 
 @contextmanager
@@ -74,11 +62,11 @@ def opened(value: Any) -> Iterator[Any]:
         return
     text = Path(file).read_text(encoding="utf-8")
     with file.relative_path_context():
-        yield load_yaml(text, value)
+        yield parse_yaml(text, value, "config")
 
 
 def make_room(present: Namespace | dict[str, Any], given: dict[str, Any]) -> None:
-    """Take out of ``present`` every object that ``given`` names anew, so that nothing of it is merged into the new.
+    """Take out of ``present`` every object that ``given`` defines again, so that nothing of it is merged into the new.
 
     Args:
         present: the configuration so far.
@@ -172,19 +160,16 @@ class ConfigFile(ActionConfigFile):
             base = Path(os.path.normpath(path.parent / found.group(1)))
             if not base.is_file():
                 base = config_named(found.group(1)) or base
-            if base in (*variants, path):
-                raise ConfigError("base", f"{base} is among the files that it is the base of.", "Cut the circle.")
-            if not base.is_file():
-                raise ConfigError(
-                    "base", f"{base}, named in {path}, is not there.", f"Name it relative to {path.parent}."
-                )
+            circular = base in (*variants, path)
+            if circular or not base.is_file():
+                problem = "is among the files that it is the base of" if circular else "is not there"
+                hint = f"Name a file relative to {path.parent} that does not have this one as its base."
+                raise ConfigError("base", f"{base}, named in {path}, {problem}.", hint)
             ConfigFile.apply_config(parser, cfg, dest, str(base), (*variants, path))
             text = ConfigFile.BASE.sub("", text, count=1)  # its line stays, empty: an error's line number is right
-        mapping = load_yaml(text, str(value))
-        if mapping is None:  # comments, and perhaps a base
+        if parse_yaml(text, str(value), "config") is None:  # comments, and perhaps a base
             return
-        if not isinstance(mapping, dict):
-            raise ConfigError("config", f"{value} is not a mapping of settings.", "Write `setting: value` lines.")
+        mapping = parse_yaml(text, str(value), "config", "Write `setting: value` lines.", dict)
         complete = resolved(mapping, Path(file).absolute().parent)
         if complete != mapping:
             text = yaml.safe_dump(complete, sort_keys=False)

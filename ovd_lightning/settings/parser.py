@@ -11,11 +11,32 @@ from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.packaged import object_named, resolved
 from ovd_lightning.settings.messages import explain
 from ovd_lightning.settings.names import is_object, suggestion
-from ovd_lightning.settings.refused import refused_name
+
+ONE_STUDENT = "the engine generates for the student, which is named once."
+REFUSED: dict[str, tuple[str, str]] = {
+    "data.seed": ("there is one seed, of problem order and of every sample.", "Use --seed_everything {value}."),
+    "engine.init_args.model": (ONE_STUDENT, "Use --model.student {value}."),
+    "engine.model": (ONE_STUDENT, "Use --model.student {value}."),
+    "data.task": ("the task is set at the top level.", "Use --task {value}."),
+    "model.method": ("the method is set at the top level.", "Use --method {value}."),
+    "rollout.engine": ("the student's engine is set at the top level.", "Use --engine {value}."),
+    "optimizer": ("the optimiser is AdamW.", "Use --model.learning_rate, --model.betas, --model.weight_decay."),
+    "lr_scheduler": ("the schedule is the model's.", "Use --model.lr_scheduler NAME, --model.warmup_fraction."),
+}
+"""Setting -> reason, what to use: names that Lightning users know, or that another setting determines."""
+
+
+def refused_name(name: str, value: object = "VALUE") -> ConfigError | None:
+    """The error for a setting that must not be given; None for any other."""
+    for known, (reason, hint) in REFUSED.items():
+        if name == known or name.startswith(f"{known}."):
+            short = value if isinstance(value, (str, int)) and name == known else "VALUE"
+            return ConfigError(name, reason, hint.format(value=short))
+    return None
 
 
 class RunParser(LightningArgumentParser):
@@ -66,31 +87,30 @@ class RunParser(LightningArgumentParser):
                 if name in commands and isinstance(value, dict):
                     commands[name].check_given(value, source)
             return
-        self._check_refused(given, source, "")
-        self._check_names(given, source, "")
+        report([*self._refused(given, source, ""), *self._unknown(given, source, "")])
 
-    def _check_names(self, given: dict[str, Any], source: str, prefix: str) -> None:
+    def _unknown(self, given: dict[str, Any], source: str, prefix: str) -> Iterator[ConfigError]:
         settings = {action.dest for action in self._actions}
         for key, value in given.items():
             name = f"{prefix}{key}"
-            if refused_name(name) is not None:  # null, or it would have been refused
+            if refused_name(name) is not None:  # see _refused
                 continue
             plain = name.rstrip("+")
             inside = any(is_object(self, parent) for parent in parents(name))
             group = not is_object(self, plain) and any(setting.startswith(f"{plain}.") for setting in settings)
             if group and isinstance(value, dict):
-                self._check_names(value, source, f"{name}.")
+                yield from self._unknown(value, source, f"{name}.")
             elif not (group or inside or plain in settings):
-                raise ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
+                yield ConfigError(name, f"(in {source}) is no setting.", suggestion(self, name))
 
-    def _check_refused(self, given: dict[str, Any], source: str, prefix: str) -> None:
+    def _refused(self, given: dict[str, Any], source: str, prefix: str) -> Iterator[ConfigError]:
         """At any depth: the parser of an object's arguments does not know these names."""
         for key, value in given.items():
             refused = refused_name(f"{prefix}{key}", value)
             if refused is not None and value is not None:
-                raise ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.hint)
+                yield ConfigError(f"{prefix}{key}", f"(in {source}) {refused.problem}", refused.hint)
             if isinstance(value, dict):
-                self._check_refused(value, source, f"{prefix}{key}.")
+                yield from self._refused(value, source, f"{prefix}{key}.")
 
 
 def parents(name: str) -> list[str]:

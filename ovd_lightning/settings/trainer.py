@@ -7,7 +7,7 @@ through all arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Refused:
 
 
 ROUNDS = "A run is one epoch of data.rounds rounds."
-EVALUATED = "Evaluations come after whole rounds."
+EVALUATED = "Evaluations come at the ends of rounds."
 OBEYED = (
     "accelerator", "strategy", "devices", "num_nodes", "precision", "logger", "callbacks", "fast_dev_run", "max_steps",
     "min_steps", "max_time", "limit_test_batches", "limit_predict_batches", "enable_checkpointing",
@@ -66,22 +66,22 @@ REFUSED = {
 }  # fmt: skip
 
 
-def check_trainer(given: dict[str, Any], command: str) -> None:
-    """Raises: ConfigError for an argument of the Trainer that a run cannot take."""
+def trainer_errors(given: dict[str, Any], command: str) -> Iterator[ConfigError]:
+    """Arguments of the Trainer that a run cannot take."""
     for name, rule in REFUSED.items():
         value = given.get(name, rule.values[0])
         taken = [v for v in rule.values if value == v and type(value) is type(v)]  # 1 batch is not 1.0 of them
         if command in rule.commands and not taken:
-            raise ConfigError(f"trainer.{name}", f"is {value}. {rule.reason}", rule.hint.format(value=value))
+            yield ConfigError(f"trainer.{name}", f"is {value}. {rule.reason}", rule.hint.format(value=value))
 
 
-def check_steps(given: dict[str, Any], updates_per_round: int) -> None:
-    """Raises: ConfigError for a number of optimiser steps that ends in the middle of a round."""
+def step_errors(given: dict[str, Any], updates_per_round: int) -> Iterator[ConfigError]:
+    """Numbers of optimiser steps that end in the middle of a round."""
     for name in ("max_steps", "min_steps"):
         value = given.get(name)
         if value not in (None, -1) and value % updates_per_round:
             nearest = max(1, round(value / updates_per_round))
-            raise ConfigError(
+            yield ConfigError(
                 f"trainer.{name}",
                 f"is {value}, in the middle of a round of {updates_per_round} optimiser steps.",
                 f"Use --data.rounds {nearest}, or a multiple of {updates_per_round}.",

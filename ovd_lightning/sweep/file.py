@@ -1,4 +1,4 @@
-"""A W&B sweep file: what it says, the runs that it stands for, their names and their command lines."""
+"""A W&B sweep file: its content, the runs that it describes, their names and command lines."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.packaged import config_named
+from ovd_lightning.settings.yaml_files import read_yaml
 
 Values = dict[str, Any]
 """One run's parameters: dotted name -> value."""
@@ -24,6 +25,11 @@ FOLDER = "trainer.default_root_dir"
 """The parameter that sets a run's folder."""
 RECORD = "sweep_run.json"
 """File of a run's folder: its parameters, and how it ended."""
+MACROS = ("env", "interpreter", "program", "args", "args_no_hyphens", "args_no_equals", "args_no_boolean_flags",
+          "args_json")  # fmt: skip
+"""What a part ``${name}`` of a command stands for; others make sense under W&B's agent alone."""
+MACRO = re.compile(r"\$\{([^:}]*)\}")
+ENVIRONMENT = re.compile(r"\$\{envvar:(\w+)\}")
 BY_AGENT = "For anything else use W&B's own agent: wandb sweep FILE, then wandb agent."
 
 
@@ -61,70 +67,76 @@ class Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Raises: ConfigError for a file that does not exist, that W&B would refuse, or that only W&B's agent can run."""
-    import yaml
-
     named = None if path.is_file() else config_named(str(path)) or config_named(f"sweeps/{path}")
     path = named or path
-    if not path.is_file():
-        raise ConfigError("sweep file", f"{path} is not there.", "Try configs/sweeps/threshold.yaml.")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError("sweep file", f"{path} is not YAML: {error}.", "Correct its syntax.") from None
-    if not isinstance(tree, dict) or (unknown := sorted(map(str, set(tree) - set(SHAPE)))):
-        what = f"{', '.join(unknown)} is not supported here." if isinstance(tree, dict) else "is not a mapping."
-        raise ConfigError("sweep file", what, f"Known are {', '.join(SHAPE)}. {BY_AGENT}")
+    tree = read_yaml(path, "sweep file", "Write one like configs/sweeps/threshold.yaml.", dict)
     tree = {key: value for key, value in tree.items() if value is not None}
-    for key in dict.fromkeys(["method", "parameters", *tree]):
-        fits, hint = SHAPE[key]
-        if not fits(tree.get(key)):
-            raise ConfigError(key, f"is {tree.get(key)!r}.", f"Write {hint}")
+    report(_key_errors(tree))
     command, program = [str(part) for part in tree.get("command", DEFAULT_COMMAND)], tree.get("program", "")
-    if not any(re.fullmatch(r"\$\{args\w*\}", part) for part in command):
-        raise ConfigError("command", "has no ${args}: no parameter would reach a run.", "Add it as the last part.")
-    if any(FOLDER in text for text in (*command, *map(str, tree["parameters"]))):
-        raise ConfigError("sweep file", f"sets {FOLDER}, which the sweep sets for every run.", "Leave it out: --root.")
+    parameters = {str(name): _choices(parameter) for name, parameter in tree["parameters"].items()}
+    directory = _directory(path, program)
+    found = list(_content_errors(tree["parameters"], command))
+    if directory is None and "${program}" in command:
+        problem = f"{program} is neither in {Path.cwd()} nor above {path}."
+        found.append(ConfigError("program", problem, "Name it relative to where runs start."))
+    report(found)
     return Sweep(
         name=tree.get("name", path.stem),
         command=command,
         program=program,
-        parameters={str(name): _choices(str(name), parameter) for name, parameter in tree["parameters"].items()},
+        parameters={name: choices for name, choices in parameters.items() if choices is not None},
         metric=tree.get("metric", {}).get("name"),
         run_cap=tree.get("run_cap"),
-        directory=Path.cwd() if named else _directory(path, program, command),
+        directory=Path.cwd() if named or directory is None else directory,
     )
 
 
-def _choices(name: str, parameter: Any) -> list[Any]:
+def _key_errors(tree: dict[str, Any]) -> Iterator[ConfigError]:
+    """Top-level keys that are unknown, missing or of the wrong kind."""
+    for key in dict.fromkeys(["method", "parameters", *tree]):
+        if key not in SHAPE:
+            yield ConfigError(
+                "sweep file", f"{key} is not supported here.", f"Known are {', '.join(SHAPE)}. {BY_AGENT}"
+            )
+        elif not (shape := SHAPE[key])[0](tree.get(key)):
+            yield ConfigError(key, f"is {tree.get(key)!r}.", f"Write {shape[1]}")
+
+
+def _content_errors(parameters: dict[Any, Any], command: Sequence[str]) -> Iterator[ConfigError]:
+    """Parameters and command lines that no run can be made of here."""
+    for name, parameter in parameters.items():
+        if _choices(parameter) is None:
+            hint = f"Write value: 5, or values: [0, 5]. {BY_AGENT}"
+            yield ConfigError(f"parameters.{name}", f"is {parameter!r}.", hint)
+    if any(FOLDER in text for text in (*command, *map(str, parameters))):
+        yield ConfigError("sweep file", f"sets {FOLDER}, which the sweep sets for every run.", "Leave it out: --root.")
+    if not any(re.fullmatch(r"\$\{args\w*\}", part) for part in command):
+        yield ConfigError("command", "has no ${args}: no parameter would reach a run.", "Add it as the last part.")
+    for part in command:
+        if (macro := MACRO.fullmatch(part)) and macro[1] not in MACROS:
+            yield ConfigError("command", f"{part} is not known here.", f"Use one of {', '.join(MACROS)}.")
+
+
+def _choices(parameter: Any) -> list[Any] | None:
+    """The values of a parameter; None for what only W&B's agent can draw from."""
     match parameter:
         case {"value": value, **rest} if not rest or rest == {"distribution": "constant"}:
             return [value]
         case {"values": [_, *_] as values, **rest} if not rest or rest == {"distribution": "categorical"}:
             return list(values)
-    raise ConfigError(f"parameters.{name}", f"is {parameter!r}.", f"Write value: 5, or values: [0, 5]. {BY_AGENT}")
+    return None
 
 
-def _directory(path: Path, program: str, command: Sequence[str]) -> Path:
-    """The working directory where the program is, else the nearest folder above the sweep file where it is.
-
-    Raises: ConfigError when the command names the program and it is in neither.
-    """
-    here = Path.cwd()
-    if not program or (here / program).exists():
-        return here
-    for folder in path.resolve().parents:
-        if (folder / program).exists():
-            return folder
-    if "${program}" in command:
-        raise ConfigError(
-            "program", f"{program} is neither in {here} nor above {path}.", "Name it relative to where runs start."
-        )
-    return here
+def _directory(path: Path, program: str) -> Path | None:
+    """The working directory where the program is, else the nearest folder above the sweep file where it is."""
+    if not program:
+        return Path.cwd()
+    return next((folder for folder in (Path.cwd(), *path.resolve().parents) if (folder / program).exists()), None)
 
 
 def expand(sweep: Sweep, *, count: int | None = None, seeds: Sequence[int] = ()) -> list[Values]:
     """The runs' parameters: every combination, the last parameter fastest, the first ``count`` of them (default: the
-    file's run_cap). With ``seeds`` each under every seed, whatever the file says of ``seed_everything``."""
+    file's run_cap). With ``seeds`` each under every seed, whatever the file sets for ``seed_everything``."""
     choices = {name: values for name, values in sweep.parameters.items() if not (seeds and name == SEED)}
     grid = [dict(zip(choices, row, strict=True)) for row in itertools.product(*choices.values())]
     grid = grid[: sweep.run_cap if count is None else count]
@@ -132,7 +144,7 @@ def expand(sweep: Sweep, *, count: int | None = None, seeds: Sequence[int] = ())
 
 
 def command_line(sweep: Sweep, values: Values) -> list[str]:
-    """What W&B's agent would run. Raises: ConfigError for a macro that only makes sense under the agent."""
+    """What W&B's agent would run."""
     flags = [f"--{name}={value}" for name, value in values.items()]
     macros: dict[str, list[str]] = {
         "env": ["/usr/bin/env"] if os.name == "posix" else [],
@@ -150,18 +162,13 @@ def command_line(sweep: Sweep, values: Values) -> list[str]:
     }
     line: list[str] = []
     for part in sweep.command:
-        part = re.sub(r"\$\{envvar:(\w+)\}", lambda match: os.environ.get(match[1], match[1]), part)
-        if part.startswith("${") and part.endswith("}"):
-            if part[2:-1] not in macros:
-                raise ConfigError("command", f"{part} is not known here.", f"Use one of {', '.join(macros)}.")
-            line += macros[part[2:-1]]
-        else:
-            line.append(part)
+        macro = MACRO.fullmatch(part)
+        line += macros[macro[1]] if macro else [ENVIRONMENT.sub(lambda m: os.environ.get(m[1], m[1]), part)]
     return line
 
 
 def short_names(runs: Sequence[Values]) -> dict[str, str]:
-    """Parameter -> its last component, or the whole name where two end alike."""
+    """Parameter -> its last component, or its full name where two end alike."""
     names = list(dict.fromkeys(name for values in runs for name in values))
     last = ["seed" if name == SEED else name.rpartition(".")[2] for name in names]
     return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}

@@ -32,7 +32,7 @@ from ovd_lightning.sweep.file import FOLDER, RECORD, SEED, Values, command_line,
 from ovd_lightning.sweep.table import Job, print_tables, write_results
 
 GRACE_S = 60.0
-"""How long a run that was told to end may take before it is killed."""
+"""How long a run may take to end before it is killed."""
 
 
 class Runner:
@@ -127,7 +127,7 @@ class Runner:
         return code
 
     def _judge(self, job: Job, code: int | None) -> None:
-        """Fill in status and reason. A run that says it went well but left no metric is a failed one."""
+        """Fill in status and reason. A run that exited with 0 but left no metric has failed."""
         if code == 0 and read_metrics(job.folder):
             job.status = "finished"
         elif code and self._stopped:
@@ -151,7 +151,7 @@ def kill_tree(pid: int) -> None:
 
 
 def last_line(file: Path) -> str:
-    """The last line with anything on it, which is where a failed run says why."""
+    """The last line with anything on it, where a failed run gives its reason."""
     lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it printed nothing"
 
@@ -198,6 +198,12 @@ def positive(text: str) -> int:
     return value
 
 
+def existing_folder(text: str) -> Path:
+    if not (path := Path(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder; give runs/sweeps/<name>/<time>")
+    return path
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m ovd_lightning.sweep", description=__doc__)
     made.add_argument("sweep", type=Path, help="a sweep file, e.g. configs/sweeps/threshold.yaml")
@@ -206,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--count", type=positive, help="run the first COUNT combinations; default: the file's run_cap")
     made.add_argument("--root", type=Path, default=Path("runs/sweeps"), help="the sweep's folder is ROOT/<name>/<time>")
     made.add_argument(
-        "--resume", type=Path, metavar="DIR", help="a sweep's folder: run only what has not finished there"
+        "--resume", type=existing_folder, metavar="DIR", help="a sweep's folder: run only what has not finished there"
     )
     made.add_argument("--dry_run", action="store_true", help="print the command lines and stop")
     return made
@@ -218,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(parser().parse_args(argv), argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(*(f"error: {each}" for each in error.errors), sep="\n", file=sys.stderr)
         return 2
 
 
@@ -241,9 +247,6 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         for values in runs:
             print(shlex.join(command_line(sweep, values)))
         return 0
-    if arguments.resume and not arguments.resume.is_dir():
-        raise ConfigError("--resume", f"{arguments.resume} is not a folder.", "Give runs/sweeps/<name>/<time>.")
-    command_line(sweep, {**runs[0], FOLDER: ""})  # an error comes before there is a folder
     folder = (arguments.resume or new_folder(arguments.root / sweep.name)).resolve()
     with locked(folder) as lock:
         before = {path.name: (values, seconds) for values, path, seconds in finished(folder)}

@@ -96,7 +96,7 @@ def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
 
 
 def write_results(jobs: Sequence[Job], folder: Path) -> None:
-    """results.csv: parameters, outcome and every last value of every run. The file is always a whole one."""
+    """results.csv: parameters, outcome and every last value of every run. The file is always complete."""
     results = [last_values(job) for job in jobs]
     columns = list(dict.fromkeys(name for result in results for name in sorted(result)))
     parameters = list(short_names([job.values for job in jobs]))

@@ -131,7 +131,7 @@ class ArithmeticTask(Task):
         return f"{problem.question}\n"
 
     def grade(self, response: str, problem: Problem) -> Grade:
-        """1 if the integer in the last ``\\boxed{...}`` behind any thought is the answer, 0 otherwise."""
+        """1 if the integer in the last ``\\boxed{...}`` after any thought is the answer, 0 otherwise."""
         boxes = _BOXED.findall(thoughts.behind(response))
         answer = boxes[-1].strip() if boxes else None
         correct = (

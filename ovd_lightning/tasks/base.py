@@ -43,7 +43,7 @@ class Task(ABC):
     system: str | None = None
     """System message where prompts go through a chat template; None: the template's own, if it has one."""
     metrics: tuple[str, ...] = ()
-    """What ``Grade.metrics`` holds of every response; averaged over a benchmark beside its accuracy."""
+    """What ``Grade.metrics`` holds of every response; averaged over a benchmark, like its accuracy."""
 
     graded: bool = True
     """Problems have references. False: an open-ended task, whose outcome reward is 0; a judge gives the reward."""
@@ -53,12 +53,14 @@ class Task(ABC):
     environment: Environment | None = None
     """Replies to the turns of a trajectory; None: a trajectory is one generation."""
 
+    own_rewards: tuple[str, ...] = ()
+    """Names by which ``reward`` chooses among the task's own."""
     reward_function: rewards.RewardFunction | None = None
     """Gives the reward instead of the task's own; the checker still decides what is correct."""
 
     def __init__(self, reward: str | rewards.RewardFunction | None = None) -> None:
         if reward is not None:
-            self.reward_function = rewards.find(reward, f"{type(self).__name__}.reward")
+            self.reward_function = rewards.find(reward, f"{type(self).__name__}.reward", self.own_rewards)
             self.grade_many = self._rewarded  # type: ignore[method-assign]
             self.grade = self._rewarded_one  # type: ignore[method-assign]
 
@@ -152,6 +154,26 @@ class Task(ABC):
         return spans
 
 
+class Benchmark(Task):
+    """A published test set: the same problems, whether they validate or test."""
+
+    title: str
+    trained_on: str
+    """The task to train on instead."""
+    _problems: list[Problem] | None = None
+
+    @abstractmethod
+    def load(self) -> list[Problem]:
+        """Raises: ConfigError for a set that is not available, or not of its size."""
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        if split == "train":
+            raise ConfigError("data.task", f"is {self.title}, a test set.", f"Train on a {self.trained_on}.")
+        if self._problems is None:
+            self._problems = self.load()
+        return self._problems
+
+
 def check_names(setting: str, names: Sequence[str]) -> None:
     """Raises: ConfigError for a list of names that is empty or has one twice."""
     if not names or len(set(names)) < len(names):
@@ -166,7 +188,7 @@ def find_entry(entries: Mapping[str, Entry], name: str, setting: str) -> Entry:
 
 
 class Suite(ABC):
-    """Several benchmarks under one setting, e.g. the ten of a table: what ``data.benchmarks`` takes beside a dict."""
+    """Several benchmarks under one setting, e.g. the ten of a table: what ``data.benchmarks`` takes besides a dict."""
 
     @abstractmethod
     def tasks(self, split: Split) -> dict[str, Task]:

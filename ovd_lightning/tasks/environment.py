@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Turn:
-    """One generation of whoever writes the trajectory, as the environment sees it."""
+    """One generation of a trajectory, as the environment sees it."""
 
     problem: Problem
     index: int

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.settings.ranges import NonNegativeInt
+from ovd_lightning.settings.texts import InstructionTemplate, NonEmptyText
 from ovd_lightning.tasks.base import Split, Task
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, meta_of, text
+from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.types import Grade, Problem
 
 
@@ -27,46 +29,34 @@ class InstructionsTask(Task):
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         split: str = "train",
         instruction_field: str = "instruction",
-        prompt: str = "{instruction}\n",
+        prompt: InstructionTemplate = "{instruction}\n",
         system: str | None = None,
-        validation_size: int = 0,
+        validation_size: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        setting = "task.init_args.data"
-        if "{instruction}" not in prompt:
-            raise ConfigError("task.init_args.prompt", f"is {prompt!r}.", "Put {instruction} where it belongs.")
         self.system = system
         self._prompt = prompt
-        problems: dict[str, Problem] = {}
-        for number, row in enumerate(load_rows(Source(data=data, split=split), setting)):
-            problem = self._problem(row, number, instruction_field, setting)
-            if problem.id in problems:
-                raise ConfigError(setting, f"two rows have the id {problem.id!r}.", "Make ids unique.")
-            problems[problem.id] = problem
-        self._all = list(problems.values())
-        if not 0 <= validation_size < max(len(self._all), 1):
+        self._field = instruction_field
+        setting, hint = "task.init_args.data", "Name the column in instruction_field, or leave the row out."
+        rows = enumerate(load_rows(Source(data=data, split=split), setting))
+        self._all = make_problems(rows, self._problem, setting, hint, graded=False)
+        self._training = len(self._all) - validation_size
+        if self._training < 1:
             raise ConfigError(
                 "task.init_args.validation_size",
                 f"is {validation_size} of {len(self._all)}.",
                 "Leave some to train on.",
             )
-        self._training = len(self._all) - validation_size
 
-    @staticmethod
-    def _problem(row: Row, number: int, instruction_field: str, setting: str) -> Problem:
-        try:
-            instruction = text(field(row, instruction_field), instruction_field)
-            meta = meta_of(row)
-        except LookupError as error:
-            raise ConfigError(setting, f"row {number} {error}.", "Name the column in instruction_field.") from error
-        if not instruction:
-            raise ConfigError(setting, f"row {number} has an empty instruction.", "Leave it out of the data.")
+    def _problem(self, row: Row, number: int) -> Problem:
+        meta = meta_of(row)
         if row.get("rubric") is not None:
             meta["rubric"] = row["rubric"]
-        return Problem(id=str(row.get("id", number)), question=instruction, answers=(), meta=meta)
+        question = text(field(row, self._field), self._field)
+        return Problem(id=str(row.get("id", number)), question=question, answers=(), meta=meta)
 
     def problems(self, split: Split) -> Sequence[Problem]:
         return self._all[: self._training] if split == "train" else self._all[self._training :]

@@ -6,22 +6,33 @@ The reward is 1 for an answer that is equivalent to the reference, else 0 (eq. 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
 from ovd_lightning.settings.ranges import GradingSeconds, NonNegativeInt
-from ovd_lightning.tasks.base import Split, Suite, Task, check_names, find_entry
+from ovd_lightning.settings.texts import NonEmptyText, QuestionPrompt
+from ovd_lightning.tasks.base import Benchmark, Split, Suite, Task, check_names, find_entry
 from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.rewards import RewardFunction
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, row_errors, text, texts
-from ovd_lightning.tasks.splits import Splits
+from ovd_lightning.tasks.sources import (
+    Row,
+    Source,
+    Splits,
+    field,
+    load_rows,
+    make_problems,
+    meta_of,
+    row_errors,
+    text,
+    texts,
+)
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -33,7 +44,7 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 """The system message of the reference evaluation, and the default of Qwen2.5-Math's chat template."""
 
 TRAINING_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
-"""The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message behind the template's own system
+"""The prompt of the recipe that the paper trains by (One-Shot-RLVR), a user message after the template's own system
 message."""
 
 Style = Literal["chat", "plain"]
@@ -41,20 +52,28 @@ Style = Literal["chat", "plain"]
 _PLACE = "{question}"
 
 
-class _Graded(Task):
-    """What training and evaluation share: steps and the checker."""
+class Graded(Task):
+    """What training and evaluation share: steps and the checker.
+
+    Args:
+        grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
+        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
+        step_separator: a step ends with this text.
+        environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
+            trajectory is one generation.
+        reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
+            else 0.
+    """
 
     def __init__(
         self,
         grading: Mode,
-        timeout_s: GradingSeconds,
-        step_separator: str,
+        timeout_s: GradingSeconds = TIMEOUT_S,
+        step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
     ) -> None:
         super().__init__(reward)
-        if not step_separator:
-            raise ConfigError("step_separator", "is empty.", 'Give the text that ends a step, such as "\\n\\n".')
         self.grading = grading
         self.timeout_s = timeout_s
         self.step_separator = step_separator
@@ -86,7 +105,7 @@ class _Graded(Task):
     def check(self, problems: Sequence[Problem]) -> None:
         """Every reference must be found by the checker where it is boxed: a response could not be right either."""
         super().check(problems)
-        if self.reward_function is not None or type(self).grade is not _Graded.grade:
+        if self.reward_function is not None or type(self).grade is not Graded.grade:
             return  # who answers in what form is then not known
         boxed = [[f"\\boxed{{{answer}}}" for answer in map(reference, p.answers)] for p in problems]
         asked = [(response, p) for p, responses in zip(problems, boxed, strict=True) for response in responses]
@@ -109,7 +128,7 @@ def _grader(mode: Mode, timeout_s: GradingSeconds) -> Grader:
     return Grader(mode, timeout_s)
 
 
-class MathTask(_Graded):
+class MathTask(Graded):
     """Problems to train on: a set of the hub, a file or a folder.
 
     A row is a problem; a row without a question or an answer stops the run, as does an id that comes twice. Files of
@@ -136,12 +155,7 @@ class MathTask(_Graded):
             append to their questions is not repeated.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
-            trajectory is one generation.
-        reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
-            else 0.
+        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
@@ -151,7 +165,7 @@ class MathTask(_Graded):
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         config: str | None = None,
         split: str = "train",
         validation_split: str | None = None,
@@ -163,17 +177,12 @@ class MathTask(_Graded):
         answers_field: str = "answers",
         solution_field: str | None = None,
         id_field: str | None = None,
-        prompt: str = TRAINING_PROMPT,
+        prompt: QuestionPrompt = TRAINING_PROMPT,
         system: str | None = None,
         grading: Mode = "strict",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
-        environment: Environment | None = None,
-        reward: str | RewardFunction | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment, reward)
-        if prompt.count(_PLACE) != 1:
-            raise ConfigError("MathTask.prompt", f"is {prompt!r}.", f"Use {_PLACE} in it, once.")
+        super().__init__(grading, **shared)
         if ids is not None:
             check_names("MathTask.ids", ids)
         self.data, self.config, self.revision = data, config, revision
@@ -205,14 +214,17 @@ class MathTask(_Graded):
         for number, row in rows:
             with row_errors("MathTask.id_field", number, "Name the field of ids."):
                 by_id.setdefault(self._id(row, number), []).append((number, row))
-        for setting, wanted in (("ids", self.ids or []), ("exclude", self.exclude)):
-            unknown = [id for id in wanted if id not in by_id]
-            if unknown:
-                raise ConfigError(
-                    f"MathTask.{setting}",
-                    f"names {', '.join(unknown[:5])}; {self.data} has no such problem.",
-                    f"Its ids are like {', '.join(list(by_id)[:3])}.",
-                )
+        named = {"ids": self.ids or [], "exclude": self.exclude}
+        unknown = {setting: [id for id in ids if id not in by_id] for setting, ids in named.items()}
+        report(
+            ConfigError(
+                f"MathTask.{setting}",
+                f"names {', '.join(ids[:5])}; {self.data} has no such problem.",
+                f"Its ids are like {', '.join(list(by_id)[:3])}.",
+            )
+            for setting, ids in unknown.items()
+            if ids
+        )
         order = list(by_id) if self.ids is None else self.ids
         return [pair for id in order if id not in self.exclude for pair in by_id[id]]
 
@@ -239,10 +251,10 @@ class MathTask(_Graded):
         return self.template.replace(_PLACE, problem.question)
 
 
-class MathBenchmark(_Graded):
+class MathBenchmark(Graded, Benchmark):
     """One named test set, with the prompts of the reference evaluation.
 
-    In style "chat" the instruction is the system message, and the question, behind worked examples where the entry
+    In style "chat" the instruction is the system message, and the question, after worked examples where the entry
     has some, is the user message (rollout.chat true). In style "plain", for models without a chat template, prompts
     are a text with the instruction in front (rollout.chat false).
 
@@ -253,16 +265,15 @@ class MathBenchmark(_Graded):
         grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" or "plain".
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: replies to the turns of an answer, e.g. a ToolEnvironment; null: an answer is one generation.
         system: system message of style "chat"; null: the instruction of the reference evaluation.
-        reward: module.function that gives the reward of a response to a problem; null: 1 for a right answer.
+        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or not
             of the size it must be.
     """
+
+    trained_on = "MathTask"
 
     def __init__(
         self,
@@ -271,43 +282,36 @@ class MathBenchmark(_Graded):
         grading: Mode = "qwen",
         shots: NonNegativeInt | None = None,
         style: Style = "chat",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
-        environment: Environment | None = None,
         system: str | None = None,
-        reward: str | RewardFunction | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(grading, timeout_s, step_separator, environment, reward)
+        super().__init__(grading, **shared)
         self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
-        available = len(self.entry.demonstrations)
-        if shots is not None and shots > available:
-            raise ConfigError(
-                "MathBenchmark.shots", f"is {shots}; {self.name} has {available} worked examples.", "Use fewer."
-            )
+        report(self._errors(shots, style, system))
         self.shots = self.entry.shots if shots is None else shots
         self.folder = folder
         self.style = style
-        if system is not None and style != "chat":
-            raise ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
         self.system = (INSTRUCTION if system is None else system) if style == "chat" else None
-        self._problems: list[Problem] | None = None
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """The complete set, for validation and for testing."""
-        if split == "train":
-            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a MathTask.")
-        if self._problems is None:
-            setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
-            self._problems = load_problems(self.entry, self.folder, setting)
-        return self._problems
+    def _errors(self, shots: int | None, style: Style, system: str | None) -> Iterator[ConfigError]:
+        available = len(self.entry.demonstrations)
+        if shots is not None and shots > available:
+            problem = f"is {shots}; {self.name} has {available} worked examples."
+            yield ConfigError("MathBenchmark.shots", problem, "Use fewer.")
+        if system is not None and style != "chat":
+            yield ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
+
+    def load(self) -> list[Problem]:
+        setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
+        return load_problems(self.entry, self.folder, setting)
 
     def prompt(self, problem: Problem) -> str:
         shown = self.entry.demonstrations[: self.shots] if _single_choice(problem) else ()
         return _chat(shown, problem.question) if self.style == "chat" else _plain(shown, problem.question)
 
     def response(self, text: str) -> str:
-        """In style "plain" a model may go on and ask itself the next question: only the text before that counts."""
+        """In style "plain" a model may continue with a question of its own: only the text before that counts."""
         return text if self.style == "chat" else text.partition("\nQuestion:")[0]
 
 
@@ -318,13 +322,8 @@ class MathSuite(Suite):
         names: what is tested on, in the order of the table; the sets that MathBenchmark names.
         validation: what is validated on during training. data.validation_limit shortens it.
         folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
-        grading: "qwen" compares with published numbers; "strict" takes the last box of a response.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
-        style: "chat" where rollout.chat is true, "plain" where it is false.
-        timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
-        environment: see MathBenchmark; all sets share it.
-        system: see MathBenchmark.
+        **shared: grading, style, system, timeout_s, step_separator, environment, reward: see `MathBenchmark`.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.
@@ -335,13 +334,8 @@ class MathSuite(Suite):
         names: list[str] | None = None,
         validation: list[str] | None = None,
         folder: str | None = None,
-        grading: Mode = "qwen",
         shots: NonNegativeInt | None = None,
-        style: Style = "chat",
-        timeout_s: GradingSeconds = TIMEOUT_S,
-        step_separator: str = "\n\n",
-        environment: Environment | None = None,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
         self.names = list(TABLE_4) if names is None else names
         self.validation = ["math500"] if validation is None else validation
@@ -351,15 +345,7 @@ class MathSuite(Suite):
         entries = [find_entry(ENTRIES, name, setting) for setting, names in chosen.items() for name in names]
         self._tasks = {
             entry.name: MathBenchmark(
-                entry.name,
-                folder=folder,
-                grading=grading,
-                shots=shots if entry.demonstrations else None,
-                style=style,
-                timeout_s=timeout_s,
-                step_separator=step_separator,
-                environment=environment,
-                system=system,
+                entry.name, folder=folder, shots=shots if entry.demonstrations else None, **shared
             )
             for entry in entries
         }

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks import math_formats as formats
 from ovd_lightning.tasks.math_demonstrations import GAOKAO, MMLU_STEM, SAT_MATH, Demonstration, with_choices
 from ovd_lightning.tasks.math_formats import Converted
-from ovd_lightning.tasks.sources import Row, Source, load_rows, local_copy, make_problems
+from ovd_lightning.tasks.sources import Row, Source, check_size, load_rows, local_copy, make_problems
 from ovd_lightning.types import Problem
 
 
@@ -53,12 +52,7 @@ def load_problems(entry: Entry, folder: str | None, setting: str) -> list[Proble
     files = (entry.file, f"{entry.file}/test")
     source = entry.source if folder is None else local_copy(folder, files, entry.name, setting)
     rows = load_rows(source, setting)
-    if len(rows) != entry.size:
-        raise ConfigError(
-            setting,
-            f"{entry.name} from {source} has {len(rows)} rows, not {entry.size}.",
-            "Numbers on another set cannot be compared: give a folder with the set of docs/benchmarks.md.",
-        )
+    check_size(entry.name, source, len(rows), range(entry.size, entry.size + 1), "docs/benchmarks.md", setting)
     hint = f"The fields of {entry.name} are described in docs/benchmarks.md."
     return make_problems(enumerate(rows), lambda row, number: to_problem(entry, row, number), setting, hint)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,50 +22,51 @@ from ovd_lightning.types import Grade, Problem
 
 RewardFunction = Callable[[str, Problem], float | Grade]
 
-_USE = "Give module.function of a function of the response (a text) and the problem that returns a number."
-
 
 class RewardError(RuntimeError):
     """A reward function raised, or returned something that is no reward: the run stops, nothing is counted as 0."""
 
 
-def find(reward: str | RewardFunction, setting: str) -> RewardFunction:
+def find(reward: str | RewardFunction, setting: str, own: Sequence[str] = ()) -> RewardFunction:
     """The function itself, or the one of this import path.
+
+    Args:
+        own: names of the task's own rewards, which ``setting`` also takes.
 
     Raises: ConfigError naming ``setting``.
     """
-    function = _imported(reward, setting) if isinstance(reward, str) else reward
-    if not callable(function):
-        raise ConfigError(setting, f"{reward!r} is no function.", _USE)
-    try:
-        inspect.signature(function).bind("", None)
-    except TypeError as error:
-        raise ConfigError(
-            setting, f"{name_of(function)} cannot be called with a response and a problem ({error}).", _USE
-        ) from error
-    except ValueError:  # of a builtin, whose signature is not known
-        return function
+    function, problem = _imported(reward) if isinstance(reward, str) else (reward, None)
+    if problem is None and not callable(function):
+        problem = f"{reward!r} is no function."
+    elif problem is None:
+        with suppress(ValueError):  # of a builtin, whose signature is not known
+            try:
+                inspect.signature(function).bind("", None)
+            except TypeError as error:
+                problem = f"{name_of(function)} cannot be called with a response and a problem ({error})."
+    if problem is not None:
+        use = "module.function of a function of the response (a text) and the problem that returns a number."
+        raise ConfigError(setting, problem, f"Give {', '.join(own)}, or {use}" if own else f"Give {use}")
     return function
 
 
-def _imported(path: str, setting: str) -> Any:
+def _imported(path: str) -> tuple[Any, str | None]:
+    """What an import path names, or what is wrong with it."""
     module, _, name = path.replace(":", ".").rpartition(".")
     if not module or not name:
-        raise ConfigError(setting, f"is {path!r}, which is no import path.", _USE)
+        return None, f"is {path!r}, which is no import path."
     try:
         found = importlib.import_module(module)
     except Exception as error:  # of any kind: the module is the user's
-        raise ConfigError(
-            setting,
-            f"{path}: the module {module} cannot be imported ({type(error).__name__}: {error}).",
-            "Python looks for it in the folder that the command was started in and on PYTHONPATH.",
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        return None, (
+            f"{path}: the module {module} cannot be imported ({reason}). Python looks for it in the folder that the "
+            "command was started in and on PYTHONPATH."
+        )
     if not hasattr(found, name):
         own = [n for n, value in vars(found).items() if inspect.isfunction(value) and not n.startswith("_")]
-        raise ConfigError(
-            setting, f"{path}: the module has no {name}.", f"Its functions are {', '.join(own[:10]) or 'none'}."
-        )
-    return getattr(found, name)
+        return None, f"{path}: the module has no {name}. Its functions are {', '.join(own[:10]) or 'none'}."
+    return getattr(found, name), None
 
 
 def name_of(function: RewardFunction) -> str:

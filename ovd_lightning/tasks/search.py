@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ovd_lightning.errors import ConfigError, RunError
-from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult, placeholders
+from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from ovd_lightning.settings.texts import DocumentFormat
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,8 @@ SETTINGS = "task.init_args.environment.init_args"
 ACTION = re.compile(r"<(search|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL | re.IGNORECASE)
 """A complete action; of an opening tag that is written twice, the second counts."""
 TAG = tags("think", "search", "information", "answer")
-FIELDS = {"rank", "title", "text", "id", "score"}
 FEWEST = 8
-"""Fewest searches of a rollout at which the share of failed ones is looked at."""
+"""Fewest searches of a rollout from which on the share of failed ones is checked."""
 
 
 class SearchEnvironment(Environment):
@@ -56,8 +56,8 @@ class SearchEnvironment(Environment):
         self,
         search: SearchEngine,
         top_k: PositiveInt = 3,
-        document_format: str = "Doc {rank}(Title: {title}) {text}",
-        untitled_format: str = "Doc {rank}: {text}",
+        document_format: DocumentFormat = "Doc {rank}(Title: {title}) {text}",
+        untitled_format: DocumentFormat = "Doc {rank}: {text}",
         max_turns: NonNegativeInt = 5,
         max_turn_tokens: PositiveInt = 500,
         max_observation_tokens: PositiveInt = 500,
@@ -74,14 +74,6 @@ class SearchEnvironment(Environment):
         super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
         if search.most is not None and top_k > search.most:
             raise ConfigError(f"{SETTINGS}.top_k", f"is {top_k}.", f"Use 1 to {search.most}.")
-        for name, template in (("document_format", document_format), ("untitled_format", untitled_format)):
-            fields = placeholders(template)
-            if fields is None or "text" not in fields or fields - FIELDS:
-                raise ConfigError(
-                    f"{SETTINGS}.{name}",
-                    f"is {template!r}: it has no {{text}}, or a placeholder that there is not.",
-                    f"Use {', '.join('{' + field + '}' for field in sorted(FIELDS))}.",
-                )
         self.search = search
         self.top_k = top_k
         self.document_format, self.untitled_format = document_format, untitled_format

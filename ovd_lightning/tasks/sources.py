@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.tasks.base import Split
 from ovd_lightning.tasks.files import CSV, EXACT, JSON, FileError, read_file, suffix_of
 from ovd_lightning.types import Problem
 
@@ -54,20 +55,21 @@ class Source:
         return ", ".join(part for part in parts if part) + (f" @ {self.revision[:7]}" if self.revision else "")
 
 
-def load_rows(source: Source, setting: str) -> list[dict[str, Any]]:
+def load_rows(source: Source, setting: str, access: str = "") -> list[dict[str, Any]]:
     """All rows, in order, and at least one.
+
+    Args:
+        access: what to do where the hub refuses them.
 
     Raises: ConfigError naming ``setting``, when they are not available.
     """
-    rows = _load(source, setting)
+    rows = _load(source, setting, access)
     if not rows:
         raise ConfigError(setting, f"{source}: no rows, no data.", "Check the file and the split.")
     return rows
 
 
-def _load(source: Source, setting: str) -> list[dict[str, Any]]:
-    if not source.data:
-        raise ConfigError(setting, "is empty.", f"Give a hub id, or a {_kinds()} file or a folder of such.")
+def _load(source: Source, setting: str, access: str) -> list[dict[str, Any]]:
     path = Path(source.data).expanduser()
     if path.is_file():
         return _read(path, source.split, setting)
@@ -77,36 +79,36 @@ def _load(source: Source, setting: str) -> list[dict[str, Any]]:
         raise ConfigError(
             setting, f"{source.data} is not there.", f"Give a {_kinds()} file, a folder, or a hub id like openai/gsm8k."
         )
-    return _fetch(source, setting)
+    return _fetch(source, setting, access)
 
 
-def _fetch(source: Source, setting: str) -> list[dict[str, Any]]:
+def _fetch(source: Source, setting: str, access: str) -> list[dict[str, Any]]:
     what = f"{source} (no file or folder of that name, so taken for a hub id)"
-    hint = (
+    hint = access or (
         "Check the id and the network; a gated set needs its terms accepted and `hf auth login`. Without a network, "
         f"fetch it elsewhere (`hf download {source.data} --repo-type dataset --local-dir FOLDER`) and give that folder."
     )
-    if source.file is None:
-        with _loading(setting, what, hint, bars=True):
-            return _dataset(source.data, source.split, name=source.config, revision=source.revision)
-    from huggingface_hub import hf_hub_download
-
     with _loading(setting, what, hint, bars=True):
+        if source.file is None:
+            return _dataset(source.data, source.split, name=source.config, revision=source.revision)
+        from huggingface_hub import hf_hub_download
+
         path = hf_hub_download(source.data, source.file, repo_type="dataset", revision=source.revision)
     return _read(Path(path), source.split, setting)
 
 
 def _read(path: Path, split: str, setting: str) -> list[dict[str, Any]]:
     """One file; ``split`` matters for its slice alone."""
-    if suffix_of(path) not in KINDS or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
-        raise ConfigError(setting, f"{path} is of an unknown kind.", f"Give a {_kinds()} file.")
+    known = suffix_of(path) in KINDS and not (path.suffix == ".gz" and suffix_of(path) == ".parquet")
     name = re.match(r"\w+", split)
-    if name is None or "+" in split:
-        raise ConfigError(setting, f"split {split!r} cannot be taken of the single file {path}.", 'Use "train".')
-    if suffix_of(path) == ".parquet":
-        with _loading(setting, str(path), "Check file and split."):
-            return _dataset("parquet", split, data_files={name.group(): str(path)})
+    if not known or name is None or "+" in split:
+        problem = (
+            f"split {split!r} cannot be taken of the single file {path}" if known else f"{path} is of no known kind"
+        )
+        raise ConfigError(setting, f"{problem}.", f'Give a {_kinds()} file, with split "train".')
     with _loading(setting, str(path), "Check file and split."):
+        if suffix_of(path) == ".parquet":
+            return _dataset("parquet", split, data_files={name.group(): str(path)})
         return _slices({name.group(): [path]}, split)
 
 
@@ -197,10 +199,20 @@ def local_copy(folder: str, files: Sequence[str], name: str, setting: str, acces
     for candidate in candidates:
         if (root / candidate).is_file():
             return Source(data=str(root / candidate))
-    if not root.is_dir():
-        raise ConfigError(setting, f"{folder} is not a folder.", "Give one, or leave it out to load from the hub.")
-    hint = f"Put there one of {', '.join(candidates)}. {access}"
-    raise ConfigError(setting, f"{folder} has no {name}.", hint.strip())
+    problem = f"has no {name}" if root.is_dir() else "is not a folder"
+    hint = f"Give a folder with one of {', '.join(candidates)}. {access}"
+    raise ConfigError(setting, f"{folder} {problem}.", hint.strip())
+
+
+def check_size(name: str, source: Source, rows: int, sizes: range, page: str, setting: str) -> None:
+    """Raises: ConfigError for a test set with more or fewer rows than it must have; the last of ``sizes`` is all."""
+    if rows not in sizes:
+        least = "" if len(sizes) == 1 else f", or at least {sizes[0]} of them"
+        raise ConfigError(
+            setting,
+            f"{name} from {source} has {rows} rows, not {sizes[-1]}{least}.",
+            f"Numbers on another set cannot be compared: give a folder with the set of {page}.",
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -291,38 +303,75 @@ def meta_of(row: Row) -> dict[str, Any]:
 
 
 def make_problems(
-    rows: Iterable[tuple[int, Row]], convert: Callable[[Row, int], Problem], setting: str, hint: str
+    rows: Iterable[tuple[int, Row]],
+    convert: Callable[[Row, int], Problem],
+    setting: str,
+    hint: str,
+    graded: bool = True,
 ) -> list[Problem]:
     """One problem a row, in order; ``rows`` come with their numbers.
+
+    Args:
+        graded: problems must have an answer.
 
     Raises: ConfigError naming ``setting`` and the row's number (counted from 0) when a field is missing or not of the
         right kind, a question or an answer is empty, or an id comes twice.
     """
-    problems: list[Problem] = []
-    seen: dict[str, int] = {}
+    problems: dict[str, Problem] = {}
+    numbers: dict[str, int] = {}
     for number, row in rows:
         with row_errors(setting, number, hint):
             problem = convert(row, number)
-            _check(problem)
-        if problem.id in seen:
-            raise ConfigError(
-                setting,
-                f"rows {seen[problem.id]} and {number} both have the id {problem.id!r}.",
-                "Ids name problems in results: make them unique.",
-            )
-        seen[problem.id] = number
-        problems.append(problem)
-    return problems
+            _check(problem, graded)
+            if problem.id in numbers:
+                raise FieldError(f"has the id of row {numbers[problem.id]}, {problem.id!r}; ids must differ")
+        numbers[problem.id] = number
+        problems[problem.id] = problem
+    return list(problems.values())
 
 
-def _check(problem: Problem) -> None:
+def _check(problem: Problem, graded: bool) -> None:
     """Raises: FieldError for a question or an answer that is empty, or an answer that lost a backslash."""
     if not problem.question.strip():
         raise FieldError(f"({problem.id}) has an empty question")
-    if not problem.answers or not all(answer.strip() for answer in problem.answers):
+    if graded and not (problem.answers and all(answer.strip() for answer in problem.answers)):
         raise FieldError(f"({problem.id}) has an empty answer: {problem.question[:80]!r}")
     if any("\b" in answer or "\f" in answer for answer in problem.answers):
         raise FieldError(
             f"({problem.id}) has a control character in its answer: {problem.answers!r:.80}. In JSON, LaTeX's "
             'backslash is written twice: "\\\\frac", not "\\frac"'
         )
+
+
+class Splits:
+    """Training, validation and test problems from one set of data, each loaded when first asked for.
+
+    Args:
+        task: the task's class, for the names of settings in errors.
+        data: what the splits are taken of.
+        parts: split -> the part of the data, with slices as in "train[:90%]"; None: there is none.
+        load: makes the problems of a split from its part.
+    """
+
+    def __init__(
+        self, task: str, data: str, parts: Mapping[Split, str | None], load: Callable[[Split, str], list[Problem]]
+    ) -> None:
+        self._task, self._data, self._parts, self._load = task, data, parts, load
+        self._problems: dict[Split, list[Problem]] = {}
+
+    def problems(self, split: Split) -> list[Problem]:
+        """Raises: ConfigError for a split that is not set, and for one that shares a question with training."""
+        if split in self._problems:
+            return self._problems[split]
+        part = self._parts[split]
+        problems = [] if part is None else self._load(split, part)
+        known = set() if split == "train" else {problem.question for problem in self.problems("train")}
+        shared = [problem.id for problem in problems if problem.question in known]
+        if part is None or shared:
+            problem = f"is not set, so there is nothing of {self._data} to evaluate on."
+            if part is not None:
+                problem = f"is {part!r}; {len(shared)} of its questions are trained on, the first is {shared[0]!r}."
+            hint = "Choose a split that shares no question with training, or in data.benchmarks what to evaluate."
+            raise ConfigError(f"{self._task}.{split}_split", problem, hint)
+        self._problems[split] = problems
+        return problems

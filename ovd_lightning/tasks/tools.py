@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import RunError
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt, TwoOrMore
+from ovd_lightning.settings.texts import ReasonFormat
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
 from ovd_lightning.thoughts import spoken
 from ovd_lightning.tools.base import Execution, Sandbox
@@ -22,12 +23,16 @@ log = logging.getLogger(__name__)
 SETTINGS = "task.init_args.environment.init_args"
 TAG = tags("think", "tool_call", "tool_response", "tools")
 FEWEST = 8
-"""Fewest calls of a rollout at which the share of failed ones is looked at."""
+"""Fewest calls of a rollout from which on the share of failed ones is checked."""
+
+UNDECODABLE = "That was no call of the tool ({reason}). A call looks like this:\n" + hermes_call(
+    "print(6 * 7)"
+).replace("{", "{{").replace("}", "}}")
 
 
 class ToolEnvironment(Environment):
     """A turn that calls the tool ``code_interpreter`` gets what its program printed; one that calls nothing is the
-    last. A call in a thought is none: it gets no reply, and the next turn goes on with the thought.
+    last. A call in a thought is none: it gets no reply, and the next turn continues the thought.
 
     Each program runs from scratch. One that raises is a result like any other: the end of its traceback is the reply.
     Only a sandbox that cannot run programs is a failure, which is counted. What a program prints is the model's own
@@ -48,8 +53,8 @@ class ToolEnvironment(Environment):
             SOD; "tell": the reply explains what a call looks like.
         undecodable_message: that reply; {reason} is what was wrong.
         wrong_call_message: the reply to a call that can be read and names another tool or holds no code, after which
-            the trajectory goes on, as in SOD; {reason} is what was wrong.
-        stopped_message: behind what a program had printed when it was killed; {reason} is why.
+            the trajectory continues, as in SOD; {reason} is what was wrong.
+        stopped_message: after what a program had printed when it was killed; {reason} is why.
         empty_message: in place of a result that is empty.
         failed_message: in place of a result, when the sandbox could not run the program.
         max_failed_share: share of calls of a rollout that the sandbox could not run above which the run stops, in
@@ -70,28 +75,14 @@ class ToolEnvironment(Environment):
         observation_prefix: str = "\n<tool_response>\n",
         observation_suffix: str = "\n</tool_response>\n",
         on_undecodable: Literal["end", "tell"] = "end",
-        undecodable_message: str = (
-            "That was no call of the tool ({reason}). A call looks like this:\n"
-            + hermes_call("print(6 * 7)").replace("{", "{{").replace("}", "}}")
-        ),
-        wrong_call_message: str = "Error when executing tool: {reason}",
-        stopped_message: str = "The program was stopped: {reason}.",
+        undecodable_message: ReasonFormat = UNDECODABLE,
+        wrong_call_message: ReasonFormat = "Error when executing tool: {reason}",
+        stopped_message: ReasonFormat = "The program was stopped: {reason}.",
         empty_message: str = "The program printed nothing.",
         failed_message: str = "The interpreter failed: it did not run the program.",
         max_failed_share: ClosedUnitInterval = 0.5,
     ) -> None:
         super().__init__(max_turns, max_turn_tokens, max_observation_tokens)
-        for name, text in (
-            ("undecodable_message", undecodable_message),
-            ("wrong_call_message", wrong_call_message),
-            ("stopped_message", stopped_message),
-        ):
-            try:
-                text.format(reason="")
-            except (KeyError, IndexError, ValueError) as error:
-                raise ConfigError(
-                    f"{SETTINGS}.{name}", f"{text!r} cannot be filled in.", "Use {reason}; double every other brace."
-                ) from error
         self.sandbox = sandbox
         self.result_characters, self.left_out, self.error_lines = result_characters, left_out, error_lines
         self.observation_prefix, self.observation_suffix = observation_prefix, observation_suffix

@@ -11,9 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.tasks import base
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, local_copy, make_problems, meta_of, text, texts
+from ovd_lightning.tasks.sources import (
+    Row,
+    Source,
+    check_size,
+    field,
+    load_rows,
+    local_copy,
+    make_problems,
+    meta_of,
+    text,
+    texts,
+)
 from ovd_lightning.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -43,7 +53,7 @@ class Entry:
     title: str
     """The head of its column in Table 3."""
     size: int
-    """Rows of the whole split. Another number from the hub stops the run: the set has changed."""
+    """Rows of the complete split. With another number from the hub the run stops: the set has changed."""
     source: Source
     convert: Callable[[Row, int], Converted]
     """(row, its number) -> its content, in the fields of ``source``."""
@@ -107,13 +117,9 @@ def load_problems(entry: Entry, folder: str | None, limit: int | None, setting: 
     Raises: ConfigError naming ``setting``: rows are not available, are too few, or cannot become problems.
     """
     source = entry.source if folder is None else local_copy(folder, entry.files, entry.name, setting, entry.access)
-    try:
-        rows = load_rows(source, setting)
-    except ConfigError as error:
-        if folder is None and entry.access:
-            raise ConfigError(setting, error.problem, entry.access) from error
-        raise
-    _check_size(entry, source, len(rows), folder is not None, limit, setting)
+    rows = load_rows(source, setting, entry.access)
+    least = entry.size if folder is None else entry.rows(limit)
+    check_size(entry.name, source, len(rows), range(least, entry.size + 1), "docs/web_qa.md", setting)
     problems = make_problems(
         enumerate(rows[: entry.rows(limit)]),
         lambda row, number: _problem(entry, row, number),
@@ -134,18 +140,6 @@ def _problem(entry: Entry, row: Row, number: int) -> Problem:
     question, answers, meta, id = convert(row, number)
     id = id if id.startswith(f"{entry.name}-") else f"{entry.name}-{id}"
     return Problem(id=id, question=question, answers=answers, meta={**meta, "benchmark": entry.name})
-
-
-def _check_size(entry: Entry, source: Source, rows: int, local: bool, limit: int | None, setting: str) -> None:
-    wanted = entry.rows(limit)
-    if rows == entry.size or (local and wanted <= rows < entry.size):
-        return
-    expected = f"{entry.size}" if not local or wanted == entry.size else f"{entry.size}, or at least {wanted} of them"
-    raise ConfigError(
-        setting,
-        f"{entry.name} from {source} has {rows} rows, not {expected}.",
-        "Numbers on another set cannot be compared: give a folder with the set of docs/web_qa.md.",
-    )
 
 
 def _is_head(problems: list[Problem]) -> bool:

@@ -14,8 +14,8 @@ BLOCK = 64
 
 
 class AnswerOnly(Environment):
-    """Replies to nothing: one generation, which ends with its answer. A base model would go on with questions and
-    answers of its own making, and the last answer counts."""
+    """Replies to nothing: one generation, which ends with its answer. A base model would continue with questions and
+    answers that it makes up, and the last answer counts."""
 
     stop = ("</answer>",)
 

@@ -1,4 +1,4 @@
-"""The protocol of Search-R1 that Web Q&A is written in: where its answer is, and where its steps begin.
+"""The protocol of Search-R1 that Web Q&A is written in: its prompts, where its answer is, where its steps begin.
 
 <think> ... </think> <search> a query </search>
 <information> documents </information>
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,43 @@ from ovd_lightning.tokens import decode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SEARCH = (
+    "Find the answer to the question at the end. Whenever there is something new to think about, reason first, "
+    "between <think> and </think>. If a fact is missing, ask a search engine by writing the query between <search> "
+    "and </search>; the documents it finds come back between <information> and </information>. Search as often as it "
+    "takes. Once you know the answer, write it between <answer> and </answer>: only the answer, in as few words as "
+    "possible, as in <answer> Lake Geneva </answer>. Question: {question}\n"
+)
+"""The protocol of Search-R1 and ZeroSearch."""
+
+DIRECT = (
+    "Write the answer to the question at the end between <answer> and </answer>, and nothing else: only the answer, "
+    "in as few words as possible, as in <answer> Lake Geneva </answer>. Question: {question}\n"
+)
+"""Direct Answer of Table 3."""
+
+COT = (
+    "Find the answer to the question at the end. Reason step by step, between <think> and </think>. Then write the "
+    "answer between <answer> and </answer>: only the answer, in as few words as possible, as in <answer> Lake Geneva "
+    "</answer>. Question: {question}\n"
+)
+"""Chain of thought of Table 3."""
+
+RAG = (
+    "Find the answer to the question at the end. A search engine has found these documents for it, which may or may "
+    "not help:\n<information>{documents}</information>\nWrite the answer between <answer> and </answer>: only the "
+    "answer, in as few words as possible, as in <answer> Lake Geneva </answer>. Question: {question}\n"
+)
+"""Retrieval-augmented generation of Table 3: one search, with the question itself as the query."""
+
+TEMPLATES: Mapping[str, str] = {"search": SEARCH, "direct": DIRECT, "cot": COT, "rag": RAG}
+
+QUESTION, DOCUMENTS = "{question}", "{documents}"
+
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 """Of an opening tag that is written twice, the second counts."""
 _HIDDEN = "\0"
-"""Stands for text that was not written by whoever writes the trajectory; no tag reaches over it."""
+"""In place of observations, so that no tag extends over one."""
 _SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>", re.IGNORECASE)
 _INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -86,3 +119,9 @@ def _pieces(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> lis
             both = decode(tokenizer, [*anchor, token])
             known[token] = both[len(before) :] if both.startswith(before) else decode(tokenizer, [token])
     return [known[token] for token in token_ids]
+
+
+def fill(template: str, question: str, documents: str = "") -> str:
+    """The prompt; braces within question and documents mean nothing."""
+    values = {QUESTION: question, DOCUMENTS: documents}
+    return re.sub(r"\{(?:question|documents)\}", lambda place: values[place[0]], template)

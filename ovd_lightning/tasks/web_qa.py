@@ -7,21 +7,20 @@ the F1 of the answer's words (eq. 2). The task's environment replies to the quer
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
-from ovd_lightning.tasks.base import Split, Suite, Task, check_names
+from ovd_lightning.settings.texts import NonEmptyText
+from ovd_lightning.tasks.base import Benchmark, Split, Suite, Task, check_names
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.tasks.rewards import RewardFunction
-from ovd_lightning.tasks.sources import Row, Source, field, load_rows, make_problems, meta_of, text
-from ovd_lightning.tasks.splits import Splits
+from ovd_lightning.tasks.sources import Row, Source, Splits, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
-from ovd_lightning.tasks.web_prompts import DOCUMENTS, QUESTION, TEMPLATES, fill
-from ovd_lightning.tasks.web_protocol import extract_answer, step_spans
+from ovd_lightning.tasks.web_protocol import DOCUMENTS, QUESTION, TEMPLATES, extract_answer, fill, step_spans
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ class WebQA(Task):
 
     name = "web_qa"
     metrics = ("em", "sub_em", "f1")
+    own_rewards = get_args(Reward)
 
     def __init__(
         self,
@@ -71,34 +71,30 @@ class WebQA(Task):
     ) -> None:
         kind = type(self).__name__
         self.template = TEMPLATES.get(template, template)
-        if QUESTION not in self.template:
-            raise ConfigError(
-                f"{kind}.template", f"is {template!r}.", f"Use {', '.join(TEMPLATES)}, or a text with {QUESTION}."
-            )
-        documents = DOCUMENTS in self.template
-        if documents and environment is None:
-            raise ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
-        if template in ("direct", "cot") and environment is not None:
-            raise ConfigError(
-                f"{kind}.template",
-                f"{template!r} does not search.",
-                f'Set {kind}.environment to null, or use "search".',
-            )
-        own = callable(reward) or "." in reward  # else a misspelt name
-        super().__init__(reward if own else None)
-        self.reward: Reward = "f1" if own else reward  # type: ignore[assignment]
-        if self.reward not in get_args(Reward):
-            raise ConfigError(f"{kind}.reward", f"is {self.reward!r}.", f"Use one of {', '.join(get_args(Reward))}.")
+        report(self._template_errors(template, environment))
+        super().__init__(None if reward in self.own_rewards else reward)
+        self.reward: Reward = reward if reward in self.own_rewards else "f1"  # type: ignore[assignment]
         if environment is None and template == "search":
             logger.warning("%s.template is %r without an environment: nothing replies to a search", kind, template)
         self.environment = environment or AnswerOnly()
-        self._retrieval = Retrieval(environment) if documents and environment is not None else None
+        self._retrieval = None if environment is None or DOCUMENTS not in self.template else Retrieval(environment)
         if self._retrieval is not None:
             self.environment = self._retrieval
         self.correct_when, self.f1_minimum = correct_when, f1_minimum
         self.system = system
         self.tells_answer = bool(getattr(environment, "tells_answer", False))
         """The environment sees the answers: results measured with it are not the student's alone."""
+
+    def _template_errors(self, template: str, environment: Environment | None) -> Iterator[ConfigError]:
+        kind = type(self).__name__
+        if QUESTION not in self.template:
+            known = ", ".join(TEMPLATES)
+            yield ConfigError(f"{kind}.template", f"is {template!r}.", f"Use {known}, or a text with {QUESTION}.")
+        if DOCUMENTS in self.template and environment is None:
+            yield ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
+        if template in ("direct", "cot") and environment is not None:
+            hint = f'Set {kind}.environment to null, or use "search".'
+            yield ConfigError(f"{kind}.template", f"{template!r} does not search.", hint)
 
     def prompt(self, problem: Problem) -> str:
         documents = "" if self._retrieval is None else self._retrieval.documents(problem)
@@ -150,21 +146,16 @@ class WebQATask(WebQA):
         question_field: field of the question; dots lead into nested fields.
         answers_field: field of the reference answer and its aliases; null: the first there is of "answers",
             "golden_answers" and "reward_model.ground_truth.target".
-        id_field: field of the problem's id; null: "id" behind "data_source" as far as the rows have them, else the
+        id_field: field of the problem's id; null: "id" after "data_source" as far as the rows have them, else the
             row's number.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
     """
 
     def __init__(
         self,
-        data: str,
+        data: NonEmptyText,
         config: str | None = None,
         file: str | None = None,
         split: str = "train",
@@ -174,14 +165,9 @@ class WebQATask(WebQA):
         question_field: str = "question",
         answers_field: str | None = None,
         id_field: str | None = None,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        super().__init__(**shared)
         self.data, self.config, self.file, self.revision = data, config, file, revision
         self.question_field, self.answers_field, self.id_field = question_field, answers_field, id_field
         parts: dict[Split, str | None] = {"train": split, "validation": validation_split, "test": test_split}
@@ -217,52 +203,39 @@ class WebQATask(WebQA):
         return aliases(row, ANSWER_FIELDS[-1])
 
 
-class WebQABenchmark(WebQA):
+class WebQABenchmark(WebQA, Benchmark):
     """One named test set.
 
     Args:
         benchmark: name of the set: nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa, musique, bamboogle, gaia; also
             nq_dev.
         folder: a folder with a local copy of the set, see docs/web_qa.md; null: from the hub.
-        limit: the set's first problems, the papers' 500; null: the whole split.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        limit: the set's first problems, the papers' 500; null: the complete split.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or is
         not of the size it must be.
     """
+
+    trained_on = "WebQATask"
 
     def __init__(
         self,
         benchmark: str,
         folder: str | None = None,
         limit: PositiveInt | None = SAMPLE,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(environment, template, reward, correct_when, f1_minimum, system)
+        super().__init__(**shared)
         self.entry = find_entry(benchmark, "WebQABenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
         self.folder, self.limit = folder, limit
-        self._problems: list[Problem] | None = None
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """The same problems, whether they validate or test."""
-        if split == "train":
-            raise ConfigError("data.task", f"is {self.title}, a test set.", "Train on a WebQATask.")
-        if self._problems is None:
-            setting = "WebQABenchmark.benchmark" if self.folder is None else "WebQABenchmark.folder"
-            self._problems = load_problems(self.entry, self.folder, self.limit, setting)
-            self._expect(self._problems)
-        return self._problems
+    def load(self) -> list[Problem]:
+        setting = "WebQABenchmark.benchmark" if self.folder is None else "WebQABenchmark.folder"
+        problems = load_problems(self.entry, self.folder, self.limit, setting)
+        self._expect(problems)
+        return problems
 
 
 class WebQASuite(Suite):
@@ -274,13 +247,8 @@ class WebQASuite(Suite):
             references train on. data.validation_limit shortens it. The same rows are tested on, so do not choose a
             checkpoint or a setting by them: nq_dev is there for that.
         folder: a folder with local copies of the sets, see docs/web_qa.md; null: from the hub.
-        limit: the first problems of each set, the papers' 500; null: whole splits.
-        environment: replies to searches, e.g. a SearchEnvironment.
-        template: "search", "direct", "cot", "rag", or a text with {question}.
-        reward: "f1" (eq. 2) or "em", or module.function, see WebQA.
-        correct_when: a response is correct when its "em" or "sub_em" is 1, or its "f1" at least f1_minimum.
-        f1_minimum: see correct_when.
-        system: system message where rollout.chat is true; null: the chat template's own.
+        limit: the first problems of each set, the papers' 500; null: complete splits.
+        **shared: environment, template, reward, correct_when, f1_minimum, system: see `WebQA`.
 
     Raises: ConfigError: a name is unknown or comes twice, or there is none; or another setting is wrong.
     """
@@ -291,27 +259,12 @@ class WebQASuite(Suite):
         validation: list[str] | None = None,
         folder: str | None = None,
         limit: PositiveInt | None = SAMPLE,
-        environment: Environment | None = None,
-        template: str = "search",
-        reward: str | RewardFunction = "f1",
-        correct_when: CorrectWhen = "em",
-        f1_minimum: HalfOpenUnitInterval = 1.0,
-        system: str | None = None,
+        **shared: Any,
     ) -> None:
         self.names = self._known("names", TABLE_3 if names is None else names)
         self.validation = self._known("validation", ("nq", "hotpotqa") if validation is None else validation)
         self._tasks = {
-            name: WebQABenchmark(
-                name,
-                folder=folder,
-                limit=limit,
-                environment=environment,
-                template=template,
-                reward=reward,
-                correct_when=correct_when,
-                f1_minimum=f1_minimum,
-                system=system,
-            )
+            name: WebQABenchmark(name, folder=folder, limit=limit, **shared)
             for name in dict.fromkeys((*self.names, *self.validation))
         }
 

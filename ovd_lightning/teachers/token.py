@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning.engines.base import Engine, TokensUsed
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.pretrained import check_checkpoint, load_tokenizer, loading
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.base import Teacher
@@ -16,7 +16,7 @@ from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.tokens import same_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -115,39 +115,47 @@ class TokenTeacher(Teacher):
 
         Raises: ConfigError for another vocabulary, and for a temperature at which an engine cannot score.
         """
+        report(self._student_errors(student, temperature))
+
+    def _student_errors(self, student: Engine, temperature: float) -> Iterator[ConfigError]:
         if student.tokenizer is None or not same_vocabulary(student.tokenizer, self.tokenizer):
             sizes = [len(t.get_vocab()) if t is not None else "a hidden number of" for t in
                      (self.tokenizer, student.tokenizer)]  # fmt: skip
-            raise ConfigError(
+            yield ConfigError(
                 f"{SETTING}.{'model' if self.engine is None else 'engine'}",
                 f"{self.name} has another vocabulary ({sizes[0]} tokens) than the student {student.name} ({sizes[1]}): "
                 "log-probabilities of the student's tokens need the same one.",
                 "Use a teacher of the student's family, or OVD, whose teacher may have any vocabulary.",
             )
         if self.engine is not None and temperature != 1:
-            raise ConfigError(
+            yield ConfigError(
                 f"{SETTING}.engine",
                 f"scores at temperature 1, but rollout.temperature is {temperature}: the student's log-probabilities "
                 "would be of another distribution.",
                 "Set rollout.temperature to 1, or give the teacher as a model.",
             )
 
+    def check_distributions(self, user: str = "this method") -> str:
+        """The checkpoint whose distributions ``user`` needs. Raises: ConfigError where an engine reads instead."""
+        if self.path is None:
+            raise ConfigError(
+                f"{SETTING}.engine",
+                f"gives log-probabilities of single tokens; {user} needs whole distributions.",
+                "Give the teacher as a model, or use OPD.",
+            )
+        return self.path
+
     # ---------------------------------------------------------------- reading
 
     def model_on(self, device: torch.device) -> Student:
         """The frozen model, loaded at the first call. Raises: ConfigError where an engine reads instead."""
-        if self.path is None:
-            raise ConfigError(
-                f"{SETTING}.engine",
-                "gives log-probabilities of single tokens; this method needs whole distributions.",
-                "Give the teacher as a model.",
-            )
+        path = self.check_distributions()
         if self._model is None:
             from ovd_lightning.engines.local import untouched
             from ovd_lightning.student import Student
 
-            with untouched(), loading(f"{SETTING}.model", self.path):
-                model = Student(self.path, self.dtype, self.chunk_size)
+            with untouched(), loading(f"{SETTING}.model", path):
+                model = Student(path, self.dtype, self.chunk_size)
             self._model = model.requires_grad_(False).eval()
         return self._model.to(device)
 

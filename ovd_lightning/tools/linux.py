@@ -24,11 +24,10 @@ MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 _MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_SECCOMP = 1, 24, 22
-_PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_DUMPABLE = 38, 36, 4
+_PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
 
 MACHINE = platform.machine()
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(MACHINE)
-_SETNS = {"x86_64": 308, "aarch64": 268}.get(MACHINE)
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,11 +64,6 @@ def die_with_parent() -> None:
 def adopt_orphans() -> None:
     """Descendants whose parent ends become children of this process."""
     _prctl("prctl(CHILD_SUBREAPER)", _PR_SET_CHILD_SUBREAPER, 1)
-
-
-def not_dumpable() -> None:
-    """No process of the same user may trace this one or read its memory; cleared by the next execve."""
-    _prctl("prctl(DUMPABLE)", _PR_SET_DUMPABLE, 0)
 
 
 def no_new_privileges() -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
@@ -18,10 +18,10 @@ from ovd_lightning.workers.pool import Pool, WorkerError
 
 log = logging.getLogger(__name__)
 
-PROTECTIONS = (
+Protection = Literal[
     "time", "memory", "processes", "survivors", "files", "disk", "network", "programs", "output", "environment",
-)  # fmt: skip
-MECHANISMS = ("namespaces", "user namespaces", "landlock", "seccomp")
+]  # fmt: skip
+Mechanism = Literal["namespaces", "user namespaces", "landlock", "seccomp"]
 HELPER = Path(__file__).with_name("zygote.py")
 TRIALS = 3
 """Of the first program, which may time out on a machine that is busy starting."""
@@ -43,7 +43,7 @@ class LocalSandbox(Sandbox):
         file_mb: what one program may write, in a folder that is removed with it.
         output_bytes: kept bytes of standard output and of standard error, half from the start, half from the end.
         packages: what programs may import besides the standard library; imported once, at no cost to a program. The
-            folder of their installation is readable as a whole.
+            complete folder of their installation is readable.
         print_value: print the value of a program's last line if it is an expression, like an interactive interpreter:
             models often omit the print.
         workers: programs at a time; null: one per processor of this machine, at most 16.
@@ -66,13 +66,10 @@ class LocalSandbox(Sandbox):
         packages: Sequence[str] = ("numpy", "sympy"),
         print_value: bool = True,
         workers: PositiveInt | None = None,
-        require: Sequence[str] = (),
-        without: Sequence[str] = (),
+        require: Sequence[Protection] = (),
+        without: Sequence[Mechanism] = (),
     ) -> None:
         super().__init__()
-        for name, given, known in (("require", require, PROTECTIONS), ("without", without, MECHANISMS)):
-            if unknown := sorted(set(given) - set(known)):
-                raise ConfigError(f"{SETTINGS}.{name}", f"names {', '.join(unknown)}.", f"Use {', '.join(known)}.")
         self.time_s, self.memory_mb, self.processes = time_s, memory_mb, processes
         self.file_mb, self.output_bytes = file_mb, output_bytes
         self.packages, self.require, self.without = tuple(packages), tuple(require), tuple(without)
@@ -136,28 +133,24 @@ class LocalSandbox(Sandbox):
         )
         try:
             (found,) = self._pool.run([{}])
-            self._protections = {name: (found or {}).get(name) for name in PROTECTIONS}
+            self._protections = {name: (found or {}).get(name) for name in get_args(Protection)}
             self._refuse(found or {})
             trial = "\n".join([*(f"import {p}" for p in self.packages), "x = bytearray(16 << 20)", "print(6 * 7)"])
             for _ in range(TRIALS):
                 (first,) = self.run([trial])
                 if not first.timed_out:
                     break
+            output = first.failed or first.killed or first.stderr.strip() or first.stdout
+            problem = None if first.stdout == "42\n" else f"a first program does not run: {output[-500:]}"
         except WorkerError as error:
-            self.close()
-            raise ConfigError(
-                SETTINGS, f"the sandbox does not start ({error}).", "Its own message stands above."
-            ) from error
+            problem = f"the sandbox does not start ({error}); its own message stands above."
         except ConfigError:
             self.close()
             raise
-        if first.stdout != "42\n":
+        if problem is not None:
             self.close()
-            output = first.failed or first.killed or first.stderr.strip() or first.stdout
-            raise ConfigError(
-                SETTINGS, f"a first program does not run: {output[-500:]}",
-                "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md.",
-            )  # fmt: skip
+            hint = "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md."
+            raise ConfigError(SETTINGS, problem, hint)
 
     def _refuse(self, found: dict[str, Any]) -> None:
         """Raise ConfigError when a required protection is missing; warn when an important one is."""

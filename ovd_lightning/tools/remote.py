@@ -1,4 +1,4 @@
-"""A sandbox behind a URL, with SandboxFusion's ``/run_code`` protocol (github.com/bytedance/SandboxFusion)."""
+"""A sandbox that is a service, with SandboxFusion's ``/run_code`` protocol (github.com/bytedance/SandboxFusion)."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ import pytest
 from ovd_lightning.engines.base import Completion, Request, Sampling
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.evaluation.answering import Answering, Decoding
-from ovd_lightning.evaluation.answers import AnswerFiles, read_answers
+from ovd_lightning.evaluation.answers import AnswerFiles
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Grade, Problem
-from tests.helpers import ScriptedEngine, as_text
+from tests.helpers import ScriptedEngine, as_text, read_answers
 from tests.workflow.cli import ROOT
 
 DECODING = Decoding(greedy=True, samples=2, max_tokens=48, temperature=1.0, top_p=1.0, chat=False, seed=0)

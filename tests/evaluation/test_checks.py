@@ -15,7 +15,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.evaluation.answering import Decoding
 from ovd_lightning.evaluation.rejection import TestingRejection
 from ovd_lightning.preflight import check_evaluation
-from ovd_lightning.resume.whole import trained_updates
+from ovd_lightning.resume.damage import trained_updates
 from ovd_lightning.run_folder import continuation
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.teachers.verbal import VerbalTeacher

@@ -241,9 +241,8 @@ def test_every_metric_has_a_label(metric: str, text: str) -> None:
 
 def test_the_runs_page_shows_evaluations_by_step_and_the_last_in_full(ten: Evaluation, tmp_path: Path) -> None:
     from ovd_lightning.report import write_report
-    from ovd_lightning.report.evaluations import evaluation_tables
     from ovd_lightning.report.figures import figures
-    from ovd_lightning.report.page import tiles
+    from ovd_lightning.report.page import evaluation_tables, tiles
     from ovd_lightning.report.read import read_run
 
     folder = tmp_path / "evaluations"

@@ -141,9 +141,6 @@ def test_opsds_teacher_reads_the_reference(tokenizer: Any) -> None:
         for y in group.mixture:
             assert tokenizer.decode(y.teacher_prompt_ids) == f"1+1+0=?\n{shown}\n1+1+0=?\n"
             assert tokenizer.decode(y.prompt_ids) == "1+1+0=?\n"
-    for hint in ("{prompt}", "{reference}", "{prompt}{other}{reference}", "\\boxed{{prompt}"):
-        with pytest.raises(ConfigError, match=r"init_args\.hint"):
-            OPSD(hint=hint)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -11,9 +11,9 @@ import torch
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.metrics_file import MetricsLogger, history, read_rows
-from ovd_lightning.resume.find import RANKS, check_whole, find
+from ovd_lightning.resume.damage import damage, read
+from ovd_lightning.resume.find import RANKS, check_intact, find
 from ovd_lightning.resume.rewind import rewind
-from ovd_lightning.resume.whole import damage, read
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,8 @@ def test_the_newest_whole_checkpoint_is_named(tmp_path: Path) -> None:
         save(tmp_path / f"checkpoints/step-{step:06d}.ckpt", step, when=step)
     last = save(tmp_path / "checkpoints/last.ckpt", when=9)
     last.write_bytes(last.read_bytes()[:-100])
-    with pytest.raises(ConfigError, match=r"last.ckpt is truncated.*newest whole one is .*step-000004.ckpt"):
-        check_whole(last)
+    with pytest.raises(ConfigError, match=r"last.ckpt is truncated.*newest intact one is .*step-000004.ckpt"):
+        check_intact(last)
 
 
 def test_a_checkpoint_with_code_is_not_trusted_unasked(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult
 from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.environment import Reply, Turn, defuse
@@ -213,16 +212,3 @@ def test_the_true_answer_is_said_to_be_told() -> None:
     assert not SearchEnvironment(engine).tells_answer
     engine.tells_answer = True
     assert SearchEnvironment(engine).tells_answer
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"document_format": "{title}"}, "document_format"),
-        ({"untitled_format": "{text} {url}"}, "untitled_format"),
-        ({"document_format": "{text} {"}, "document_format"),
-    ],
-)
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=f"environment.init_args.{named}"):
-        SearchEnvironment(Listed(), **settings)

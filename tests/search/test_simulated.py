@@ -337,9 +337,7 @@ def test_the_engines_life_is_the_environments() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"prompt": "no place for it"}, "prompt"),
-        ({"prompt": "{query} {title}"}, "prompt"),
-        ({"prompt": "{query} {"}, "prompt"),
+        ({"prompt": "{query} {answer}", "tell_answer": False}, "tell_answer"),
         ({"system": "s"}, "system"),
     ],
 )
@@ -350,7 +348,16 @@ def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"noise_start": -0.1}, {"noise_end": 1.1}, {"evaluation_noise": 2}, {"temperature": -1}, {"max_tokens": 0}],
+    [
+        {"prompt": "no place for it"},
+        {"prompt": "{query} {title}"},
+        {"prompt": "{query} {"},
+        {"noise_start": -0.1},
+        {"noise_end": 1.1},
+        {"evaluation_noise": 2},
+        {"temperature": -1},
+        {"max_tokens": 0},
+    ],
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     engine = {"class_path": "ovd_lightning.engines.hf.HFEngine", "init_args": {"model": "m"}}

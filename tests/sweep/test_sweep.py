@@ -205,18 +205,20 @@ def test_bad_files_are_refused(tmp_path: Path, changes: dict[str, Any], complain
 def test_bad_options_end_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.yaml").write_text("method: random\nparameters: {x: {min: 0, max: 1}}\n")
     assert sweeps.main([str(tmp_path / "s.yaml"), "--dry_run"]) == 2
-    parsed(tmp_path / "s.yaml", command=["${args_json_file}"])
+    (tmp_path / "s.yaml").write_text("method: grid\nparameters: {x: {value: 1}}\ncommand: ['${args_json_file}']\n")
     assert sweeps.main([str(tmp_path / "s.yaml"), "--dry_run"]) == 2
     parsed(tmp_path / "s.yaml")
-    assert sweeps.main([str(tmp_path / "s.yaml"), "--resume", str(tmp_path / "no")]) == 2
     assert sweeps.main([str(tmp_path / "absent.yaml")]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 4
+    assert len(errors) == 3
     assert all(line.startswith("error: ") for line in errors)
     for option in ("--jobs", "--count"):
         with pytest.raises(SystemExit):
             sweeps.main([str(tmp_path / "s.yaml"), option, "0"])
         assert f"argument {option}: 0 is not 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        sweeps.main([str(tmp_path / "s.yaml"), "--resume", str(tmp_path / "no")])
+    assert "no is not a folder" in capsys.readouterr().err
 
 
 # --- running ------------------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ def test_duplicate_ids_and_nested_fields(tmp_path: Path) -> None:
     rows = [{"id": "a", "prompt": [{"content": f"q{i}"}], "reward_model": {"ground_truth": i}} for i in range(2)]
     path = write(tmp_path, "\n".join(map(json.dumps, rows)))
     nested = {"question_field": "prompt.0.content", "answers_field": "reward_model.ground_truth"}
-    with pytest.raises(ConfigError, match="rows 0 and 1 both have the id 'a'"):
+    with pytest.raises(ConfigError, match="row 1 has the id of row 0, 'a'"):
         MathTask(str(path), **nested).problems("train")
     assert [p.answers for p in MathTask(str(path), **nested, split="train[1:]").problems("train")] == [("1",)]
     assert meta_of({"meta": {"a": 1, "b": None}}) == {"a": 1}

@@ -37,9 +37,8 @@ def test_rows_are_problems_without_answers(tmp_path: Path) -> None:
     ("rows", "settings", "says"),
     [
         ([{"question": "a"}], {}, "row 0 has no field 'instruction'; it has question"),
-        ([{"instruction": " "}], {}, "row 0 has an empty instruction"),
-        ([{"id": 1, "instruction": "a"}, {"id": 1, "instruction": "b"}], {}, "two rows have the id '1'"),
-        ([{"instruction": "a"}], {"prompt": "say"}, r"prompt: is 'say'"),
+        ([{"instruction": " "}], {}, r"row 0 \(0\) has an empty question"),
+        ([{"id": 1, "instruction": "a"}, {"id": 1, "instruction": "b"}], {}, "row 1 has the id of row 0, '1'"),
         ([{"instruction": "a"}], {"validation_size": 1}, "validation_size: is 1 of 1"),
     ],
 )

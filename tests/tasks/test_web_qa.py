@@ -15,7 +15,7 @@ from ovd_lightning.search.base import SearchEngine, SearchResult
 from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.tasks.search import SearchEnvironment
-from ovd_lightning.tasks.web_prompts import TEMPLATES, fill
+from ovd_lightning.tasks.web_protocol import TEMPLATES, fill
 from ovd_lightning.tasks.web_qa import WebQA, WebQATask, extract_answer
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine

@@ -232,7 +232,7 @@ def test_a_folder_without_gaia_says_so_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no nq") as caught:
         benchmark("nq", tmp_path).problems("test")
     assert (
-        caught.value.hint == "Put there one of nq.jsonl, nq.json, nq.parquet, nq.csv, nq.tsv, "
+        caught.value.hint == "Give a folder with one of nq.jsonl, nq.json, nq.parquet, nq.csv, nq.tsv, "
         "nq/test.jsonl, nq/test.json, nq/test.parquet, nq/test.csv, nq/test.tsv."
     )
     with pytest.raises(ConfigError, match="is not a folder"):
@@ -349,8 +349,6 @@ def test_fields_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no field .reward_model\.ground_truth\.target.; it has") as caught:
         train(path).problems("train")
     assert "answers_field" in caught.value.hint
-    with pytest.raises(ConfigError, match="is empty"):
-        train("").problems("train")
 
 
 # ------------------------------------------------------------------ the real sets

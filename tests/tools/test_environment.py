@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ovd_lightning.engines.base import Sampling
-from ovd_lightning.errors import ConfigError
 from ovd_lightning.round.turns import respond, rollout, student_policy
 from ovd_lightning.tasks.environment import Reply, Turn, defuse, turn_spans
 from ovd_lightning.tasks.math import MathTask
@@ -186,18 +185,6 @@ def test_a_sandbox_that_mostly_fails_stops_the_run_and_errors_of_programs_do_not
     patient = ToolEnvironment(Prescribed(), max_failed_share=1.0)
     with patient.awake():
         patient.reply([turn(calls("broken"))] * 50)
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"undecodable_message": "{what}"}, "undecodable_message"), ({"wrong_call_message": "{"}, "wrong_call_message"),
-        ({"stopped_message": "{"}, "stopped_message"),
-    ],
-)  # fmt: skip
-def test_wrong_settings(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        ToolEnvironment(Prescribed(), **settings)
 
 
 def test_a_record_of_an_evaluation_names_everything_a_result_depends_on() -> None:

@@ -10,13 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
 
 from ovd_lightning.errors import ConfigError
-from ovd_lightning.tools.local import PROTECTIONS, LocalSandbox
+from ovd_lightning.tools.local import LocalSandbox, Protection
 from tests.limits import patient
 from tests.search.parts import refused
 from tests.tools.parts import SMALL, descendants, one, outputs
@@ -204,16 +204,10 @@ def test_nothing_outlives_the_trainer_or_a_closed_sandbox() -> None:
     made.close()
 
 
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"require": ["everything"]}, "require: names everything"),
-        ({"without": ["memory"]}, "without: names memory"),
-    ],
-)
-def test_wrong_settings(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        LocalSandbox(**settings)
+@pytest.mark.parametrize("settings", [{"require": ["everything"]}, {"without": ["memory"]}])
+def test_names_that_are_not_known(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    assert f'"given.{name}"' in refused(LocalSandbox, settings)
 
 
 @pytest.mark.parametrize("name", ["time_s", "memory_mb", "processes", "file_mb", "output_bytes", "workers"])
@@ -244,11 +238,11 @@ def test_a_missing_protection_stops_the_run_where_it_is_required_and_is_told_whe
         made.close()
     (warning,) = [r.getMessage() for r in caplog.records if "DOES NOT PROTECT" in r.getMessage()]
     assert "FILES, NETWORK" in warning
-    assert set(made._protections or ()) == set(PROTECTIONS)
+    assert set(made._protections or ()) == set(get_args(Protection))
 
 
 def test_protections_name_their_mechanisms(sandbox: LocalSandbox) -> None:
     found = sandbox.protections()
-    assert tuple(found) == PROTECTIONS
+    assert tuple(found) == get_args(Protection)
     assert {name for name in ("time", "output", "environment") if found[name]} == {"time", "output", "environment"}
     assert sandbox.settings()["time_s"] == 10.0

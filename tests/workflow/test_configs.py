@@ -11,6 +11,7 @@ import yaml
 
 from ovd_lightning.cli import OVDCLI, is_student
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.resume.find import find
 from tests.workflow.cli import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -239,11 +240,13 @@ def test_what_else_an_evaluation_may_be_given(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "sharded").mkdir()
     (tmp_path / "sharded/.metadata").touch()
     (tmp_path / "runs").mkdir()
-    for lightning in ("last.ckpt", "sharded", "best", "last", "registry:name"):
+    for lightning in ("last.ckpt", "sharded", "best", "last", "registry:name", "https://host/last.ckpt"):
         assert is_student(lightning) is False
-    for neither, problem in (("runs", "no config.json"), ("runs/last.ckpt", "is not there"), ("a/b/c", "is not there"),
-                             ("./student", "is not there"), ("Qwen/model.ckpt", "is not there")):  # fmt: skip
+    for neither, problem in (("runs", "is a folder without"), ("runs/last.ckpt", "is not there"),
+                             ("a/b/c", "is not there"), ("./student", "is not there"),
+                             ("Qwen/model.ckpt", "is not there")):  # fmt: skip
+        assert is_student(neither) is False
         with pytest.raises(ConfigError, match=problem) as error:
-            is_student(neither)
+            find(neither, runs=tmp_path, folder=None, fitting=False)
         assert error.value.setting == "ckpt_path"
         assert "hub id" in error.value.hint

@@ -88,9 +88,54 @@ def test_a_number_outside_its_range(
         assert error(*before, f"--{setting}={value}") == f"{setting}: is {value}. Use {takes}."
 
 
+TWICE = "any other brace is written twice"
+DOCUMENT = "a text, with {text}, if you like with {id}, {rank}, {score}, {title}"
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "setting", "values", "takes"),
+    [
+        ("configs/math.yaml", "ovd", f"{TASK}.data", [""], "a text that is not empty"),
+        ("configs/math.yaml", "ovd", f"{TASK}.step_separator", [""], "a text that is not empty"),
+        (
+            "configs/math.yaml", "ovd", f"{TASK}.prompt", ["no place", "{question} {question}"],
+            "a text with {question} in it, once",
+        ),
+        (
+            QUICKSTART, "opsd", f"{METHOD}.hint",
+            ["{prompt}", "{reference}", "{prompt}{other}{reference}", "\\boxed{{prompt}", "{prompt}{reference}{}"],
+            f"a text, with {{prompt}}, {{reference}}; {TWICE}",
+        ),
+        ("configs/quickstart_web.yaml", "ovd", f"{ENVIRONMENT}.document_format", ["{title}"], f"{DOCUMENT}; {TWICE}"),
+        (
+            "configs/quickstart_web.yaml", "ovd", f"{ENVIRONMENT}.untitled_format", ["{text} {url}", "{text} {"],
+            f"{DOCUMENT}; {TWICE}",
+        ),
+        *(
+            (
+                "configs/quickstart_tools.yaml", "ovd", f"{ENVIRONMENT}.{name}_message", ["{what}", "{"],
+                f"a text, if you like with {{reason}}; {TWICE}",
+            )
+            for name in ("undecodable", "wrong_call", "stopped")
+        ),
+    ],
+)  # fmt: skip
+def test_a_text_without_its_places(
+    config: str, method: str, setting: str, values: list[str], takes: str, error: Error
+) -> None:
+    for value in values:
+        message = error(f"--config={config}", f"--method=configs/method/{method}.yaml", f"--{setting}={value}")
+        assert message == f"{setting}: is {value!r}. Use {takes}."
+
+
 @pytest.mark.parametrize(
     ("config", "setting", "takes"),
     [
+        (
+            QUICKSTART,
+            "model.lr_scheduler",
+            "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt",
+        ),
         (QUICKSTART, f"{METHOD}.ratio", "token, trajectory"),
         (QUICKSTART, f"{METHOD}.aggregation", "token_mean, trajectory_mean, constant"),
         (QUICKSTART, f"{METHOD}.mismatch", "none, token_truncation, sequence_masking"),

@@ -1,12 +1,25 @@
-"""SignalsCallback: the process's own handlers of SIGTERM and SIGINT stay in place while a trainer runs."""
+"""What ends training before its last round: Trainer.max_time, and signals."""
 
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
 
 from ovd_lightning import stop
+from ovd_lightning.types import Batch
+
+
+class RoundTimer(Timer):
+    """Lightning's Timer, which would end a run in the middle of a round, after a round's last update only."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch.last_in_round:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class SignalsCallback(L.Callback):

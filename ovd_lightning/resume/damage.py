@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: torch reads back flipped bits without complaint."""
+"""Whether a checkpoint is intact: torch reads back flipped bits without complaint."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def trained_updates(checkpoint: str | Path | None) -> int | None:
     """
     if checkpoint is None or not Path(checkpoint).is_file():
         return None
-    # As trusted as for Lightning, which has just loaded the whole of it.
+    # As trusted as for Lightning, which has just loaded all of it.
     loaded = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
     step = loaded.get("global_step") if isinstance(loaded, dict) else None
     return None if step is None else int(step)
