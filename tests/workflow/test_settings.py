@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ovd_lightning.cli import OVDCLI
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.cli import OVDCLI, plain_errors
+from ovd_lightning.errors import ConfigError, report
 from tests.workflow import cli
 from tests.workflow.test_configs import flat
 from tests.workflow.test_configs import parse as parse_alone
@@ -247,3 +247,10 @@ def test_in_a_process_of_its_own() -> None:
     assert done.stderr.strip().splitlines() == [
         "error: method.init_args.treshold: OVD takes no treshold. Did you mean method.init_args.threshold?"
     ]
+
+
+def test_each_mistake_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, plain_errors():
+        report([ConfigError("a", "is 1.", "Use 2."), ConfigError("b", "is 3.", "Use 4.")])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: a: is 1. Use 2.\nerror: b: is 3. Use 4.\n"
