@@ -23,6 +23,7 @@ LABELS = {
     "environment": "trajectories ended",
     "reply": "replies of the environment",
     "grade": "graded",
+    "consult": "groups with the teacher's answers",
     "score": "scored",
     "replace": "written",
     "logprobs": "log-probabilities",
