@@ -298,4 +298,7 @@ def test_completions_as_they_are_finished(engine: Engine) -> None:
 
     with pytest.raises(ValueError, match="enough"):
         engine.generate_as_ready(requests, Sampling(max_tokens=24), refuse)
-    assert ids(engine.generate(requests, Sampling(max_tokens=24))) == ids(expected)
+    arrived.clear()
+    again = engine.generate_as_ready(requests, Sampling(max_tokens=24), lambda i, c: arrived.append((i, c)))
+    assert ids(again) == ids(expected)
+    assert sorted(index for index, _ in arrived) == [0, 1, 2], "nothing of the call before"
