@@ -48,7 +48,7 @@ class RolloutCallback(L.Callback):
         chat: render prompts through the student's chat template.
         transcripts: write every trajectory of every round to <run>/transcripts.
         overlap: grade finished groups, and have the teacher judge and demonstrate, while others are still sampled. Only
-            where the teacher's engines are endpoints and the task has no environment; the result is the same.
+            with vLLM for the student, a teacher behind endpoints, and no environment; the result is the same.
     """
 
     def __init__(

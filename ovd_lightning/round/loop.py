@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ovd_lightning.engines.base import Engine
 from ovd_lightning.methods.base import Method
 from ovd_lightning.progress import expect, finished, phase
 from ovd_lightning.round.collate import collate
@@ -101,9 +102,12 @@ def run_round(
 def can_overlap(method: Method, round: Round) -> bool:
     """Whether the method's teacher may be consulted about a group before the round is sampled.
 
-    Its engines must be `Engine.concurrent`. A method that samples in its own way may discard groups, and an environment
-    serves one caller at a time: with these, the teacher is consulted when everything is sampled.
+    Its engines must be `Engine.concurrent`, and the student's must hand out completions as they are finished. A method
+    that samples in its own way may discard groups, and an environment serves one caller at a time: with these, the
+    teacher is consulted when everything is sampled.
     """
+    if type(round.engine).generate_as_ready is Engine.generate_as_ready:
+        return False
     engines = [] if method.teacher is None else method.teacher.engines
     asks = type(method).consult is not Method.consult and type(method).sample is Method.sample
     return asks and round.task.environment is None and bool(engines) and all(e.concurrent for e in engines)

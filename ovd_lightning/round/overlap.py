@@ -29,6 +29,7 @@ class Overlap:
     def __init__(self, work: Work, metrics: RoundMetrics) -> None:
         self._work = work
         self._metrics, self._aside = metrics, RoundMetrics()
+        self._progress = progress.RunProgress()
         self._changed = threading.Condition()
         self._finished: list[Group] = []
         self._given = self._done = 0
@@ -63,12 +64,8 @@ class Overlap:
     def wait(self) -> None:
         """Everything is sampled: wait until the teacher was consulted about all of it. Raises: see :meth:`check`."""
         self._sampled_at = time.perf_counter()
-        with progress.phase("consult", total=self._given), self._changed:
-            shown = 0
-            while self._error is None and self._done < self._given:
-                progress.finished(self._done - shown)
-                shown = self._done
-                self._changed.wait()
+        with progress.following(self._progress), self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._done == self._given)
         self.check()
         self._metrics.add(self._aside)
 
@@ -76,6 +73,7 @@ class Overlap:
         return 0.0 if self._sampled_at is None else time.perf_counter() - self._sampled_at
 
     def _run(self) -> None:
+        progress.watch(self._progress)  # in this thread's context
         try:
             while groups := self._next():
                 start, waited = time.perf_counter(), self._clock()

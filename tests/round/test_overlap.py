@@ -195,7 +195,8 @@ def test_the_phases_have_what_the_round_waits_for(tokenizer: Any) -> None:
 
 
 def test_only_where_the_teacher_takes_nothing_from_the_student(tokenizer: Any) -> None:
-    round = make_round(tokenizer)
+    assert not can_overlap(METHODS["ovd"](VerbalTeacher(Remote())), make_round(tokenizer)), "one batch"
+    round = make_round(tokenizer, engine=Student(tokenizer))
     for engine, possible in ((Remote(), True), (ScriptedEngine(), False)):
         method = METHODS["ovd"](VerbalTeacher(engine))
         assert can_overlap(method, round) == possible
