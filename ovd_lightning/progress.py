@@ -109,6 +109,20 @@ def evaluation(split: str) -> Iterator[None]:
         run.evaluated()
 
 
+@contextmanager
+def following(other: RunProgress) -> Iterator[None]:
+    """Inside, this run waits for another thread, whose phases are shown as its own."""
+    run = _watched.get()
+    if run is None:
+        yield
+        return
+    run.followed = other
+    try:
+        yield
+    finally:
+        run.followed = None
+
+
 def watch(run: RunProgress | None) -> None:
     """``run`` is told of everything from now on; None: nobody is."""
     _watched.set(run)
@@ -126,6 +140,8 @@ class RunProgress:
     """Rounds that are over, those before a resumed run's checkpoint included."""
     stages: tuple[Stage, ...] = ()
     """Outermost first."""
+    followed: RunProgress | None = None
+    """Of another thread, see `following`."""
     evaluating: tuple[str, float] | None = None
     """The split that is being evaluated, and since when."""
     began: float | None = None
@@ -199,7 +215,7 @@ class RunProgress:
     @property
     def phase_left(self) -> float | None:
         """Seconds until the innermost phase with a count is over, at its mean speed so far."""
-        counted = [stage for stage in self.stages if stage.total]
+        counted = [stage for stage in self.shown if stage.total]
         if not counted or not counted[-1].done:
             return None
         stage = counted[-1]
@@ -220,11 +236,17 @@ class RunProgress:
     @property
     def stage(self) -> Stage | None:
         """The innermost phase that says anything."""
-        return next((stage for stage in reversed(self.stages) if str(stage)), None)
+        return next((stage for stage in reversed(self.shown) if str(stage)), None)
+
+    @property
+    def shown(self) -> tuple[Stage, ...]:
+        """The phases under way, outermost first."""
+        followed = self.followed
+        return self.stages if followed is None else (*self.stages, *followed.stages)
 
     def line(self) -> str:
         """``round 3/100 | scored 412/1024 | 2 min 10 s in this round | about 3 h 40 min to go``"""
-        stages = self.stages
+        stages = self.shown
         parts = [self.where, *(str(s) for s in stages[:-1] if s.total or s.name not in LABELS), *map(str, stages[-1:])]
         if self.evaluating is not None:
             parts.append(f"{duration(self.in_evaluation)} in this evaluation")

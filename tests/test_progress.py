@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from ovd_lightning.progress import RunProgress, duration, evaluation, expect, finished, phase, watch
+from ovd_lightning.progress import RunProgress, duration, evaluation, expect, finished, following, phase, watch
 from ovd_lightning.service import Service
 
 
@@ -91,6 +92,30 @@ def test_counts_go_to_the_innermost_phase(run: RunProgress) -> None:
             assert run.line().startswith("round 1/1 | trajectories ended 0/8 | turn 2 | sampled 4/6 |")
         finished(3)
         assert run.line().startswith("round 1/1 | trajectories ended 3/8 |")
+
+
+def test_who_waits_for_another_thread_shows_its_phases(run: RunProgress) -> None:
+    other = RunProgress(run.clock)
+    run.begin(3)
+
+    def work() -> None:
+        watch(other)
+        with phase("score"):
+            expect(8)
+            finished(2)
+            working.set()
+            over.wait(60)
+
+    working, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert working.wait(60)
+    assert run.line() == "round 1/3 | 0 s in this round"
+    with following(other):
+        assert run.line().startswith("round 1/3 | scored 2/8 | ")
+    over.set()
+    thread.join()
+    assert run.line() == "round 1/3 | 0 s in this round"
 
 
 def test_what_an_owner_has_counted_grows_by_nobody_else_and_never_over_its_end(run: RunProgress) -> None:

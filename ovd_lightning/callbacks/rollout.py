@@ -27,9 +27,11 @@ from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveFloat, P
 from ovd_lightning.types import Batch
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
-TIMES = (*PHASES, "checkpoint", "other", "round")
+TIMES = (*PHASES, "checkpoint", "other", "round", "overlapped")
 """What is logged as time/...: the phases; checkpoints; what is neither; and their sum, a round's wall-clock time from
 the end of the last one to its own, without evaluations. A checkpoint is written after a round, in the next one's time.
+What is graded, scored and replaced while others are sampled (round/overlap.py) is in ``overlapped`` alone, which is
+part of no sum: the phases have what the round waits for.
 """
 
 
@@ -46,6 +48,8 @@ class RolloutCallback(L.Callback):
         top_p: below 1, the engine's log-probabilities are those of a cut distribution: see mismatch/logprob_abs_mean.
         chat: render prompts through the student's chat template.
         transcripts: write every trajectory of every round to <run>/transcripts.
+        overlap: grade finished groups, and have the teacher judge and demonstrate, while others are still sampled. Only
+            with vLLM for the student, a teacher behind endpoints, and no environment; the result is the same.
     """
 
     def __init__(
@@ -56,11 +60,13 @@ class RolloutCallback(L.Callback):
         top_p: HalfOpenUnitInterval = 1.0,
         chat: bool = False,
         transcripts: bool = True,
+        overlap: bool = True,
     ) -> None:
         self.engine = engine
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         self.chat = chat
         self.transcripts = transcripts
+        self.overlap = overlap
         self.history: list[dict[str, float]] = []
         """The logged metrics of every round of this process."""
         self._pending: RoundMetrics | None = None
@@ -214,9 +220,8 @@ class RolloutCallback(L.Callback):
         folder = Path(trainer.default_root_dir) / "transcripts"
         teacher = module.method.teacher
         self._used = TokensUsed() if teacher is None else teacher.used
-        batches = run_round(
-            problems, module.method, round, training, TranscriptWriter(folder, rank) if self.transcripts else None
-        )
+        writer = TranscriptWriter(folder, rank) if self.transcripts else None
+        batches = run_round(problems, module.method, round, training, writer, self.overlap)
         self._pending = round.metrics
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()
@@ -235,7 +240,7 @@ class RolloutCallback(L.Callback):
         now, seconds = time.perf_counter(), metrics.seconds
         written = float(getattr(trainer.checkpoint_callback, "seconds", 0.0))
         seconds["train"] += now - self._train_start
-        phases = sum(seconds.values())
+        phases = sum(seconds.values()) - seconds["overlapped"]
         seconds["checkpoint"], self._checkpoints = written - self._checkpoints, written
         seconds["round"] = now - self._round_start - self._aside
         seconds["other"] = seconds["round"] - phases - seconds["checkpoint"]

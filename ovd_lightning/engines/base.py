@@ -68,6 +68,15 @@ class Completion:
     """Why this one request failed after its retries; ``text`` is then empty."""
 
 
+Ready = Callable[[int, Completion], None]
+"""(index of a request, its completion)"""
+Poll = Callable[[], None]
+
+
+def ignore(*_: object) -> None:
+    """Where nobody waits for what is ready."""
+
+
 class Troubles(NamedTuple):
     """Failed calls by kind, and the last reason of each kind, verbatim."""
 
@@ -94,6 +103,9 @@ class Engine(ABC):
 
     checkpoint_names: ClassVar[bool] = True
     """Whether :meth:`sync` takes names and shapes of ``save_pretrained``'s checkpoints, or of transformers' modules."""
+
+    concurrent: ClassVar[bool] = False
+    """Whether its calls may run beside those of another engine of this process: it takes nothing from their devices."""
 
     keeps_stop: bool = True
     """Whether a stop text is kept in the completion, as it should be; OpenAI's protocol removes it."""
@@ -163,10 +175,11 @@ class Engine(ABC):
         """One completion per request, in order. One batch for the whole list."""
 
     def generate_as_ready(
-        self, requests: Sequence[Request], sampling: Sampling, ready: Callable[[int, Completion], None]
+        self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = ignore
     ) -> list[Completion]:
         """As :meth:`generate`; ``ready(index, completion)`` is called for each as soon as it is there, so that it can
-        be saved whatever happens to the rest. Possibly in another thread, never in two at once."""
+        be saved or used whatever happens to the rest. ``poll`` may be called at any time in between. Both possibly in
+        another thread, never in two at once; what they raise ends the call, and the engine can go on being used."""
         completions = self.generate(requests, sampling)
         for index, completion in enumerate(completions):
             ready(index, completion)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling, TokensUsed, Troubles
+from ovd_lightning.engines.base import Completion, Engine, Poll, Prompt, Ready, Request, Sampling, TokensUsed, Troubles
 from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage, check_no_key
 from ovd_lightning.engines.prompts import Result, api_of, ask, estimate_tokens, prepare, share_requests, to_completion
 from ovd_lightning.engines.protocol import (
@@ -75,6 +75,7 @@ class OpenAIEngine(Engine):
     """
 
     trainable: ClassVar[bool] = False
+    concurrent: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -275,7 +276,7 @@ class OpenAIEngine(Engine):
         return self.generate_as_ready(requests, sampling, lambda index, completion: None)
 
     def generate_as_ready(
-        self, requests: Sequence[Request], sampling: Sampling, ready: Callable[[int, Completion], None]
+        self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = lambda: None
     ) -> list[Completion]:
         prompts = self._prepare([request.prompt for request in requests])
         greedy = sampling.temperature == 0
@@ -302,6 +303,7 @@ class OpenAIEngine(Engine):
         completions: dict[int, Completion] = {}
 
         def arrived(index: int, result: Result) -> None:
+            poll()
             completions[index] = to_completion(result, prompts[index], self.tokenizer)
             ready(index, completions[index])
 

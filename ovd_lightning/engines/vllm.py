@@ -8,9 +8,8 @@ at temperature 0 is processed at temperature 1, so both of these are of softmax(
 from __future__ import annotations
 
 import atexit
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
@@ -18,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
+from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
@@ -39,27 +38,6 @@ HINT = (
     "--engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart takes "
     "--config configs/overlays/no_vllm.yaml (no_vllm_web, no_vllm_tools)."
 )
-
-
-class _Counted:
-    """In place of vLLM's tqdm bar: reports finished requests to the run's progress and draws nothing."""
-
-    def __init__(self) -> None:
-        self.n, self.postfix, self.format_dict = 0, "", {"elapsed": math.inf}
-
-    @classmethod
-    def bar(cls, iterable: Iterable[Any] | None = None, **_: Any) -> Any:
-        """vLLM calls it twice: over the prompts while they are added, which is not counted, and for the requests."""
-        return cls() if iterable is None else iterable
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-        finished(count)
-
-    def refresh(self) -> None:
-        """Nothing is drawn."""
-
-    close = refresh
 
 
 class VLLMEngine(LocalEngine):
@@ -307,16 +285,37 @@ class VLLMEngine(LocalEngine):
 
     # -- work
 
-    def _run(self, prompts: Sequence[list[int]], parameters: Sequence[Any]) -> list[Any]:
+    def _run(
+        self, prompts: list[list[int]], parameters: list[Any], ready: Callable[..., None] = ignore, poll: Poll = ignore
+    ) -> list[Any]:
+        """As ``LLM.generate``; ``ready`` gets vLLM's output for each prompt as soon as it is finished."""
         if not prompts:
             return []
         with self.awake(), untouched():
-            inputs = [{"prompt_token_ids": ids} for ids in prompts]
-            expect(len(inputs))
-            return self.llm.generate(inputs, list(parameters), use_tqdm=_Counted.bar)
+            engine = self.llm.llm_engine
+            expect(len(prompts))
+            running = self.llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
+            first = int(running[0].partition("-")[0])  # inside the engine 17 is "17-5d0a3b2c"
+            outputs: dict[int, Any] = {}
+            try:
+                while engine.has_unfinished_requests():
+                    poll()
+                    for output in engine.step():  # of requests that are finished, as `LLM` asks for them
+                        outputs[int(output.request_id) - first] = output
+                        finished()
+                        ready(int(output.request_id) - first, output)
+            except BaseException:
+                engine.abort_request(running, internal=True)
+                raise
+            return [outputs[index] for index in range(len(prompts))]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Log-probabilities of a greedy completion are at temperature 1."""
+        return self.generate_as_ready(requests, sampling, ignore)
+
+    def generate_as_ready(
+        self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = ignore
+    ) -> list[Completion]:
         from vllm import SamplingParams
 
         prompts = self.encode_requests(request.prompt for request in requests)
@@ -336,22 +335,24 @@ class VLLMEngine(LocalEngine):
             )
             for limit, seed in zip(limits, self.seeds(requests), strict=True)
         ]
-        completions = []
-        for output in self._run(prompts, parameters):
+        completions: dict[int, Completion] = {}
+
+        def arrived(index: int, output: Any) -> None:
             result = output.outputs[0]
             ids = list(result.token_ids)
-            completions.append(
-                Completion(
-                    text=self.decode(ids),
-                    token_ids=ids,
-                    logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)],
-                    truncated=result.finish_reason == "length",
-                    prompt_tokens=len(output.prompt_token_ids),
-                    completion_tokens=len(ids),
-                )
+            completions[index] = Completion(
+                text=self.decode(ids),
+                token_ids=ids,
+                logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)],
+                truncated=result.finish_reason == "length",
+                prompt_tokens=len(output.prompt_token_ids),
+                completion_tokens=len(ids),
             )
-        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in completions))
-        return completions
+            ready(index, completions[index])
+
+        self._run(prompts, parameters, arrived, poll)
+        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in completions.values()))
+        return [completions[index] for index in range(len(requests))]
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
         import torch

@@ -36,8 +36,8 @@ class Panel:
 
 
 def parts_of_time(names: Iterable[str]) -> list[str]:
-    """Those that add up, without their sum."""
-    return [name for name in names if name != "time/round"]
+    """Those that add up: without their sum, and without what went on beside the sampling."""
+    return [name for name in names if name not in ("time/round", "time/overlapped")]
 
 
 PANELS = (

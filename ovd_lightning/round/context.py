@@ -6,14 +6,15 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning import progress
-from ovd_lightning.engines.base import Engine, Sampling
+from ovd_lightning.engines.base import Engine, Sampling, ignore
 from ovd_lightning.round.metrics import RoundMetrics, log_sampled
+from ovd_lightning.round.overlap import Overlap, Work
 from ovd_lightning.round.turns import respond, rollout, teacher_policy
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers.pool import Draw
@@ -50,7 +51,11 @@ class Round:
     """Share of the run's rounds that is over, in [0, 1): for the curriculum of an environment or a method."""
     further: Callable[[int], Sequence[Problem]] = lambda attempt: ()
     """Attempt 1, 2, ... -> as many problems again as the round has, for a method that draws further groups."""
+    consult: Callable[[Sequence[Group], Round], None] | None = None
+    """Called with finished groups while others are sampled, in another thread; None: not while anything is."""
     metrics: RoundMetrics = field(default_factory=RoundMetrics)
+    clock: Callable[[], float] = time.perf_counter
+    """Of the phases, in seconds."""
 
     @property
     def pad_id(self) -> int:
@@ -74,27 +79,51 @@ class Round:
         system = self.task.system
         prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
-        sampled: list[Trajectory] = []
-        if wanted:  # a rank may have none, and logs the same metrics
-            sampled = respond(
-                self.engine,
-                self.tokenizer,
-                self.task,
-                [problems[g] for g, _ in wanted],
-                [prompts[g] for g, _ in wanted],
-                [self.seed("sample", indices[g], j, *again) for g, j in wanted],
-                self.sampling,
-                self.progress,
-                self.phase,
-            )
         groups = [Group(problem=p, index=i, sampled=[]) for p, i in zip(problems, indices, strict=True)]
-        for (g, j), y in zip(wanted, sampled, strict=True):
+        overlap = None if self.consult is None else Overlap(self._consulting(self.consult), self.metrics)
+
+        def ended(index: int, y: Trajectory) -> None:
+            g, j = wanted[index]
             y.group, y.sample = indices[g], j
             y.policy_version, y.student_tokens = self.policy_version, len(y.completion_ids)
             groups[g].sampled.append(y)
-        self.finish(sampled)
+            if len(groups[g].sampled) == group_size:
+                groups[g].sampled.sort(key=lambda y: y.sample)
+                if overlap is not None:
+                    overlap.give(groups[g])
+
+        with nullcontext() if overlap is None else overlap.running():
+            if wanted:  # a rank may have none, and logs the same metrics
+                respond(
+                    self.engine,
+                    self.tokenizer,
+                    self.task,
+                    [problems[g] for g, _ in wanted],
+                    [prompts[g] for g, _ in wanted],
+                    [self.seed("sample", indices[g], j, *again) for g, j in wanted],
+                    self.sampling,
+                    self.progress,
+                    self.phase,
+                    ended,
+                    ignore if overlap is None else overlap.check,
+                )
+            sampled = [y for group in groups for y in group.sampled]
+            if overlap is None:
+                self.finish(sampled)
+            else:
+                overlap.wait()
         log_sampled(sampled, self.task, self.metrics)
         return groups
+
+    def _consulting(self, consult: Callable[[Sequence[Group], Round], None]) -> Work:
+        """What is done about finished groups beside the sampling."""
+
+        def work(groups: Sequence[Group], metrics: RoundMetrics, clock: Callable[[], float]) -> None:
+            aside = replace(self, metrics=metrics, clock=clock, consult=None)
+            aside.finish([y for group in groups for y in group.sampled])
+            consult(groups, aside)
+
+        return work
 
     def finish(self, trajectories: Sequence[Trajectory], grades: dict[tuple[str, str], Grade] | None = None) -> None:
         """Split into steps and grade, all at once: a checker may work in parallel.
@@ -233,13 +262,13 @@ class Round:
     def phase(self, name: str) -> Iterator[None]:
         """Wall-clock seconds under ``time/<name>``; entering a phase twice adds up, a phase inside another counts
         for itself alone."""
-        start, inside = time.perf_counter(), sum(self.metrics.seconds.values())
+        start, inside = self.clock(), sum(self.metrics.seconds.values())
         try:
             with progress.phase(name):
                 yield
         finally:
             inside = sum(self.metrics.seconds.values()) - inside
-            self.metrics.seconds[name] += time.perf_counter() - start - inside
+            self.metrics.seconds[name] += self.clock() - start - inside
 
     def log_mean(self, name: str, values: Sequence[float]) -> None:
         """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ovd_lightning.engines.base import Engine
+from ovd_lightning.methods.base import Method
 from ovd_lightning.progress import expect, finished, phase
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.metrics import log_environment, log_mixture
@@ -13,7 +15,6 @@ from ovd_lightning.teachers.troubles import report_troubles
 from ovd_lightning.types import Batch, Problem
 
 if TYPE_CHECKING:
-    from ovd_lightning.methods.base import Method
     from ovd_lightning.round.context import Round
     from ovd_lightning.round.transcripts import TranscriptWriter
 
@@ -43,12 +44,14 @@ def run_round(
     round: Round,
     training: Training,
     transcripts: TranscriptWriter | None = None,
+    overlap: bool = True,
 ) -> list[Batch]:
     """The micro-batches of one round, in the order in which they train.
 
     Args:
         problems: this rank's.
         transcripts: where every trajectory is written before it trains; None: nowhere.
+        overlap: consult the teacher about finished groups while others are sampled, where that is possible.
     Raises: RuntimeError where the engine does not hold the weights that train.
     """
     with round.engine.awake():
@@ -59,9 +62,13 @@ def run_round(
             raise RuntimeError(f"the engine holds step {round.engine.version}, the trainer {round.policy_version}")
         # The student samples a group of trajectories a problem, turn by turn where there is an environment, and the
         # task grades them: a method may draw further groups by their grades.
+        early = overlap and bool(problems) and can_overlap(method, round)
+        round.consult = method.consult if early else None
         groups = method.sample(problems, round)
-    # The teacher is asked: for judgements of what was sampled, and for trajectories of its own.
-    method.consult(groups, round)
+    # The teacher is asked: for judgements of what was sampled, and for trajectories of its own. Where that takes no
+    # device from the student's engine, it was asked about each group as soon as it was finished.
+    if not early:
+        method.consult(groups, round)
     # The method fills each group's mixture and credits every token of it with an advantage.
     method.annotate(groups, round)
     if method.teacher is not None:
@@ -90,6 +97,20 @@ def run_round(
         expect(sum(map(len, steps)))
         steps = [[_filled(batch, old, training) for batch in step] for step in steps]
     return in_order(steps, training.epochs)
+
+
+def can_overlap(method: Method, round: Round) -> bool:
+    """Whether the method's teacher may be consulted about a group before the round is sampled.
+
+    Its engines must be `Engine.concurrent`, and the student's must hand out completions as they are finished. A method
+    that samples in its own way may discard groups, and an environment serves one caller at a time: with these, the
+    teacher is consulted when everything is sampled.
+    """
+    if type(round.engine).generate_as_ready is Engine.generate_as_ready:
+        return False
+    engines = [] if method.teacher is None else method.teacher.engines
+    asks = type(method).consult is not Method.consult and type(method).sample is Method.sample
+    return asks and round.task.environment is None and bool(engines) and all(e.concurrent for e in engines)
 
 
 def _filled(batch: Batch, old: bool, training: Training) -> Batch:

@@ -11,6 +11,9 @@ from ovd_lightning.tasks.base import PART, Task
 from ovd_lightning.tasks.environment import Environment
 from ovd_lightning.types import Group, StopReason, Trajectory
 
+OF_SOME_RUNS = ("time/environment", "time/overlapped")
+"""Not logged where they are 0: of runs with an environment, or with a teacher that is asked beside the sampling."""
+
 
 @dataclass(slots=True)
 class RoundMetrics:
@@ -36,7 +39,7 @@ class RoundMetrics:
             counts[min(range(len(bins)), key=lambda i: abs(bins[i] - value))] += times
         self.histograms[name] = (list(bins), counts)
 
-    def add_mean(self, name: str, total: float, count: int) -> None:
+    def add_mean(self, name: str, total: float, count: float) -> None:
         """``total``: the sum of ``count`` values."""
         before, number = self.means.get(name, (0.0, 0.0))
         self.means[name] = (before + total, number + count)
@@ -52,6 +55,17 @@ class RoundMetrics:
         self.means.update(other.means)
         self.sums.update(other.sums)
         self.maxima.update(other.maxima)
+
+    def add(self, other: RoundMetrics) -> None:
+        """Add what another thread measured in this round: sums, means and seconds add up."""
+        for name, (total, count) in other.means.items():
+            self.add_mean(name, total, count)
+        for name, value in other.sums.items():
+            self.add_sum(name, value)
+        for name, value in other.maxima.items():
+            self.add_maximum(name, value)
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
 
     def reduce(
         self, phases: Sequence[str], over_ranks: Callable[[Sequence[float], str], list[float]]
@@ -82,7 +96,7 @@ class RoundMetrics:
             bins, counts = self.histograms[name]
             self.histograms[name] = (bins, [int(next(total)) for _ in counts])
         for name, value in zip([*sorted(self.maxima), *(f"time/{p}" for p in phases)], highest, strict=True):
-            if value != float("-inf") and (value or name != "time/environment"):
+            if value != float("-inf") and (value or name not in OF_SOME_RUNS):
                 values[name] = value
         return values
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ovd_lightning import progress as watched
 from ovd_lightning import thoughts
-from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
+from ovd_lightning.engines.base import Completion, Engine, Poll, Request, Sampling, ignore
 from ovd_lightning.engines.render import as_text, special_tokens
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
@@ -53,15 +53,16 @@ def student_policy(engine: Engine, sampling: Sampling) -> Policy:
     """pi_S: turns from the student's engine, each with a seed of its own."""
 
     def generate(trajectories: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
-        requests = [
-            Request(prompt=[*y.prompt_ids, *y.completion_ids], seed=y.turn_seed, max_tokens=limit)
-            for y, limit in zip(trajectories, limits, strict=True)
-        ]
+        requests = [_request(y, limit) for y, limit in zip(trajectories, limits, strict=True)]
         stop = (*sampling.stop, *stop)
         completions = engine.generate(requests, replace(sampling, stop=stop))
         return [_generation(completion, stop) for completion in completions]
 
     return generate
+
+
+def _request(y: Trajectory, limit: int) -> Request:
+    return Request(prompt=[*y.prompt_ids, *y.completion_ids], seed=y.turn_seed, max_tokens=limit)
 
 
 def _generation(completion: Completion, stop: tuple[str, ...]) -> Generation:
@@ -126,6 +127,8 @@ def respond(
     sampling: Sampling,
     progress: float | None = None,
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    ready: Callable[[int, Trajectory], None] = ignore,
+    poll: Poll = ignore,
 ) -> list[Trajectory]:
     """The student's response to each prompt: one generation, or turns with the task's environment.
 
@@ -134,6 +137,8 @@ def respond(
         seeds: one a prompt; ignored when greedy.
         progress: see `Environment.reply`.
         phase: times what it encloses; asked for "generate" and "environment".
+        ready: called with each trajectory and its index as soon as it is finished; with an environment, at the end.
+        poll: see `Engine.generate_as_ready`.
     Returns:
         One finished trajectory a prompt, without steps and grade.
     """
@@ -141,6 +146,21 @@ def respond(
         Trajectory(problem=problem, prompt_ids=prompt, seed=seed)
         for problem, prompt, seed in zip(problems, prompts, seeds, strict=True)
     ]
+    special = thoughts.special_marks(tokenizer)
+
+    def ended(index: int, completion: Completion) -> None:
+        y, generation = trajectories[index], _generation(completion, sampling.stop)
+        append(y, generation)
+        y.stop_reason = generation.stop_reason
+        _mark(y, tokenizer, special)
+        ready(index, y)
+
+    if task.environment is None:
+        limits = _room(trajectories, sampling.max_tokens, engine.max_context)
+        requests = [_request(y, limit) for y, limit in zip(trajectories, limits, strict=True)]
+        with phase("generate"):
+            engine.generate_as_ready(requests, sampling, ended, poll)
+        return trajectories
     policy = student_policy(engine, sampling)
 
     def timed(unfinished: Sequence[Trajectory], limits: Sequence[int], stop: tuple[str, ...]) -> list[Generation]:
@@ -150,6 +170,8 @@ def respond(
     with phase("environment"):
         rollout(trajectories, task.environment, tokenizer, timed, sampling.max_tokens, progress, engine.max_context)
     mark_thoughts(trajectories, tokenizer)
+    for index, y in enumerate(trajectories):
+        ready(index, y)
     return trajectories
 
 
@@ -157,9 +179,18 @@ def mark_thoughts(trajectories: Sequence[Trajectory], tokenizer: PreTrainedToken
     """Let what is graded show every thought: also one that the prompt opened."""
     special = thoughts.special_marks(tokenizer)
     for y in trajectories:
-        y.written = thoughts.with_marks(
-            tokenizer, special, y.prompt_ids, y.completion_ids, y.completion_mask, y.written
-        )
+        _mark(y, tokenizer, special)
+
+
+def _mark(y: Trajectory, tokenizer: PreTrainedTokenizerBase, special: dict[int, str]) -> None:
+    y.written = thoughts.with_marks(tokenizer, special, y.prompt_ids, y.completion_ids, y.completion_mask, y.written)
+
+
+def _room(trajectories: Sequence[Trajectory], max_tokens: int, max_context: int | None) -> list[int]:
+    """Tokens that each completion may have."""
+    if max_context is None:
+        return [max_tokens] * len(trajectories)
+    return [min(max_tokens, max_context - len(y.prompt_ids)) for y in trajectories]
 
 
 def rollout(
@@ -180,9 +211,7 @@ def rollout(
         progress: share of the training that is over; None: evaluation.
         max_context: prompt plus completion that the engine holds.
     """
-    room = [
-        max_tokens if max_context is None else min(max_tokens, max_context - len(y.prompt_ids)) for y in trajectories
-    ]
+    room = _room(trajectories, max_tokens, max_context)
     if environment is None:
         limits = [r - len(y.completion_ids) for y, r in zip(trajectories, room, strict=True)]
         for y, generation in zip(trajectories, policy(trajectories, limits, ()), strict=True):

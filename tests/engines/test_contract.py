@@ -280,3 +280,25 @@ def test_what_was_read_and_written_is_counted(engine: Engine) -> None:
     engine.next_token_logprobs(PROMPTS, [10, 11])
     assert engine.used.prompt - before.prompt == read
     assert engine.used.completion - before.completion == len(PROMPTS), "a score is one token"
+
+
+def test_completions_as_they_are_finished(engine: Engine) -> None:
+    """Each once, short ones before long ones, and what is raised in between ends the call and nothing else."""
+    requests = [Request(prompt=PROMPTS[1], seed=s, max_tokens=m) for s, m in ((1, 24), (2, 1), (3, 8))]
+    expected = engine.generate(requests, Sampling(max_tokens=24))
+    arrived: list[tuple[int, Completion]] = []
+    completions = engine.generate_as_ready(requests, Sampling(max_tokens=24), lambda i, c: arrived.append((i, c)))
+    assert ids(completions) == ids(expected)
+    assert dict(arrived) == dict(enumerate(completions))
+    if engine.name.startswith("vllm"):
+        assert arrived[0][0] == 1
+
+    def refuse(index: int, completion: Completion) -> None:
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        engine.generate_as_ready(requests, Sampling(max_tokens=24), refuse)
+    arrived.clear()
+    again = engine.generate_as_ready(requests, Sampling(max_tokens=24), lambda i, c: arrived.append((i, c)))
+    assert ids(again) == ids(expected)
+    assert sorted(index for index, _ in arrived) == [0, 1, 2], "nothing of the call before"
