@@ -215,6 +215,18 @@ def test_two_processes_fill_one_pool(tokenizer: Any, tmp_path: Path) -> None:
     assert [texts(third.round(index, group_size=8)) for index in range(4)] == x
 
 
+def test_what_another_process_kept_first_is_drawn(tokenizer: Any, tmp_path: Path) -> None:
+    file = str(tmp_path / "pool.sqlite")
+    other = Teacher(tokenizer, Pool(file), write=lambda prompt, request: "first \\boxed{2}")
+
+    def write(prompt: str, request: Request) -> str:
+        if not other.engine.written:
+            other.round(0)
+        return "second \\boxed{2}"
+
+    assert texts(Teacher(tokenizer, Pool(file), write=write).round(0)) == [["first \\boxed{2}"] * 3] * 2
+
+
 def test_what_was_written_before_a_kill_is_kept(tokenizer: Any, tmp_path: Path) -> None:
     file, context = str(tmp_path / "pool.sqlite"), multiprocessing.get_context("fork")
     process = context.Process(target=die, args=(file, tokenizer))
