@@ -128,6 +128,8 @@ class Trajectory:
     """The teacher's distribution for S(y) when the whole trajectory was scored at once, [v]."""
     accepted: bool | None = None
     """The decision a(y), eq. 5; None when nothing was decided: no teacher, or nothing depends on it."""
+    rejected: bool | None = None
+    """To be replaced: by its score, or as incorrect. None when nothing was decided."""
     advantages: list[float] = field(default_factory=list)
     """[T]; constant over tokens for trajectory-level rewards."""
     imitation: float | None = None

@@ -1,5 +1,5 @@
-"""What a round's judgements look like, for the dashboards. All means are over this round's items that were judged;
-`ovd/acceptance_rate` is over the trajectories whose acceptance is known (docs/judges.md)."""
+"""What a round's judgements look like, for the dashboards. Means of scores are over this round's items
+that were judged (docs/judges.md)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def log_judgements(
     whole = [y for y in sampled if y.score is not None and complete]
     scores = [item.score for item in scored if item.score is not None]
     distributions = [item.distribution for item in scored if item.distribution is not None]
-    round.log_mean("ovd/acceptance_rate", [float(y.accepted) for y in sampled if y.accepted is not None])
+    round.log_mean("ovd/acceptance_rate", [float(not y.rejected) for y in sampled])
+    round.log_mean("score/accepted_fraction", [float(y.accepted) for y in sampled if y.accepted is not None])
     round.log_mean("ovd/replaced_fraction", [float(y.key in written) for y in sampled])
     round.log_mean("ovd/teacher_reward", [y.reward for y in written.values()])
     round.log_mean("score/judged_fraction", [float(item.judged) for item in scored])

@@ -99,10 +99,10 @@ class OVD(Method):
         log_judgements(groups, self.teacher, self.scoring.level, round, self.judges_all)
 
     def rejects(self, group: Group, round: Round) -> Sequence[Trajectory]:
-        """Those of a group that the teacher is to replace; a(y) of each."""
+        """Those of a group that the teacher is to replace; a(y) of each, and the verdict."""
         for y in group.sampled:
-            y.accepted = self.rejection.accepts(y, round)
-        return self.replacement.choose([y for y in group.sampled if self.rejection.rejects(y, round)])
+            y.accepted, y.rejected = self.rejection.accepts(y, round), self.rejection.rejects(y, round)
+        return self.replacement.choose([y for y in group.sampled if y.rejected])
 
     def replace(self, rejected: Sequence[Trajectory], round: Round) -> list[Trajectory]:
         """Teacher trajectories ~ pi_T(. | x), graded, under the key of what they replace."""

@@ -203,7 +203,8 @@ def test_what_is_logged_is_of_what_was_judged(tokenizer: Any) -> None:
     groups, round, _ = play(tokenizer, [texts], by_step({"5": 3}))
     assert [y.accepted for y in groups[0].sampled] == [True, None, False, None]
     assert [y.score for y in groups[0].sampled] == [9, None, None, None], "3 or less is all that is known"
-    assert mean(round, "ovd/acceptance_rate") == 0.5, "of those about whom the judge decides"
+    assert mean(round, "ovd/acceptance_rate") == 0.25, "what is wrong is rejected as well"
+    assert mean(round, "score/accepted_fraction") == 0.5, "of those about whom the judge decides"
     assert mean(round, "ovd/replaced_fraction") > 0.5
     assert mean(round, "score/judged_fraction") == 5 / 12
     assert mean(round, "score/mean") == (4 * 9 + 3) / 5

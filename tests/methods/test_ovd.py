@@ -285,7 +285,8 @@ def test_triggers(annotate: Annotate, trigger: str, replaced: list[bool]) -> Non
     assert [source == "teacher" for source in run.sources] == replaced
     # a(y) is the teacher's decision, whatever it leads to
     assert [y.accepted for y in run.groups[0].sampled] == [True, False, False, True]
-    assert mean(run.round, "ovd/acceptance_rate") == 0.5
+    assert mean(run.round, "score/accepted_fraction") == 0.5
+    assert mean(run.round, "ovd/acceptance_rate") == 1 - sum(replaced) / 4
     assert mean(run.round, "ovd/replaced_fraction") == sum(replaced) / 4
     assert mean(run.round, "score/mean_when_correct") == (9 + 3) / 2
     assert mean(run.round, "score/mean_when_wrong") == (2 + 9) / 2
