@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ PAD, EOS = 0, 1
 CHARACTERS = ["<pad>", "<eos>", "<unk>", *string.digits, *string.ascii_letters, *" \n\\{}=+-*/().,:;?!_'"]
 V = len(CHARACTERS)
 HEAD_DIM = 32
+
+
+def plain(value: object) -> str:
+    """A parameter as a test's id, the same in every process: without addresses of objects."""
+    return re.sub(r"<([\w.]+) object at 0x\w+>", r"\1", str(value))
 
 
 def save_tokenizer(path: Path) -> None:

@@ -46,7 +46,7 @@ from ovd_lightning.student import Student
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch, Group
-from tests.helpers import ScriptedEngine, make_group, make_round, save_tiny_model
+from tests.helpers import ScriptedEngine, make_group, make_round, plain, save_tiny_model
 from tests.limits import measured
 from tests.workflow import cli
 
@@ -352,7 +352,7 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
         ({"replacement": Capped(1)}, 24, 24),
         ({"credit": StepScores()}, 24 + 12, 24 + 24),
     ],
-    ids=str,
+    ids=plain,
 )
 def test_scores_of_what_is_needed(settings: dict[str, Any], scores: int, at_most: int) -> None:
     assumed = Assumptions(steps=4, acceptance=0.5)

@@ -33,7 +33,7 @@ from ovd_lightning.round.context import Round
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Trajectory
-from tests.helpers import ScriptedEngine, make_group, make_round, mean
+from tests.helpers import ScriptedEngine, make_group, make_round, mean, plain
 
 LINES = ("1+1=2", "2+0=2", "1+1=3", "3+0=3", "0+2=2")
 
@@ -153,7 +153,7 @@ def steps_judged(groups: Sequence[Group]) -> list[list[int]]:
         ({"replacement": Capped(1)}, [4, 3]),
         ({"judged": "all"}, [4, 3]),
     ],
-    ids=str,
+    ids=plain,
 )
 def test_who_is_judged_where_every_step_is_good(tokenizer: Any, settings: dict[str, Any], judged: list[int]) -> None:
     groups, round, _ = play(tokenizer, [[RIGHT, WRONG]], by_step({}), **settings)
@@ -171,7 +171,7 @@ def test_who_is_judged_where_every_step_is_good(tokenizer: Any, settings: dict[s
         ({"replacement": Suffix(), "replace_when": "incorrect"}, [0, 1]),
         ({"scoring": Scoring(aggregation="mean")}, [3, 0]),  # (9 + 2 + 2 + 9) / 4 < 7
     ],
-    ids=str,
+    ids=plain,
 )
 def test_judging_stops_at_the_first_rejected_step(tokenizer: Any, settings: dict[str, Any], judged: list[int]) -> None:
     scores = {"2+0=2": 2, "0+2=2": 2, "1+1=3": 1}
