@@ -15,6 +15,7 @@ from torch import Tensor
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError, located
+from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollouts, wandb_loggers
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.round.context import Round
@@ -22,8 +23,8 @@ from ovd_lightning.round.loop import Training, run_round
 from ovd_lightning.round.metrics import RoundMetrics
 from ovd_lightning.round.sync import check_agreement, first_prompts, send_weights
 from ovd_lightning.round.transcripts import TranscriptWriter
-from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveFloat, PositiveInt
-from ovd_lightning.types import Batch
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
+from ovd_lightning.types import Batch, Group
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
 TIMES = (*PHASES, "checkpoint", "other", "round")
@@ -45,6 +46,8 @@ class RolloutCallback(L.Callback):
         top_p: below 1, the engine's log-probabilities are those of a cut distribution: see mismatch/logprob_abs_mean.
         chat: render prompts through the student's chat template.
         transcripts: write every trajectory of every round to <run>/transcripts.
+        wandb_every_n_rounds: rounds between W&B's tables of trajectories, the first round's is the first; 0: none.
+        wandb_problems: problems of each of these tables.
     """
 
     def __init__(
@@ -55,11 +58,16 @@ class RolloutCallback(L.Callback):
         top_p: HalfOpenUnitInterval = 1.0,
         chat: bool = False,
         transcripts: bool = True,
+        wandb_every_n_rounds: NonNegativeInt = 10,
+        wandb_problems: PositiveInt = 4,
     ) -> None:
         self.engine = engine
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         self.chat = chat
         self.transcripts = transcripts
+        self.wandb_every_n_rounds, self.wandb_problems = wandb_every_n_rounds, wandb_problems
+        self._shown: list[Rollout] = []
+        """Of the round that trains, for W&B."""
         self.history: list[dict[str, float]] = []
         """The logged metrics of every round of this process."""
         self._pending: RoundMetrics | None = None
@@ -208,16 +216,22 @@ class RolloutCallback(L.Callback):
                 trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum")
             ),
         )
-        folder = Path(trainer.default_root_dir) / "transcripts"
         teacher = module.method.teacher
         self._used = TokensUsed() if teacher is None else teacher.used
         batches = run_round(
-            problems, module.method, round, training, TranscriptWriter(folder, rank) if self.transcripts else None
+            problems, module.method, round, training, lambda n, groups: self._record(trainer, n, groups)
         )
         self._pending = round.metrics
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()
         return batches
+
+    def _record(self, trainer: L.Trainer, index: int, groups: Sequence[Group]) -> None:
+        if self.transcripts:
+            TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)
+        every = self.wandb_every_n_rounds
+        due = every and index % every == 0 and trainer.is_global_zero and wandb_loggers(trainer.loggers)
+        self._shown = rollouts(groups[: self.wandb_problems], index) if due else []
 
     # --------------------------------------------------------------- logging
 
@@ -261,11 +275,17 @@ class RolloutCallback(L.Callback):
         for kind, name in (("generated", "generate"), ("trained", "train")):
             tokens = values.pop(f"throughput/{kind}_tokens", 0.0)  # a method may have the teacher write everything
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{name}"], 1e-9)
+        if "teacher/prompt_tokens" in values:
+            both = ("teacher/prompt_tokens", "teacher/completion_tokens")
+            values["teacher/total_tokens"] = sum(r.get(name, 0.0) for r in [*self.history, values] for name in both)
         self.history.append(values)
         # Straight to the loggers: what is logged through the module is repeated at the next round's first batch.
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             self._log_histograms(logger, metrics, trainer.global_step)
+        if self._shown:
+            log_rollouts(trainer.loggers, self._shown, trainer.global_step)
+            self._shown = []
         shown = {
             "reward/student": "reward",
             "ovd/acceptance_rate": "accepted",
