@@ -16,6 +16,7 @@ from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollouts, wandb_loggers
+from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.round.context import Round
@@ -221,6 +222,10 @@ class RolloutCallback(L.Callback):
         batches = run_round(
             problems, module.method, round, training, lambda n, groups: self._record(trainer, n, groups)
         )
+        if round.metrics.failures and trainer.is_global_zero:
+            failures = Path(trainer.default_root_dir) / "failures"
+            failures.mkdir(exist_ok=True)
+            write_text(failures / f"round-{index:06d}.txt", "\n".join(round.metrics.failures) + "\n")
         self._pending = round.metrics
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()

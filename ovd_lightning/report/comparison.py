@@ -100,7 +100,7 @@ def _curves(
 
 
 def _add_band(figure: Any, group: Group, found: Curve) -> None:
-    style = line(group.slot, max(map(len, [found.x, *found.further]), default=0))
+    style = line(group.slot, max(len(found.x), *(len(rest) for rest in found.further), 0))
     meta, colour = style["meta"], style["line"]["color"]
     y = [short(v) for v in found.mean]
     if found.runs > 1 and found.x:

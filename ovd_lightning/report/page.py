@@ -13,7 +13,7 @@ from ovd_lightning.evaluation.names import label as metric_label
 from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Run, Series
-from ovd_lightning.report.rollouts import compressed, packed
+from ovd_lightning.report.rollouts import compressed, failures, packed
 from ovd_lightning.report.style import palettes
 
 
@@ -39,6 +39,7 @@ def render(run: Run) -> str:
         panels=drawn,
         last_values=sorted((name, series[0][1], series[-1][1]) for name, series in run.metrics.items()),
         shown=shown,
+        failures=failures(run),
         plotly=compressed(get_plotlyjs().encode()),
         data=data,
     )

@@ -64,6 +64,13 @@ def telling(run: Run) -> dict[int, str]:
     return {number: ", ".join(why.get(number, [])) for number in sorted({*why, *filling})}
 
 
+def failures(run: Run) -> list[tuple[int, str]]:
+    """(round, what the teacher failed at and why), the newest first."""
+    found = [(file.stem.removeprefix("round-"), file) for file in (run.path / "failures").glob("round-*.txt")]
+    numbered = sorted(((int(number), file) for number, file in found if number.isdigit()), reverse=True)
+    return [(number, file.read_text(encoding="utf-8", errors="replace").strip()) for number, file in numbered]
+
+
 def verdict(record: Record, run: Run) -> str:
     """What was decided of a student's trajectory, and why: ``replaced: score 2 < θ 7, wrong``. "" where nothing was.
 
