@@ -14,6 +14,7 @@ from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Run, Series
 from ovd_lightning.report.rollouts import compressed, failures, packed
+from ovd_lightning.report.rounds import over_rounds
 from ovd_lightning.report.style import palettes
 
 
@@ -34,6 +35,7 @@ def render(run: Run) -> str:
         script=Markup("".join((templates / name).read_text(encoding="utf-8") for name in ("curves.js", "report.js"))),
         run=run,
         tiles=tiles(run),
+        axis=over_rounds(run.metrics)[1],
         options=method_options(run),
         evaluations=evaluation_tables(run),
         panels=drawn,
@@ -48,15 +50,16 @@ def render(run: Run) -> str:
 def tiles(run: Run) -> list[dict[str, str]]:
     """The numbers a reader looks for first: ``label``, ``value``, ``note``. Only those that were logged."""
     found: list[dict[str, str]] = []
+    metrics, axis = over_rounds(run.metrics)
 
     def moved(label: str, series: Series, style: str) -> None:
         first, last = format(series[0][1], style), format(series[-1][1], style)
-        note = f"from {first}" if len(series) > 1 else f"at step {series[0][0]:g}"
+        note = f"from {first}" if len(series) > 1 else f"at {axis} {series[0][0]:g}"
         found.append({"label": label, "value": last, "note": note})
 
-    shown = accuracies(run.metrics)
+    shown = accuracies(metrics)
     for name in sorted(shown, key=lambda name: not name.startswith("test/")):
-        moved(metric_label(name).replace("greedy ", ""), run.metrics[name], ".1%")
+        moved(metric_label(name).replace("greedy ", ""), metrics[name], ".1%")
     for name, label, style in (
         ("reward/student", "student reward", ".3f"),
         ("ovd/acceptance_rate", "acceptance rate", ".1%"),
@@ -64,10 +67,10 @@ def tiles(run: Run) -> list[dict[str, str]]:
         ("score/mean", "verbal score", ".2f"),
         ("policy/kl", "KL to initial student", ".4f"),
     ):
-        if series := run.metrics.get(name, []):
+        if series := metrics.get(name, []):
             moved(label, series, style)
-    times = parts_of_time(name for name in run.metrics if name.startswith("time/"))
-    phases = {name: sum(v for _, v in run.metrics[name]) for name in times}
+    times = parts_of_time(name for name in metrics if name.startswith("time/"))
+    phases = {name: sum(v for _, v in metrics[name]) for name in times}
     if total := sum(phases.values()):
         longest = max(phases, key=lambda name: phases[name])
         note = f"{phases[longest] / total:.0%} {longest.removeprefix('time/')}"
