@@ -77,9 +77,10 @@ def verdict(record: Record, run: Run) -> str:
     Accepted is what the score decides (eq. 5); kept is what is in the mixture. A trajectory may be accepted and yet
     replaced, because it is wrong, or rejected and yet kept, because the teacher wrote nothing better.
     """
-    if record.get("source") != "student" or (record.get("accepted") is None and record.get("in_mixture") is not False):
-        return ""
     options = run.method.get("init_args") or {}
+    decided = record.get("accepted") is not None or record.get("in_mixture") is False or "replace_when" in options
+    if record.get("source") != "student" or not decided:
+        return ""
     threshold, score = options.get("threshold"), record.get("score")
     rule = options.get("acceptance")
     by_threshold = isinstance(threshold, int | float) and (not isinstance(rule, dict) or "Threshold" in str(rule))

@@ -76,6 +76,7 @@ def test_rounds_that_stand_out_are_shown() -> None:
         ({"score": 2.0, "accepted": False, "correct": True}, {"replace_when": "incorrect"}, "kept: correct"),
         ({"score": 5.0, "accepted": True}, {"acceptance": {"class_path": "rules.Soft"}}, "kept: score 5 accepted"),
         ({"score": None, "accepted": True, "correct": True}, {}, "kept: accepted without a score"),
+        ({"accepted": None, "correct": True}, {"replace_when": "incorrect"}, "kept: correct"),  # not judged
         ({"score": None, "accepted": None, "correct": True}, {}, ""),  # GRPO
         ({"score": None, "accepted": None, "in_mixture": False}, {}, "not kept"),
         ({"source": "teacher", "accepted": None}, {}, ""),

@@ -58,7 +58,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path) -> None:
     assert {"reward/student", "eval/arithmetic/sampled_accuracy", "score/histogram/9"} <= events
     # With a threshold that every accuracy is above, the run ends at its first evaluation, between two rounds.
     (trained,) = (path for path in (tmp_path / "best").iterdir() if (path / "transcripts").is_dir())
-    assert [path.name for path in sorted((trained / "transcripts").iterdir())] == ["round-000000.jsonl"]
+    assert [path.name.split(".")[0] for path in (trained / "transcripts").iterdir()] == ["round-000000"]
     assert json.loads((trained / "run.json").read_text())["finished"] == 1
     assert (trained / "report.html").is_file()
     assert "step-000002.ckpt" in done.stdout.replace("\n", "")
@@ -99,7 +99,9 @@ def test_wandb_gets_tables_of_trajectories(tmp_path: Path) -> None:
             own = lines[row["round"], row["question"], row["sample"], "student"]
             assert (row["reward"], row["score"], row["accepted"]) == (own["reward"], own["score"], own["accepted"])
             assert row["replaced"] is not own["in_mixture"]
-            assert row["steps"].splitlines()[0].startswith(f"[{own['steps'][0]['score']:g}] ")
+            first = own["steps"][0]
+            scored = "" if first["score"] is None else f"[{first['score']:g}] "
+            assert row["steps"].startswith(scored + first["text"].rstrip("\n"))
             if row["replaced"]:
                 other = lines[row["round"], row["question"], row["sample"], "teacher"]
                 assert row["teacher's text"] == other["text"]
