@@ -71,6 +71,8 @@ def compare(given: Sequence[str], out: Path, by: Sequence[str] = (), metrics: Se
     going = [f"{m.name} ({m.rounds} rounds)" for m in members if m.state == "not finished"]
     if going:
         notes.append(f"not finished: {', '.join(going)}")
+    if len(groups) > len(LIGHT):
+        notes.append(f"of {len(groups)} groups only {len(LIGHT)} differ in colour and dash: choose fewer with --by")
     for group in groups:
         seeds = [member.seed for member in group.members]
         if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
