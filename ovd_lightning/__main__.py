@@ -10,6 +10,7 @@ from pathlib import Path
 HELP = """\
 usage: python -m ovd_lightning {fit,validate,test,predict,dry_run} --config CONFIG [--config OVERLAY] [--KEY VALUE]
        python -m ovd_lightning configs [copy NAME [FILE]]
+       python -m ovd_lightning compare RUN [RUN ...]
 
 On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
 trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
@@ -21,6 +22,7 @@ trajectories under a threshold are replaced by the teacher's, the student learns
              all three with --ckpt_path: last, runs/.../last.ckpt, a student's folder (runs/.../student) or a hub id
   dry_run    print what `fit` would need, and load nothing: memory, calls and tokens of the teacher
   configs    list the configs that come with the package (--config quickstart); copy one, to edit it
+  compare    runs side by side, in one HTML page: curves with their spread over seeds, a table of final numbers
 
 groups of settings (python -m ovd_lightning fit --help lists every one):
   method     what is credited and minimised, with its teacher   --method.init_args.threshold 5
@@ -74,6 +76,10 @@ def main() -> None:
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
     if sys.argv[1] == "configs":
         raise SystemExit(configs(sys.argv[2:]))
+    if sys.argv[1] == "compare":
+        from ovd_lightning.report.compare import main as compare
+
+        raise SystemExit(compare(sys.argv[2:]))
     # A task or a rule of one's own is a file beside the config, however this was started; Lightning starts further
     # ranks with this path as well.
     if os.getcwd() not in sys.path and "" not in sys.path:

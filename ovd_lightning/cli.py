@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import transformers
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,7 +32,7 @@ from ovd_lightning.errors import ConfigError, RunError, report
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
-from ovd_lightning.metrics_file import NAME
+from ovd_lightning.metrics_file import NAME, MetricsLogger
 from ovd_lightning.module import OVDModule
 from ovd_lightning.pretrained import is_hub_id
 from ovd_lightning.resume.record import Progress
@@ -62,6 +63,8 @@ class RunRecordCallback(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(record, allow_val_change=True)
+            elif not isinstance(logger, MetricsLogger):
+                logger.log_hyperparams({name: value for name, value in record.items() if name != "config"})  # its files
         import yaml
 
         folder = Path(trainer.default_root_dir)
@@ -200,6 +203,9 @@ class OVDCLI(LightningCLI):
                 check_evaluated(self.checkpoint, self.model, weights_only)
         callbacks = configured.get("callbacks") or []
         callbacks = [SignalsCallback(), *(callbacks if isinstance(callbacks, list) else [callbacks])]
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+                callback._check_on_train_epoch_end = False  # a run is one epoch: check after every evaluation
         if configured.get("max_time") is not None:
             callbacks.append(round_timer(configured["max_time"]))
             kwargs["max_time"] = None

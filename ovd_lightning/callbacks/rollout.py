@@ -16,6 +16,8 @@ from torch import Tensor
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
 from ovd_lightning.errors import ConfigError, located
+from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollouts, wandb_loggers
+from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
 from ovd_lightning.round.context import Round
@@ -23,8 +25,8 @@ from ovd_lightning.round.loop import Training, run_round
 from ovd_lightning.round.metrics import RoundMetrics
 from ovd_lightning.round.sync import check_agreement, first_prompts, send_weights
 from ovd_lightning.round.transcripts import TranscriptWriter
-from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveFloat, PositiveInt
-from ovd_lightning.types import Batch
+from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
+from ovd_lightning.types import Batch, Group
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
 TIMES = (*PHASES, "checkpoint", "other", "round", "overlapped")
@@ -50,6 +52,8 @@ class RolloutCallback(L.Callback):
         transcripts: write every trajectory of every round to <run>/transcripts.
         overlap: grade finished groups, and have the teacher judge and demonstrate, while others are still sampled. Only
             with vLLM for the student, a teacher behind endpoints, and no environment; the result is the same.
+        wandb_every_n_rounds: rounds between W&B's tables of trajectories, the first round's is the first; 0: none.
+        wandb_problems: problems of each of these tables.
     """
 
     def __init__(
@@ -61,12 +65,17 @@ class RolloutCallback(L.Callback):
         chat: bool = False,
         transcripts: bool = True,
         overlap: bool = True,
+        wandb_every_n_rounds: NonNegativeInt = 10,
+        wandb_problems: PositiveInt = 4,
     ) -> None:
         self.engine = engine
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
         self.chat = chat
         self.transcripts = transcripts
         self.overlap = overlap
+        self.wandb_every_n_rounds, self.wandb_problems = wandb_every_n_rounds, wandb_problems
+        self._shown: list[Rollout] = []
+        """Of the round that trains, for W&B."""
         self.history: list[dict[str, float]] = []
         """The logged metrics of every round of this process."""
         self._pending: RoundMetrics | None = None
@@ -217,15 +226,26 @@ class RolloutCallback(L.Callback):
                 trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum")
             ),
         )
-        folder = Path(trainer.default_root_dir) / "transcripts"
         teacher = module.method.teacher
         self._used = TokensUsed() if teacher is None else teacher.used
-        writer = TranscriptWriter(folder, rank) if self.transcripts else None
-        batches = run_round(problems, module.method, round, training, writer, self.overlap)
+        batches = run_round(
+            problems, module.method, round, training, lambda n, groups: self._record(trainer, n, groups), self.overlap
+        )
+        if round.metrics.failures and trainer.is_global_zero:
+            failures = Path(trainer.default_root_dir) / "failures"
+            failures.mkdir(exist_ok=True)
+            write_text(failures / f"round-{index:06d}.txt", "\n".join(round.metrics.failures) + "\n")
         self._pending = round.metrics
         module.train_metrics = RoundMetrics()
         self._train_start = time.perf_counter()
         return batches
+
+    def _record(self, trainer: L.Trainer, index: int, groups: Sequence[Group]) -> None:
+        if self.transcripts:
+            TranscriptWriter(Path(trainer.default_root_dir) / "transcripts", trainer.global_rank).write(index, groups)
+        every = self.wandb_every_n_rounds
+        due = every and index % every == 0 and trainer.is_global_zero and wandb_loggers(trainer.loggers)
+        self._shown = rollouts(groups[: self.wandb_problems], index) if due else []
 
     # --------------------------------------------------------------- logging
 
@@ -269,11 +289,17 @@ class RolloutCallback(L.Callback):
         for kind, name in (("generated", "generate"), ("trained", "train")):
             tokens = values.pop(f"throughput/{kind}_tokens", 0.0)  # a method may have the teacher write everything
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{name}"], 1e-9)
+        if "teacher/prompt_tokens" in values:
+            both = ("teacher/prompt_tokens", "teacher/completion_tokens")
+            values["teacher/total_tokens"] = sum(r.get(name, 0.0) for r in [*self.history, values] for name in both)
         self.history.append(values)
         # Straight to the loggers: what is logged through the module is repeated at the next round's first batch.
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             self._log_histograms(logger, metrics, trainer.global_step)
+        if self._shown:
+            log_rollouts(trainer.loggers, self._shown, trainer.global_step)
+            self._shown = []
         shown = {
             "reward/student": "reward",
             "ovd/acceptance_rate": "accepted",

@@ -11,6 +11,8 @@ AVERAGE = "average"
 """Where a benchmark's name stands in a metric of the average over benchmarks."""
 SHARES = ("teacher_step_share", "teacher_token_share")
 """Of answers under testing rejection: what the teacher wrote, in [0, 1]."""
+ROLLOUTS = "rollouts"
+"""W&B's table of a round's trajectories."""
 MANY = 3
 """Of more benchmarks than these, a run's own tables and curves show the average alone."""
 TEXTS = {

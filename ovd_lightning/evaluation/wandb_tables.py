@@ -1,4 +1,4 @@
-"""Evaluations as W&B tables: the row, and answers to read through."""
+"""W&B tables to read through: of an evaluation its row and answers, of a round its trajectories."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.evaluation.answers import Row
+from ovd_lightning.evaluation.names import ROLLOUTS
 from ovd_lightning.evaluation.results import Evaluation, columns, lines
+from ovd_lightning.types import Group, Trajectory
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
+Rollout = dict[str, Any]
+"""A line of W&B's table of trajectories: column -> cell."""
 FIELDS = ("benchmark", "id", "decoding", "sample", "question", "response", "answer", "reference", "correct", "reward",
           "truncated", "timed_out", "tokens")  # fmt: skip
 OPTIONAL = ("teacher_step_share", "teacher_token_share", "turns")
@@ -92,3 +96,57 @@ def _log(logger: WandbLogger, evaluation: Evaluation, rows: Sequence[Row], prefi
 
 def _cell(value: Any) -> Any:
     return " | ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def rollouts(groups: Sequence[Group], round: int) -> list[Rollout]:
+    """A line for each trajectory that the student sampled, with what the teacher wrote in its place or beside it; of
+    one that only the teacher wrote (sequence-level distillation) the student's cells are empty."""
+    found: list[Rollout] = []
+    for group in groups:
+        trains = {id(y) for y in group.mixture}
+        of_student = {y.key: y for y in group.sampled}
+        of_teacher = {y.key: y for y in group.mixture if id(y) not in {id(s) for s in group.sampled}}
+        for key in dict.fromkeys([*of_student, *of_teacher]):
+            own, other = of_student.get(key), of_teacher.get(key)
+            replaced = other is not None and (own is None or id(own) not in trains)
+            trained = other if replaced else own
+            found.append(
+                {
+                    "round": round,
+                    "question": group.problem.question,
+                    "reference": " | ".join(group.problem.answers),
+                    "sample": key[1],
+                    "steps": "" if own is None else "\n".join(_scored(own)),
+                    "answer": own.grade.answer if own and own.grade else None,
+                    "correct": own.grade.correct if own and own.grade else None,
+                    "reward": own.grade.reward if own and own.grade else None,
+                    "score": own.score if own else None,
+                    "accepted": own.accepted if own else None,
+                    "replaced": replaced,
+                    "advantage": _mean(trained.advantages) if trained else None,
+                    "teacher's text": other.text if other else None,
+                    "teacher's reward": other.reward if other else None,
+                }
+            )
+    return found
+
+
+def _scored(y: Trajectory) -> list[str]:
+    """``[score] text`` of every step; the whole text where there are none."""
+    steps = [(step.score, step.text) for step in y.steps] or [(y.score, y.text)]
+    return [text.rstrip("\n") if score is None else f"[{score:g}] {text}".rstrip("\n") for score, text in steps]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def log_rollouts(loggers: Sequence[Logger], rows: Sequence[Rollout], step: int) -> None:
+    """To W&B: ``rollouts``."""
+    import wandb
+
+    for logger in wandb_loggers(loggers):
+        table = wandb.Table(columns=[*rows[0]], allow_mixed_types=True)
+        for row in rows:
+            table.add_data(*row.values())
+        logger.experiment.log({ROLLOUTS: table, "trainer/global_step": step})

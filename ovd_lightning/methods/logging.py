@@ -65,9 +65,9 @@ def log_judgements(
     round.log_sum("score/parse_failures", ledger.parse_failures)
     if ledger.parse_failures:
         example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"
-        rank_zero_info(
-            f"round {round.index + 1}: {ledger.parse_failures} of {ledger.scores} prompts got no score; {example}"
-        )
+        failed = f"{ledger.parse_failures} of {ledger.scores} prompts got no score; {example}"
+        round.metrics.failures.append(failed)
+        rank_zero_info(f"round {round.index + 1}: {failed}")
     round.log_sum("teacher/scores", ledger.scores)
     round.log_sum("teacher/scores_asked", ledger.asked)
     log_demonstrations(ledger, teacher, round)

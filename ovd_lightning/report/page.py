@@ -7,13 +7,14 @@ the compressed data, from where the script puts it into text nodes.
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
 
 from ovd_lightning.evaluation.names import accuracies
 from ovd_lightning.evaluation.names import label as metric_label
+from ovd_lightning.report.evaluations import evaluation_tables
 from ovd_lightning.report.figures import figures, parts_of_time
 from ovd_lightning.report.read import Run, Series
-from ovd_lightning.report.rollouts import compressed, packed
+from ovd_lightning.report.rollouts import compressed, failures, packed
+from ovd_lightning.report.rounds import over_rounds
 from ovd_lightning.report.style import palettes
 
 
@@ -34,11 +35,13 @@ def render(run: Run) -> str:
         script=Markup("".join((templates / name).read_text(encoding="utf-8") for name in ("curves.js", "report.js"))),
         run=run,
         tiles=tiles(run),
+        axis=over_rounds(run.metrics)[1],
         options=method_options(run),
         evaluations=evaluation_tables(run),
         panels=drawn,
         last_values=sorted((name, series[0][1], series[-1][1]) for name, series in run.metrics.items()),
         shown=shown,
+        failures=failures(run),
         plotly=compressed(get_plotlyjs().encode()),
         data=data,
     )
@@ -47,15 +50,16 @@ def render(run: Run) -> str:
 def tiles(run: Run) -> list[dict[str, str]]:
     """The numbers a reader looks for first: ``label``, ``value``, ``note``. Only those that were logged."""
     found: list[dict[str, str]] = []
+    metrics, axis = over_rounds(run.metrics)
 
     def moved(label: str, series: Series, style: str) -> None:
         first, last = format(series[0][1], style), format(series[-1][1], style)
-        note = f"from {first}" if len(series) > 1 else f"at step {series[0][0]:g}"
+        note = f"from {first}" if len(series) > 1 else f"at {axis} {series[0][0]:g}"
         found.append({"label": label, "value": last, "note": note})
 
-    shown = accuracies(run.metrics)
+    shown = accuracies(metrics)
     for name in sorted(shown, key=lambda name: not name.startswith("test/")):
-        moved(metric_label(name).replace("greedy ", ""), run.metrics[name], ".1%")
+        moved(metric_label(name).replace("greedy ", ""), metrics[name], ".1%")
     for name, label, style in (
         ("reward/student", "student reward", ".3f"),
         ("ovd/acceptance_rate", "acceptance rate", ".1%"),
@@ -63,10 +67,10 @@ def tiles(run: Run) -> list[dict[str, str]]:
         ("score/mean", "verbal score", ".2f"),
         ("policy/kl", "KL to initial student", ".4f"),
     ):
-        if series := run.metrics.get(name, []):
+        if series := metrics.get(name, []):
             moved(label, series, style)
-    times = parts_of_time(name for name in run.metrics if name.startswith("time/"))
-    phases = {name: sum(v for _, v in run.metrics[name]) for name in times}
+    times = parts_of_time(name for name in metrics if name.startswith("time/"))
+    phases = {name: sum(v for _, v in metrics[name]) for name in times}
     if total := sum(phases.values()):
         longest = max(phases, key=lambda name: phases[name])
         note = f"{phases[longest] / total:.0%} {longest.removeprefix('time/')}"
@@ -86,34 +90,3 @@ def method_options(run: Run) -> list[tuple[str, str]]:
     """The method's plain settings; nested ones (a teacher's engine) stay in the config below."""
     options = run.method.get("init_args") or {}
     return [(name, str(value)) for name, value in options.items() if isinstance(value, str | int | float | bool)]
-
-
-def evaluation_tables(run: Run) -> list[dict[str, Any]]:
-    """One a split, "validation" first: ``split``, ``columns``, ``what`` (the accuracy that ``steps`` shows: [step,
-    cells]), ``last`` (every row of the last evaluation) and ``caption``, how that was done.
-
-    Only evaluations of the same benchmarks as the last one are in ``steps``.
-    """
-    tables = []
-    for split in ("validation", "test"):
-        found = [e for e in run.evaluations if e["split"] == split]
-        if not found:
-            continue
-        last = found[-1]
-        alike = [e for e in found if e["table"]["columns"] == last["table"]["columns"]]
-        tables.append(
-            {
-                "split": split,
-                "columns": [str(column) for column in last["table"]["columns"][1:]],
-                "what": str(last["table"]["rows"][0][0]),
-                "steps": [(e["step"], [_cell(c) for c in e["table"]["rows"][0][1:]]) for e in alike],
-                "last": [(str(row[0]), [_cell(c) for c in row[1:]]) for row in last["table"]["rows"]],
-                "caption": str(last.get("caption", "")),
-            }
-        )
-    return tables
-
-
-def _cell(value: Any) -> str:
-    """A count as it is, a percentage with one digit; "" where there is none."""
-    return f"{value:.1f}" if isinstance(value, float) else "" if value is None else str(value)

@@ -64,15 +64,23 @@ def telling(run: Run) -> dict[int, str]:
     return {number: ", ".join(why.get(number, [])) for number in sorted({*why, *filling})}
 
 
+def failures(run: Run) -> list[tuple[int, str]]:
+    """(round, what the teacher failed at and why), the newest first."""
+    found = [(file.stem.removeprefix("round-"), file) for file in (run.path / "failures").glob("round-*.txt")]
+    numbered = sorted(((int(number), file) for number, file in found if number.isdigit()), reverse=True)
+    return [(number, file.read_text(encoding="utf-8", errors="replace").strip()) for number, file in numbered]
+
+
 def verdict(record: Record, run: Run) -> str:
     """What was decided of a student's trajectory, and why: ``replaced: score 2 < θ 7, wrong``. "" where nothing was.
 
     Accepted is what the score decides (eq. 5); kept is what is in the mixture. A trajectory may be accepted and yet
     replaced, because it is wrong, or rejected and yet kept, because the teacher wrote nothing better.
     """
-    if record.get("source") != "student" or (record.get("accepted") is None and record.get("in_mixture") is not False):
-        return ""
     options = run.method.get("init_args") or {}
+    decided = record.get("accepted") is not None or record.get("in_mixture") is False or "replace_when" in options
+    if record.get("source") != "student" or not decided:
+        return ""
     threshold, score = options.get("threshold"), record.get("score")
     rule = options.get("acceptance")
     by_threshold = isinstance(threshold, int | float) and (not isinstance(rule, dict) or "Threshold" in str(rule))

@@ -13,19 +13,21 @@ MEASURED_WEIGHTS = ("eval/", "test/", "mismatch/first_sync")
 """Beginnings of the metrics that are of the weights as they are at a step; others are of the round that ends there."""
 
 
+def rounds_before(metrics: dict[str, Series], step: float) -> float | None:
+    """Rounds that are over at an optimiser step; None where no round was logged."""
+    ends = metrics.get("round", [])
+    return max((number + 1 for end, number in ends if end <= step), default=0.0) if ends else None
+
+
 def over_rounds(metrics: dict[str, Series]) -> tuple[dict[str, Series], str]:
     """(metrics with (round, value), the axis' title); (optimiser step, value) where no round was logged."""
     ends = dict(metrics.get("round", []))
     if not ends:
         return metrics, "optimiser step"
 
-    def finished(step: float) -> float:
-        """Rounds that are over at a step."""
-        return max((number + 1 for end, number in ends.items() if end <= step), default=0.0)
-
     def of(name: str, step: float) -> float:
         if name.startswith(MEASURED_WEIGHTS) or step not in ends:
-            return finished(step)
+            return rounds_before(metrics, step) or 0.0
         return ends[step]
 
     return {name: [(of(name, step), value) for step, value in points] for name, points in metrics.items()}, "round"

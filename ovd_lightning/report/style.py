@@ -10,16 +10,30 @@ from typing import Any
 
 LIGHT = (
     "#0072B2", "#C44E00", "#00805C", "#A67200", "#8E2F8A", "#D6336C", "#6B6B6B", "#3F6F1F", "#6A4C00", "#2B2F77",
+    "#00778F",
 )  # fmt: skip
 DARK = (
     "#4FA8E8", "#FF8A4C", "#2FC79A", "#F0C040", "#D88BE0", "#FF8FB1", "#B4B4B4", "#9BCB6B", "#C9A46A", "#9AA4FF",
+    "#7FE7F2",
 )  # fmt: skip
 DASHES = (
     "solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "10px 2px 2px 2px 2px 2px", "2px 8px", "14px 4px",
-    "6px 2px",
+    "6px 2px", "4px 2px 12px 2px",
 )  # fmt: skip
-MARKERS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "pentagon", "star", "hexagon", "bowtie")
-PATTERNS = ("", "/", "x", ".", "\\", "-", "+", "|", "", "/")
+MARKERS = (
+    "circle",
+    "square",
+    "diamond",
+    "cross",
+    "x",
+    "triangle-up",
+    "pentagon",
+    "star",
+    "hexagon",
+    "bowtie",
+    "hourglass",
+)
+PATTERNS = ("", "/", "x", ".", "\\", "-", "+", "|", "", "/", "x")
 """Of areas and bars."""
 FEW_POINTS = 15
 """A line of fewer points has markers."""

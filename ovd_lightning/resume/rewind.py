@@ -14,8 +14,8 @@ from ovd_lightning.resume.damage import read
 def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) -> Path | None:
     """Move what came after the checkpoint to <folder>/superseded-1, the first free number.
 
-    That is: transcripts of later rounds, tables of later evaluations, later checkpoints, later rows of metrics.csv
-    (and of files like metrics-1.csv). Answers stay: they are known by the weights that gave them.
+    That is: transcripts and failures of later rounds, tables of later evaluations, later checkpoints, later rows of
+    metrics.csv (and of files like metrics-1.csv). Answers stay: they are known by the weights that gave them.
 
     Args:
         updates: global_step of the checkpoint; -1: of a run that starts over, so that everything is moved.
@@ -23,7 +23,7 @@ def rewind(folder: Path, updates: int, rounds: int, keep: Path | None = None) ->
         keep: the checkpoint itself.
     Returns: where it was moved to; None if nothing was.
     """
-    later = [*_transcripts(folder, rounds), *_evaluations(folder, updates), *_checkpoints(folder, updates, keep)]
+    later = [*_rounds(folder, rounds), *_evaluations(folder, updates), *_checkpoints(folder, updates, keep)]
     aside = first_free(lambda n: folder / f"superseded-{n}")
     for path in later:
         target = aside / path.relative_to(folder)
@@ -42,8 +42,9 @@ def _numbered(folder: Path, pattern: str, above: int) -> Iterator[Path]:
             yield path
 
 
-def _transcripts(folder: Path, rounds: int) -> Iterator[Path]:
-    return _numbered(folder / "transcripts", r"round-(\d+)(?:-rank\d+)?\.jsonl\.gz", rounds - 1)
+def _rounds(folder: Path, rounds: int) -> Iterator[Path]:
+    yield from _numbered(folder / "failures", r"round-(\d+)\.txt", rounds - 1)
+    yield from _numbered(folder / "transcripts", r"round-(\d+)(?:-rank\d+)?\.jsonl\.gz", rounds - 1)
 
 
 def _evaluations(folder: Path, updates: int) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -191,6 +192,9 @@ class Round:
         if teacher.pool is not None:
             self.finish([y for y in written if y is not None and y.key in draws], teacher.pool.grades)
         self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
+        if reasons := Counter(y.error or "no reason given" for y in begun if y.stop_reason == "error"):
+            kinds = "; ".join(f"{count} x {reason[:160]}" for reason, count in reasons.most_common(3))
+            self.metrics.failures.append(f"{reasons.total()} of {len(begun)} demonstrations failed: {kinds}")
         return written
 
     def _draws(

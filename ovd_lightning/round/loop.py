@@ -12,11 +12,10 @@ from ovd_lightning.progress import expect, finished, phase
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.metrics import log_environment, log_mixture
 from ovd_lightning.teachers.troubles import report_troubles
-from ovd_lightning.types import Batch, Problem
+from ovd_lightning.types import Batch, Group, Problem
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
-    from ovd_lightning.round.transcripts import TranscriptWriter
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -43,14 +42,14 @@ def run_round(
     method: Method,
     round: Round,
     training: Training,
-    transcripts: TranscriptWriter | None = None,
+    record: Callable[[int, Sequence[Group]], object] | None = None,
     overlap: bool = True,
 ) -> list[Batch]:
     """The micro-batches of one round, in the order in which they train.
 
     Args:
         problems: this rank's.
-        transcripts: where every trajectory is written before it trains; None: nowhere.
+        record: is given the round's index and groups before they train, to write every trajectory.
         overlap: consult the teacher about finished groups while others are sampled, where that is possible.
     Raises: RuntimeError where the engine does not hold the weights that train.
     """
@@ -75,8 +74,8 @@ def run_round(
         report_troubles(method.teacher, round)
     log_environment(round.task.environment, round.metrics)
     log_mixture(groups, round.metrics, method.credits_trajectories)
-    if transcripts is not None:
-        transcripts.write(round.index, groups)
+    if record is not None:
+        record(round.index, groups)
     # The mixture becomes optimiser steps of micro-batches, with log-probabilities under the weights as they are now.
     # With one update a round, rho = 1 and the old ones need no pass of their own.
     with round.phase("logprobs"):

@@ -27,6 +27,8 @@ class RoundMetrics:
     """name -> (values, counts)"""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """phase -> seconds"""
+    failures: list[str] = field(default_factory=list)
+    """What the teacher failed at and why, in words; of this rank."""
 
     def log_mean(self, name: str, values: Sequence[float]) -> None:
         """The mean over every value of the round, of all ranks; nothing is logged for no values at all."""

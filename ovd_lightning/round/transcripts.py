@@ -13,10 +13,12 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.files import replacing
-from ovd_lightning.types import Group, Step, Trajectory
+
+if TYPE_CHECKING:
+    from ovd_lightning.types import Group, Step, Trajectory
 
 SUFFIX = ".jsonl.gz"
 LEVEL = 6

@@ -38,7 +38,8 @@ def line(troubles: Troubles) -> str | None:
 
 
 def report_troubles(teacher: Teacher, round: Round) -> None:
-    """Logs ``teacher/failed_calls``, ``teacher/retried_calls`` and ``teacher/failed/<kind>``, and warns in a line."""
+    """Logs ``teacher/failed_calls``, ``teacher/retried_calls`` and ``teacher/failed/<kind>``, warns in a line, and
+    keeps it for the run's page."""
     found = [t for engine in teacher.engines if (t := engine.take_troubles()) is not None]
     if not found:
         return
@@ -48,4 +49,5 @@ def report_troubles(teacher: Teacher, round: Round) -> None:
     for kind in KINDS:
         round.log_sum(f"teacher/failed/{kind}", troubles.given_up[kind])
     if (said := line(troubles)) is not None:
+        round.metrics.failures.append(f"of the teacher's {said}")
         rank_zero_info(f"round {round.index + 1}: of the teacher's {said}")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +20,6 @@ from ovd_lightning.report.rollouts import DATA_LIMIT, packed
 from ovd_lightning.round.transcripts import TranscriptWriter
 
 from .synthetic import HOSTILE, group, write_run
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
-def chromium() -> str | None:
-    """The browser to test in: the environment variable CHROME, or one on the PATH."""
-    names = (os.environ.get("CHROME"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
-
 
 ALWAYS = [panel.id for panel in PANELS if not panel.optional]
 PHASES = "sync generate environment grade score replace logprobs train checkpoint other".split()
@@ -187,45 +172,21 @@ def test_command_line(run_dir: Path, tmp_path: Path) -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium: install chromium or google-chrome, or name one in the environment variable CHROME")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def open_page(browser: Any, run_dir: Path) -> Iterator[Any]:
-    """Opens the run's page; at the end no error may have reached the console and nothing was fetched."""
-    complaints: list[str] = []
-    pages: list[Any] = []
+def open_report(open_page: Any, run_dir: Path) -> Any:
+    """Opens a run's page."""
 
     def open(width: int = 1200, scheme: str = "light", folder: Path = run_dir) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        pages.append(page)
-        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: complaints.append(str(e)))
-        allowed = ("file:", "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(allowed) else complaints.append(f"fetched {r.url}"))
-        page.goto((folder / "report.html").as_uri())
-        return page
+        return open_page(folder / "report.html", width, scheme)
 
-    yield open
-    for page in pages:
-        page.close()
-    assert complaints == []
+    return open
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 400])
-def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> None:
-    page = open_page(width, scheme)
+def test_browser_draws_every_curve(open_report: Any, width: int, scheme: str) -> None:
+    page = open_report(width, scheme)
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     page.wait_for_function(
         f"document.querySelectorAll('.curve .cartesianlayer > .subplot').length >= {len(ALWAYS) + 2}"
@@ -239,8 +200,8 @@ def test_browser_draws_every_curve(open_page: Any, width: int, scheme: str) -> N
 
 
 @pytest.mark.browser
-def test_browser_viewer_follows_the_choice(open_page: Any) -> None:
-    page = open_page()
+def test_browser_viewer_follows_the_choice(open_report: Any) -> None:
+    page = open_report()
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     assert page.locator("#round option").count() == 12
     seen = {page.inner_text("#group")}
@@ -260,8 +221,8 @@ def test_browser_viewer_follows_the_choice(open_page: Any) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1200, 400])
-def test_browser_rejected_beside_replacement_with_scores(open_page: Any, width: int) -> None:
-    page = open_page(width)
+def test_browser_rejected_beside_replacement_with_scores(open_report: Any, width: int) -> None:
+    page = open_report(width)
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     pair = page.locator(".pair").first
     left, right = pair.locator("article").nth(0), pair.locator("article").nth(1)
@@ -286,8 +247,8 @@ def test_browser_rejected_beside_replacement_with_scores(open_page: Any, width: 
 
 
 @pytest.mark.browser
-def test_browser_model_text_is_inert(open_page: Any) -> None:
-    page = open_page()
+def test_browser_model_text_is_inert(open_report: Any) -> None:
+    page = open_report()
     page.wait_for_selector("#viewer:not([hidden])", timeout=60_000)
     assert HOSTILE in page.locator(".step .text").first.inner_text()
     page.click("#config summary")
@@ -298,8 +259,8 @@ def test_browser_model_text_is_inert(open_page: Any) -> None:
 
 
 @pytest.mark.browser
-def test_browser_empty_run(open_page: Any, tmp_path: Path) -> None:
+def test_browser_empty_run(open_report: Any, tmp_path: Path) -> None:
     write_report(tmp_path)
-    page = open_page(folder=tmp_path)
+    page = open_report(folder=tmp_path)
     assert page.locator("#rollouts .missing").count() == 1
     assert page.locator(".curve").count() == 0

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ovd_lightning.report import write_report
 from ovd_lightning.report.read import Run
-from ovd_lightning.report.rollouts import VIEWER_ROUNDS, telling, verdict
+from ovd_lightning.report.rollouts import VIEWER_ROUNDS, failures, telling, verdict
 from ovd_lightning.report.rounds import over_rounds
 
 RUN = Path("run")
@@ -75,6 +76,7 @@ def test_rounds_that_stand_out_are_shown() -> None:
         ({"score": 2.0, "accepted": False, "correct": True}, {"replace_when": "incorrect"}, "kept: correct"),
         ({"score": 5.0, "accepted": True}, {"acceptance": {"class_path": "rules.Soft"}}, "kept: score 5 accepted"),
         ({"score": None, "accepted": True, "correct": True}, {}, "kept: accepted without a score"),
+        ({"accepted": None, "correct": True}, {"replace_when": "incorrect"}, "kept: correct"),  # not judged
         ({"score": None, "accepted": None, "correct": True}, {}, ""),  # GRPO
         ({"score": None, "accepted": None, "in_mixture": False}, {}, "not kept"),
         ({"source": "teacher", "accepted": None}, {}, ""),
@@ -82,3 +84,16 @@ def test_rounds_that_stand_out_are_shown() -> None:
 )
 def test_a_verdict_says_why(record: dict[str, Any], options: dict[str, Any], text: str) -> None:
     assert verdict({"source": "student", "in_mixture": True} | record, ovd(**options)) == text
+
+
+def test_failures_are_on_the_page_with_their_reasons(tmp_path: Path) -> None:
+    (tmp_path / "failures").mkdir()
+    for number, text in (
+        (2, "1 of 8 demonstrations failed: 1 x <b>refused</b>"),
+        (10, "3 of 9 prompts got no score\n"),
+    ):
+        (tmp_path / f"failures/round-{number:06d}.txt").write_text(text)
+    assert [number for number, _ in failures(Run(path=tmp_path))] == [10, 2]
+    page = write_report(tmp_path).read_text()
+    assert "2 rounds with failures; the newest: round 10" in page
+    assert "1 x &lt;b&gt;refused&lt;/b&gt;" in page

@@ -47,9 +47,9 @@ def test_colours_stand_out_from_the_background_and_from_one_another(theme: int, 
 
 
 def test_series_differ_without_colour() -> None:
-    lines = [line(i, 3) for i in range(10)]
-    assert len({style["line"]["dash"] for style in lines}) == len(DASHES) == 10
-    assert len({style["marker"]["symbol"] for style in lines}) == len(MARKERS) == 10
-    shapes = [area(i)["fillpattern"]["shape"] for i in range(10)]
+    lines = [line(i, 3) for i in range(len(LIGHT))]
+    assert len({style["line"]["dash"] for style in lines}) == len(DASHES) == len(LIGHT)
+    assert len({style["marker"]["symbol"] for style in lines}) == len(MARKERS) == len(LIGHT)
+    shapes = [area(i)["fillpattern"]["shape"] for i in range(len(LIGHT))]
     assert all(a != b for a, b in pairwise(shapes))
     assert tuple(shapes) == PATTERNS

@@ -191,6 +191,7 @@ def test_a_folder_goes_back_to_a_checkpoint(tmp_path: Path) -> None:
     log(tmp_path, *((step, {"round": step / 2 - 1}) for step in (2, 4, 6)))
     names = [f"transcripts/round-{n:06d}{rank}.jsonl.gz" for n in range(3) for rank in ("", "-rank1")]
     names += [f"evaluations/validation-{n:06d}.json{end}" for n in (0, 4, 6) for end in ("", "l")]
+    names += [f"failures/round-{n:06d}.txt" for n in (1, 2)]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -202,7 +203,7 @@ def test_a_folder_goes_back_to_a_checkpoint(tmp_path: Path) -> None:
     moved = {str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file()}
     assert moved == {
         "metrics.csv", "transcripts/round-000002.jsonl.gz", "transcripts/round-000002-rank1.jsonl.gz",
-        "evaluations/validation-000006.json", "checkpoints/step-000006.ckpt",
+        "evaluations/validation-000006.json", "checkpoints/step-000006.ckpt", "failures/round-000002.txt",
     }  # fmt: skip
     assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")[1]] == ["2", "4"]
     assert rewind(tmp_path, 4, 2, keep=kept) is None

@@ -43,7 +43,7 @@ def test_a_round(tokenizer: Any, tmp_path: Path) -> None:
     round = make_round(tokenizer, index=2, engine=engine, max_tokens=40)
     shape, filled = training(lambda: engine.sync([], version=0), mini_batches=2, epochs=2, accumulate=3)
     writer = TranscriptWriter(tmp_path)
-    batches = run_round(PROBLEMS, GRPO(group_size=4, kl_coefficient=0), round, shape, writer)
+    batches = run_round(PROBLEMS, GRPO(group_size=4, kl_coefficient=0), round, shape, writer.write)
     assert [batch.update for batch in batches] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert [batch.last_in_round for batch in batches] == [False] * 11 + [True]
     assert sum(map(len, batches)) == 2 * 16

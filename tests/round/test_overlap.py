@@ -114,7 +114,7 @@ def collect(
         world_size=1,
         all_reduce_sum=lambda value: value,
     )
-    run_round(PROBLEMS, made, round, training, TranscriptWriter(folder) if folder else None, overlap)
+    run_round(PROBLEMS, made, round, training, TranscriptWriter(folder).write if folder else None, overlap)
     return round.metrics
 
 

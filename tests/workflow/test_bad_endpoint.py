@@ -116,6 +116,10 @@ def test_nothing_is_no_demonstration(tmp_path: Path) -> None:
     assert failed + server.played["empty"] == sum(row["teacher/demonstration_failures"] for row in rows)
     assert all(line["source"] == "student" for line in cli.transcripts(tmp_path / "run"))
     assert "no_text" in done.stdout + done.stderr
+    failures = (tmp_path / "run/failures/round-000000.txt").read_text()
+    assert "demonstrations failed: " in failures
+    assert "no_text: " in failures
+    assert "What the teacher failed at</h2>" in (tmp_path / "run/report.html").read_text()
     assert not any(SCORING in str(m) and "I cannot" in str(m) for m in server.seen)
 
 

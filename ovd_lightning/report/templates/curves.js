@@ -2,6 +2,7 @@
 // Unpacks a page's data and Plotly's code, draws its figures, and draws them anew when the theme changes. Resolves to
 // the data; to null where the browser cannot unpack it.
 const find = (id) => document.getElementById(id);
+let drawCurves;
 const pageData = (async () => {
   async function unpack(id) {
     const bytes = Uint8Array.from(atob(find(id).textContent), (c) => c.charCodeAt(0));
@@ -43,7 +44,7 @@ const pageData = (async () => {
     else if (copy.stackgroup) copy.fillcolor = colour;
     return copy;
   }
-  function drawCurves() {
+  drawCurves = () => {
     const theme = themed(), { ink, line, card, axis } = theme;
     const touch = matchMedia("(pointer: coarse)").matches;
     for (const { id, figure } of data.figures) {
@@ -57,7 +58,7 @@ const pageData = (async () => {
       if (touch) layout.dragmode = false;
       Plotly.react(find("plot-" + id), figure.data.map((trace) => recolour(trace, theme)), layout, { responsive: true, displayModeBar: false });
     }
-  }
+  };
   drawCurves();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCurves);
   return data;
