@@ -122,12 +122,12 @@ def _add_band(figure: Any, group: Group, found: Curve) -> None:
 
 
 def scores(member: Member) -> dict[float, float]:
-    """Score -> its mean share over the last rounds of a run."""
+    """Score -> its mean share over the last rounds of a run; empty where nothing was judged."""
     found = {}
     for name, points in member.metrics.items():
         if match := HISTOGRAM.fullmatch(name):
             found[float(match[1])] = final(points)
-    return found
+    return found if any(found.values()) else {}
 
 
 def _histogram(groups: Sequence[Group]) -> dict[str, Any]:

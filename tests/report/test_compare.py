@@ -27,7 +27,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("compare")
     for threshold in (0, 10):
         for seed in (0, 1):
-            args = (f"--{THRESHOLD}={threshold}", "--method.init_args.replace_when=score", f"--seed_everything={seed}")
+            args = (f"--{THRESHOLD}={threshold}", "--method.init_args.replace_when=score", f"--seed_everything={seed}",
+                    "--method.init_args.judged=all")  # fmt: skip
             cli.fit(root / f"theta-{threshold}" / f"seed-{seed}", *cli.HF, *args, "--run.wandb=disabled")
     return root
 
@@ -165,6 +166,19 @@ def test_figures_show_what_the_files_hold(runs: Path) -> None:
     assert set(acceptance["threshold 10"]) == {0.0}
     for bars in drawn["Verbal scores of the last 5 rounds"]["figure"]["data"]:
         assert sum(bars["y"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_that_judged_nothing_has_no_bars(copies: Path) -> None:
+    """As with the default `judged: needed` at a threshold that no score decides."""
+    for seed in (0, 1):
+        file = copies / f"theta-0/seed-{seed}/metrics.csv"
+        columns, rows = read_rows(file)
+        zero = {name: "0.0" for name in columns if name.startswith("score/histogram/")}
+        write_rows(file, columns, [{**row, **{n: v for n, v in zero.items() if row[n]}} for row in rows])
+    groups, _, _ = group_by(find_runs([str(copies)])[0])
+    (entry,) = [entry for entry in figures(groups) if entry["title"].startswith("Verbal scores")]
+    assert [bars["name"] for bars in entry["figure"]["data"]] == ["threshold 10"]
+    assert entry["missing"] == ["threshold 0 (no run logged scores)"]
 
 
 def test_the_table_holds_final_numbers(runs: Path) -> None:
