@@ -14,8 +14,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.packaged import object_named, resolved
 from ovd_lightning.settings.messages import explain
-from ovd_lightning.settings.names import is_object, suggestion
+from ovd_lightning.settings.names import classes_in, is_object, subclasses, suggestion
 from ovd_lightning.settings.refused import refused_name
+
+
+COMPLETED = ("method", "engine")
+"""Settings whose classes a completion script knows; with those of ``task``, whose objects hold objects that hold
+objects, it has 450 MB."""
 
 
 class RunParser(LightningArgumentParser):
@@ -55,8 +60,20 @@ class RunParser(LightningArgumentParser):
                 refused = refused_name(name, value)
                 if refused is not None:
                     raise refused
+                if name.endswith(".help"):
+                    self._import_classes(name.removesuffix(".help"))
+                if name == "print_completion" and self._subcommands_action is not None:
+                    for command in self._subcommands_action._name_parser_map.values():
+                        command._import_classes(*COMPLETED)
             args = in_place(args)
         return super().parse_args(args, *more, **kwargs)
+
+    def _import_classes(self, *names: str) -> None:
+        """Every class that can be given for these settings, so that help and completion find them by their names."""
+        for action in self._actions:
+            if action.dest in names:
+                for base in classes_in(getattr(action, "_typehint", None)):
+                    subclasses(base)
 
     def check_given(self, given: dict[str, Any], source: str) -> None:
         """What a file sets, before it is merged. Raises: ConfigError for a name that is refused or not known."""
