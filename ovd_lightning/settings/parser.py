@@ -17,7 +17,6 @@ from ovd_lightning.settings.messages import explain
 from ovd_lightning.settings.names import classes_in, is_object, subclasses, suggestion
 from ovd_lightning.settings.refused import refused_name
 
-
 COMPLETED = ("method", "engine")
 """Settings whose classes a completion script knows; with those of ``task``, whose objects hold objects that hold
 objects, it has 450 MB."""
