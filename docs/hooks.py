@@ -19,3 +19,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{target})" if config.repo_url else text
 
     return OUTSIDE.sub(replaced, markdown)
+
+
+def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
+    """Docstrings name methods as ``:meth:`sample` ``; on a page the name is enough."""
+    return re.sub(r":(?:meth|class|func|mod):(?=<)", "", html)
