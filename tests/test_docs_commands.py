@@ -93,8 +93,7 @@ def anchors(text: str) -> set[str]:
 
 # ------------------------------------------------------------------------------------------ commands of the guides
 
-GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus", "reading",
-          "comparing")  # fmt: skip
+GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus", "reading")  # fmt: skip
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = """
 engine: {class_path: ovd_lightning.engines.hf.HFEngine}
