@@ -93,7 +93,8 @@ def anchors(text: str) -> set[str]:
 
 # ------------------------------------------------------------------------------------------ commands of the guides
 
-GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus", "reading")  # fmt: skip
+GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus",
+          "reading")  # fmt: skip
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = """
 engine: {class_path: ovd_lightning.engines.hf.HFEngine}
@@ -191,6 +192,9 @@ def run_page(name: str, folder: Path) -> list[str]:
                 args += ["--dry_run"] if "sweeps/threshold" in args and "--dry_run" not in args else []
             elif words_of(line) and words_of(line)[0] != "--print_completion":
                 module, args = "ovd_lightning", words_of(line)
+                args = [
+                    "2" if before == "--data.rounds" else word for before, word in zip(["", *args], args, strict=False)
+                ]
             else:
                 continue
             process = start(module, args, folder, env)

@@ -45,6 +45,16 @@ def test_a_printed_config_is_a_config(tmp_path: Path) -> None:
     assert len(short.stdout) < len(first.stdout) / 2
 
 
+def test_a_prompt_in_words_that_the_embedded_judge_does_not_know(tmp_path: Path) -> None:
+    """The setting that is named is the prompt, not the scale."""
+    (tmp_path / "mine.jinja").write_text("Question: {{ question }}\nHow good is this step: {{ step }}?\n")
+    judge = "method.init_args.teacher.init_args.judge.init_args"
+    done = cli.run("fit", "--config", "quickstart", "--config", "overlays/no_vllm", f"--{judge}.prompt",
+                   str(tmp_path / "mine.jinja"), f"--trainer.default_root_dir={tmp_path / 'run'}")  # fmt: skip
+    assert done.returncode == 2
+    assert f"error: {judge}.prompt: has a scoring prompt" in done.stderr
+
+
 def completions(folder: Path, *words: str) -> list[str]:
     """What bash offers for the last of the words."""
     code = (
