@@ -59,7 +59,7 @@ class RunParser(LightningArgumentParser):
                 refused = refused_name(name, value)
                 if refused is not None:
                     raise refused
-                if name.endswith(".help"):
+                if name.endswith(".help") or (value.isidentifier() and object_named(name, value) is None):
                     self._import_classes(name.removesuffix(".help"))
                 if name == "print_completion" and self._subcommands_action is not None:
                     for command in self._subcommands_action._name_parser_map.values():
@@ -68,7 +68,7 @@ class RunParser(LightningArgumentParser):
         return super().parse_args(args, *more, **kwargs)
 
     def _import_classes(self, *names: str) -> None:
-        """Every class that can be given for these settings, so that help and completion find them by their names."""
+        """Every class that can be given for these settings, so that they are found by their names alone."""
         for action in self._actions:
             if action.dest in names:
                 for base in classes_in(getattr(action, "_typehint", None)):

@@ -33,6 +33,18 @@ def test_help_of_no_class(name: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("args", "expected"), [
+    (["--method", "GRPO"], "ovd_lightning.methods.grpo.GRPO"),
+    (["--method", "judge_reward"], "ovd_lightning.methods.judge_reward.JudgeReward"),
+    (["--task", "InstructionsTask", "--task.init_args.data", "x.jsonl"], "ovd_lightning.tasks.instructions"),
+])  # fmt: skip
+def test_an_object_by_its_name_alone(args: list[str], expected: str) -> None:
+    """A class that nothing has imported, and a config whose teacher is another file: its text is long."""
+    done = cli.run("fit", "--config", "quickstart", *args, "--print_config")
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
 def test_a_printed_config_is_a_config(tmp_path: Path) -> None:
     first = cli.run("fit", "--config", "quickstart", "--method.init_args.threshold", "5", "--print_config")
     assert first.returncode == 0, first.stderr
