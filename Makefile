@@ -1,4 +1,4 @@
-# make setup | quickstart | quickstart-web | test | test-fast | lint | format | clean
+# make setup | quickstart | quickstart-web | test | test-fast | lint | format | docs | clean
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
@@ -17,7 +17,7 @@ define fit
 	$(RUN) ovd_lightning fit --config $(1) $(addprefix --config ,$(OVERLAY)) $(ARGS)
 endef
 
-.PHONY: help setup quickstart quickstart-web test test-fast lint format clean
+.PHONY: help setup quickstart quickstart-web test test-fast lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test-fast        install, then run the tests that are not marked slow"
 	@echo "make lint             ruff, mypy, and the layers of the imports"
 	@echo "make format           let ruff format and repair what it can"
+	@echo "make docs             build the site of the documentation, into build/site"
 	@echo "make setup            only install, into $(VENV); does nothing when nothing changed"
 	@echo "make clean            delete $(VENV) and caches; runs/ stays"
 
@@ -58,6 +59,9 @@ lint: setup
 format: setup
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import transformers
+from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -129,6 +130,7 @@ class OVDCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """As Lightning's, with config files that may have a base."""
         kwargs.setdefault("dump_header", [f"lightning=={L.__version__}"])
+        set_parsing_settings(add_print_completion_argument=True)  # of the top parser: --print_completion shtab-bash
         parser = self.parser_class(**kwargs)
         parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in yaml format.")
         return parser

@@ -40,6 +40,8 @@ def config_named(name: str) -> Path | None:
 def object_named(setting: str, name: str) -> Path | None:
     """The package's file of an object, for what a setting is given: grpo for method, hosted for
     method.init_args.teacher. None: there is none, or a file of that name in the current folder."""
+    if re.fullmatch(r"[\w./-]+", name) is None:  # e.g. an object, written out
+        return None
     path = config_named(f"{setting.rpartition('.')[2]}/{name}")
     if path is None or Path(name).exists() or not re.search(r"^class_path:", path.read_text(encoding="utf-8"), re.M):
         return None

@@ -20,6 +20,7 @@ from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollout
 from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
+from ovd_lightning.report.read import read_metrics
 from ovd_lightning.round.context import Round
 from ovd_lightning.round.loop import Training, run_round
 from ovd_lightning.round.metrics import RoundMetrics
@@ -35,6 +36,12 @@ the end of the last one to its own, without evaluations. A checkpoint is written
 What is graded, scored and replaced while others are sampled (round/overlap.py) is in ``overlapped`` alone, which is
 part of no sum: the phases have what the round waits for.
 """
+
+
+def spent_before(folder: Path) -> float:
+    """Tokens that the teacher read and wrote in the rounds that a run's metrics.csv holds: those before a resumption."""
+    logged = read_metrics(folder)
+    return sum(v for n in ("prompt", "completion") for _, v in logged.get(f"teacher/{n}_tokens", []))
 
 
 class RolloutCallback(L.Callback):
@@ -89,6 +96,8 @@ class RolloutCallback(L.Callback):
         """Whether the engine has been compared with the student since this stage began."""
         self._used = TokensUsed()
         """What the teacher had read and written when the round began."""
+        self._spent: float | None = None
+        """Tokens that it has read and written in the whole run; None before the first round of this process."""
 
     # -------------------------------------------------------------- lifetime
 
@@ -290,8 +299,10 @@ class RolloutCallback(L.Callback):
             tokens = values.pop(f"throughput/{kind}_tokens", 0.0)  # a method may have the teacher write everything
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{name}"], 1e-9)
         if "teacher/prompt_tokens" in values:
-            both = ("teacher/prompt_tokens", "teacher/completion_tokens")
-            values["teacher/total_tokens"] = sum(r.get(name, 0.0) for r in [*self.history, values] for name in both)
+            if self._spent is None:
+                self._spent = spent_before(Path(trainer.default_root_dir))
+            self._spent += values["teacher/prompt_tokens"] + values["teacher/completion_tokens"]
+            values["teacher/total_tokens"] = self._spent
         self.history.append(values)
         # Straight to the loggers: what is logged through the module is repeated at the next round's first batch.
         for logger in trainer.loggers:

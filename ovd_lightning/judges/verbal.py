@@ -108,10 +108,12 @@ class VerbalJudge(Judge):
         prompt = self.prompt(empty)
         kept = decode(tokenizer, tokenizer.encode(prompt))
         if "".join(kept.split()) != "".join(prompt.split()):
+            own = self.template.path != "a4.jinja"
             raise ConfigError(
-                f"{SETTING}.scale",
+                f"{SETTING}.{'prompt' if own else 'scale'}",
                 f"has a scoring prompt that the vocabulary of {self.engine.name} cannot write.",
-                "The embedded teacher knows zero_to_nine only; otherwise use another teacher.",
+                f"The embedded teacher knows {'the words of a4.jinja' if own else 'zero_to_nine'} only; otherwise use "
+                "another teacher.",
             )
 
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:

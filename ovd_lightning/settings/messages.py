@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from ovd_lightning.errors import did_you_mean
@@ -154,6 +155,10 @@ def explain(parser: Any, message: str) -> str:
         return f"no command is given. Use one of {', '.join([*parser._subcommands_action.choices, 'dry_run'])}."
     if (match := re.match(r"^argument (?:-\w/)?--([\w.]+): expected (one|at least one) argument", message)) is not None:
         return f"{match.group(1)}: has no value. Write --{match.group(1)} VALUE."
+    if flat.startswith("argument --print_completion: invalid choice") and find_spec("shtab") is None:
+        return "print_completion: needs a package that is not installed. pip install shtab."
+    if (match := re.match(r"^--([\w.]+)\.help: ", flat)) is not None:
+        return _no_help(parser, match.group(1))
     parsed = parse_error(message)
     if not parsed.reasons:
         return flat
@@ -174,6 +179,13 @@ def explain(parser: Any, message: str) -> str:
     if EXPECTED.match(best.text):
         return _wrong_value(setting, reasons, parsed)
     return f"{setting}: {' '.join(best.text.split())}"
+
+
+def _no_help(parser: Any, setting: str) -> str:
+    """Help was asked for something that is no class for the setting."""
+    hint = next((getattr(action, "_typehint", None) for action in parser._actions if action.dest == setting), None)
+    known = sorted({path.rpartition(".")[2] for base in classes_in(hint) for path in class_paths(base)})
+    return f"{setting}.help: there is no such class. Use one of {', '.join(known)}, or the path of your own."
 
 
 def _start_from(name: str) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.packaged import object_named, resolved
 from ovd_lightning.settings.messages import explain
-from ovd_lightning.settings.names import is_object, suggestion
+from ovd_lightning.settings.names import classes_in, is_object, subclasses, suggestion
 
 ONE_STUDENT = "the engine generates for the student, which is named once."
 REFUSED: dict[str, tuple[str, str]] = {
@@ -37,6 +37,11 @@ def refused_name(name: str, value: object = "VALUE") -> ConfigError | None:
             short = value if isinstance(value, (str, int)) and name == known else "VALUE"
             return ConfigError(name, reason, hint.format(value=short))
     return None
+
+
+COMPLETED = ("method", "engine")
+"""Settings whose classes a completion script knows; with those of ``task``, whose objects hold objects that hold
+objects, it has 450 MB."""
 
 
 class RunParser(LightningArgumentParser):
@@ -76,8 +81,20 @@ class RunParser(LightningArgumentParser):
                 refused = refused_name(name, value)
                 if refused is not None:
                     raise refused
+                if name.endswith(".help") or (value.isidentifier() and object_named(name, value) is None):
+                    self._import_classes(name.removesuffix(".help"))
+                if name == "print_completion" and self._subcommands_action is not None:
+                    for command in self._subcommands_action._name_parser_map.values():
+                        command._import_classes(*COMPLETED)
             args = in_place(args)
         return super().parse_args(args, *more, **kwargs)
+
+    def _import_classes(self, *names: str) -> None:
+        """Every class that can be given for these settings, so that they are found by their names alone."""
+        for action in self._actions:
+            if action.dest in names:
+                for base in classes_in(getattr(action, "_typehint", None)):
+                    subclasses(base)
 
     def check_given(self, given: dict[str, Any], source: str) -> None:
         """What a file sets, before it is merged. Raises: ConfigError for a name that is refused or not known."""
