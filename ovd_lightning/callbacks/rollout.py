@@ -39,7 +39,7 @@ part of no sum: the phases have what the round waits for.
 
 
 def spent_before(folder: Path) -> float:
-    """Tokens that the teacher read and wrote in the rounds that a run's metrics.csv holds: those before a resumption."""
+    """Tokens that the teacher read and wrote in the rounds in a run's metrics.csv: those before a resumption."""
     logged = read_metrics(folder)
     return sum(v for n in ("prompt", "completion") for _, v in logged.get(f"teacher/{n}_tokens", []))
 
