@@ -209,11 +209,15 @@ class Engine(ABC):
             ready(index, row)
         return rows
 
+    def known_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises: ConfigError where the vocabulary is hidden."""
+        if self.tokenizer is None:
+            raise ConfigError("tokenizer", f"{self.name} has none between candidates and their tokens.", "Set it.")
+        return self.tokenizer
+
     def single_tokens(self, texts: Sequence[str]) -> list[int]:
         """The token of each text. Raises: ConfigError where the vocabulary is hidden or a text is not one token."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            raise ConfigError("tokenizer", f"{self.name} has none to turn candidates into tokens with.", "Set it.")
+        tokenizer = self.known_tokenizer()
         token_ids: list[int] = []
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False)

@@ -68,8 +68,7 @@ class OVD(Method):
         deciding = (acceptance or rules.Threshold(), self.replacement)
         self.rejection = Rejection(threshold, replace_when, teacher.scale, scoring, *deciding)
         self.judges_all = judged == "all" or not (rules.is_lazy(self.replacement) and rules.is_lazy(self.credit))
-        rules.check_threshold(threshold, teacher.scale)
-        rules.check_rules(scoring, self.replacement, self.credit, self.group_size, teacher.writes)
+        rules.check(threshold, teacher.scale, scoring, self.replacement, self.credit, self.group_size, teacher.writes)
 
     @property
     def needs_references(self) -> bool:
