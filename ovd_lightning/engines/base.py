@@ -222,11 +222,8 @@ class Engine(ABC):
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False)
             if len(ids) != 1:
-                raise ConfigError(
-                    "texts",
-                    f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}.",
-                    "Use candidates of exactly one token.",
-                )
+                problem = f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}."
+                raise ConfigError("texts", problem, "Use candidates of exactly one token.")
             token_ids.append(ids[0])
         return token_ids
 

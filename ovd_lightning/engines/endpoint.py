@@ -75,13 +75,8 @@ class Endpoint(Service):
             return {str(entry["id"]): dict(entry) for entry in response.raise_for_status().json()["data"]}
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             port = [*re.findall(r":(\d+)/", url), "80"][0]
-            setting, hint = (
-                "base_url",
-                (
-                    "Correct it, or start a server: python -m vllm.entrypoints.openai.api_server "
-                    f"--model {model} --port {port}"
-                ),
-            )
+            server = f"python -m vllm.entrypoints.openai.api_server --model {model} --port {port}"
+            setting, hint = "base_url", f"Correct it, or start a server: {server}"
             if status is None:
                 problem = f"{self.base_url} does not answer ({self.hidden(str(error) or type(error).__name__)})."
             elif status in (401, 403):

@@ -90,11 +90,8 @@ class RubricJudge(VerbalJudge):
         if self.criteria is not None:
             return self.criteria
         if "rubric" not in problem.meta:
-            raise ConfigError(
-                f"{SETTING}.rubric",
-                f"is null, and problem {problem.id!r} has no rubric.",
-                "Name a file, or give every problem a `rubric`.",
-            )
+            without = f"is null, and problem {problem.id!r} has no rubric."
+            raise ConfigError(f"{SETTING}.rubric", without, "Name a file, or give every problem a `rubric`.")
         return read_criteria(problem.meta["rubric"], f"the rubric of problem {problem.id!r}")
 
     @property

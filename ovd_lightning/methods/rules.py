@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from ovd_lightning import functional as F
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
 # --------------------------------------------------------------------------------------------------------- acceptance
@@ -280,23 +281,6 @@ def is_lazy(rule: Acceptance | Replacement | Credit) -> bool:
     return bool(vars(type(rule)).get("lazy", False))
 
 
-def check(
-    threshold: float,
-    scale: Scale,
-    scoring: Scoring,
-    replacement: Replacement,
-    credit: Credit,
-    group_size: int,
-    continues: bool,
-) -> None:
-    """Args:
-        continues: the teacher can continue a trajectory.
-    Raises: ConfigError for a threshold that is not on the scale, and for rules that do not go together.
-    """
-    on_scale = threshold_errors("method.init_args.threshold", threshold, scale)
-    report([*on_scale, *_errors(scoring, replacement, credit, group_size, continues)])
-
-
 def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[ConfigError]:
     """Whether a threshold is on the scale."""
     if not scale.low <= threshold <= scale.reject_all:
@@ -307,11 +291,17 @@ def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[C
         )
 
 
-def _errors(
-    scoring: Scoring, replacement: Replacement, credit: Credit, group_size: int, continues: bool
+def errors(
+    threshold: float,
+    teacher: VerbalTeacher,
+    scoring: Scoring,
+    replacement: Replacement,
+    credit: Credit,
+    group_size: int,
 ) -> Iterator[ConfigError]:
-    """Rules that do not go together, or with a teacher that cannot continue a trajectory."""
-    if replacement.kept_share and not continues:
+    """A threshold that is not on the teacher's scale, and rules that do not go together, or not with the teacher."""
+    yield from threshold_errors("method.init_args.threshold", threshold, teacher.scale)
+    if replacement.kept_share and not teacher.writes:
         yield ConfigError(
             "method.init_args.replacement",
             f"is {type(replacement).__name__}, and the teacher has no engine to continue a trajectory.",
@@ -319,11 +309,8 @@ def _errors(
         )
     for name, rule in (("replacement", replacement), ("credit", credit)):
         if rule.needs_step_scores and scoring.level != "step":
-            yield ConfigError(
-                f"method.init_args.{name}",
-                f"is {type(rule).__name__}, which needs scored steps.",
-                "Use scoring.level: step with it.",
-            )
+            problem = f"is {type(rule).__name__}, which needs scored steps."
+            yield ConfigError(f"method.init_args.{name}", problem, "Use scoring.level: step with it.")
     if group_size < 2 and credit.needs_group and not replacement.adds:
         yield ConfigError(
             "method.init_args.group_size",

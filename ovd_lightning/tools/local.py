@@ -138,9 +138,8 @@ class LocalSandbox(Sandbox):
             self._protections = {name: (found or {}).get(name) for name in get_args(Protection)}
             errors = [*self._protection_errors(found or {}), *self._trial_errors()]
         except WorkerError as error:
-            errors = [
-                ConfigError(SETTINGS, f"the sandbox does not start ({error}); its own message stands above.", ROOM)
-            ]
+            problem = f"the sandbox does not start ({error}); its own message stands above."
+            errors = [ConfigError(SETTINGS, problem, ROOM)]
         if errors:
             self.close()
         report(errors)
@@ -157,7 +156,7 @@ class LocalSandbox(Sandbox):
             yield ConfigError(SETTINGS, f"a first program does not run: {output[-500:]}", ROOM)
 
     def _protection_errors(self, found: dict[str, Any]) -> Iterator[ConfigError]:
-        """A required protection that is missing; a warning where an important one is."""
+        """A required protection that is missing; otherwise, a warning where an important one is."""
         notes = "; ".join(f"{name[6:]}: {why}" for name, why in found.items() if name.startswith("note: "))
         if missing := [name for name in self.require if self._protections and self._protections[name] is None]:
             yield ConfigError(
