@@ -209,20 +209,21 @@ class Engine(ABC):
             ready(index, row)
         return rows
 
+    def known_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises: ConfigError where the vocabulary is hidden."""
+        if self.tokenizer is None:
+            raise ConfigError("tokenizer", f"{self.name} has none between candidates and their tokens.", "Set it.")
+        return self.tokenizer
+
     def single_tokens(self, texts: Sequence[str]) -> list[int]:
         """The token of each text. Raises: ConfigError where the vocabulary is hidden or a text is not one token."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            raise ConfigError("tokenizer", f"{self.name} has none to turn candidates into tokens with.", "Set it.")
+        tokenizer = self.known_tokenizer()
         token_ids: list[int] = []
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False)
             if len(ids) != 1:
-                raise ConfigError(
-                    "texts",
-                    f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}.",
-                    "Use candidates of exactly one token.",
-                )
+                problem = f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}."
+                raise ConfigError("texts", problem, "Use candidates of exactly one token.")
             token_ids.append(ids[0])
         return token_ids
 

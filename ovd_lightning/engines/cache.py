@@ -40,7 +40,6 @@ class AnswerCache:
         if self.path is None:
             self._open(":memory:")
             return
-        mend = "Delete it (answers are then asked for again), or name another file."
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open(str(self.path))
@@ -48,14 +47,13 @@ class AnswerCache:
             with self._db:  # sees a folder or file that cannot be written to
                 self._db.execute("INSERT OR REPLACE INTO answers VALUES ('', '0')")
                 self._db.execute("DELETE FROM answers WHERE key = ''")
-            if (said := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise ConfigError(setting, f"{self.path} is damaged ({' '.join(said.split())}).", mend)
-        except OSError as error:
-            raise ConfigError(setting, f"{self.path} cannot be written ({error.strerror}).", mend) from error
-        except sqlite3.OperationalError as error:  # locked, read-only, a folder in its place, no space
-            raise ConfigError(setting, f"{self.path} cannot be used ({error}).", USE) from error
-        except sqlite3.Error as error:
-            raise ConfigError(setting, f"{self.path} is no cache, or damaged ({error}).", mend) from error
+            if (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(" ".join(found.split()))
+        except (OSError, sqlite3.Error) as error:
+            problem, hint = "is no cache, or damaged", "Delete it (answers are then asked for again), or name another."
+            if isinstance(error, OSError | sqlite3.OperationalError):  # locked, read-only, a folder there, no space
+                problem, hint = "cannot be used", f"{USE} Or name another file."
+            raise ConfigError(setting, f"{self.path} {problem} ({error}).", hint) from error
 
     def _open(self, path: str) -> None:
         self._db = sqlite3.connect(path, timeout=LOCKED_S, check_same_thread=False)

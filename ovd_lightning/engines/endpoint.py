@@ -59,37 +59,32 @@ class Endpoint(Service):
         self._reasons: dict[str, str] = {}
         self._calls = 0
 
-    def models(self, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
+    def models(self, model: str, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
         """The served models by name.
 
+        Args:
+            model: the one that is wanted.
         Raises: ConfigError when there is no usable answer.
         """
         import httpx
 
-        url = f"{self.base_url}/models"
-        hint = (
-            "Correct base_url, or start a server: python -m vllm.entrypoints.openai.api_server --model ... --port ..."
-        )
+        url, status = f"{self.base_url}/models", None
         try:
             response = httpx.get(url, timeout=timeout_s, headers={"Authorization": f"Bearer {self._key}"})
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            reason = self.hidden(str(error) or type(error).__name__)
-            raise ConfigError("base_url", f"{self.base_url} does not answer ({reason}).", hint) from error
-        if response.status_code in (401, 403):
-            raise ConfigError(
-                "api_key_env",
-                f"{self.base_url} refuses the key (status {response.status_code}).",
-                "Export a valid key under that name.",
-            )
-        try:
-            served = {str(entry["id"]): dict(entry) for entry in response.raise_for_status().json()["data"]}
-        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                "base_url",
-                f"{url} answers with status {response.status_code} and no list of models; most end in /v1.",
-                hint,
-            ) from error
-        return served
+            status = response.status_code
+            return {str(entry["id"]): dict(entry) for entry in response.raise_for_status().json()["data"]}
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            port = [*re.findall(r":(\d+)/", url), "80"][0]
+            server = f"python -m vllm.entrypoints.openai.api_server --model {model} --port {port}"
+            setting, hint = "base_url", f"Correct it, or start a server: {server}"
+            if status is None:
+                problem = f"{self.base_url} does not answer ({self.hidden(str(error) or type(error).__name__)})."
+            elif status in (401, 403):
+                setting, hint = "api_key_env", "Export a valid key under that name."
+                problem = f"{self.base_url} refuses the key (status {status})."
+            else:
+                problem = f"{url} answers with status {status} and no list of models; most end in /v1."
+            raise ConfigError(setting, problem, hint) from error
 
     def call(self, wanted: Wanted, model: str, prompt: Any, fields: dict[str, Any]) -> Call:
         """One HTTP request. Its answer is validated inside the call, so that an invalid one is retried.
@@ -202,22 +197,22 @@ class Endpoint(Service):
         return " ".join(self.hidden(f"status {error.status_code}: {message}").split())[:500]
 
 
-def check_no_key(base_url: str, api_key_env: str) -> None:
-    """Settings are logged and saved, so neither may contain a key. Raises: ConfigError, which does not repeat it."""
+def key_errors(base_url: str, api_key_env: str) -> Iterator[ConfigError]:
+    """Settings are logged and saved, so neither may contain a key; what is wrong, without repeating it."""
     try:
         parts = urlsplit(base_url)
         holds_key = bool(parts.username or parts.password or parts.query or parts.fragment)
     except ValueError:
         holds_key = False
     if holds_key:
-        raise ConfigError(
+        yield ConfigError(
             "base_url",
             "holds a user name, password or query, which would be logged and saved with the settings.",
             "Export the key as an environment variable and name it in api_key_env; further fields go to extra_body.",
         )
     looks_random = len(api_key_env) >= 20 and re.search(r"\d", api_key_env) and re.search(r"[a-z]", api_key_env)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env) or (looks_random and api_key_env not in os.environ):
-        raise ConfigError(
+        yield ConfigError(
             "api_key_env",
             "is not the name of an environment variable, and looks like a key.",
             "Export the key, e.g. export OPENAI_API_KEY=..., and give the variable's name.",

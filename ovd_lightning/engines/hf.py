@@ -68,12 +68,12 @@ class HFEngine(LocalEngine):
     def kind(self) -> str:
         return "hf"
 
-    def check(self) -> None:
+    def misfits(self) -> Iterator[ConfigError]:
         import torch
 
-        super().check()
+        yield from super().misfits()
         if self.device is not None and self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError("device", f"is {self.device!r}, but there is no GPU.", "Set cpu.")
+            yield ConfigError("device", f"is {self.device!r}, but there is no GPU.", "Set cpu.")
 
     def start(self) -> None:
         if self._network is not None:

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from ovd_lightning.engines.base import Completion, Engine, Poll, Prompt, Ready, Request, Sampling, TokensUsed, Troubles
-from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage, check_no_key
+from ovd_lightning.engines.endpoint import Call, Endpoint, Failure, Usage, key_errors
 from ovd_lightning.engines.prompts import Result, api_of, ask, estimate_tokens, prepare, share_requests, to_completion
 from ovd_lightning.engines.protocol import (
     Api,
@@ -20,7 +19,7 @@ from ovd_lightning.engines.protocol import (
     text_logprobs,
     token_logprobs,
 )
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, RunError, report
 from ovd_lightning.pretrained import load_tokenizer
 from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -102,7 +101,7 @@ class OpenAIEngine(Engine):
         extra_body: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_no_key(base_url, api_key_env)
+        report(key_errors(base_url, api_key_env))
         self.model = model
         self.api = api
         self.vllm_extensions = self.keeps_stop = vllm_extensions
@@ -176,14 +175,7 @@ class OpenAIEngine(Engine):
 
     def check(self) -> None:
         _ = self.tokenizer
-        try:
-            served = self._endpoint.models()
-        except ConfigError as error:
-            if error.setting != "base_url":
-                raise
-            port = urlsplit(self._endpoint.base_url).port or 80
-            command = f"python -m vllm.entrypoints.openai.api_server --model {self.model} --port {port}"
-            raise ConfigError("base_url", error.problem, f"Correct it, or start a server: {command}") from error
+        served = self._endpoint.models(self.model)
         if self.model not in served:
             raise ConfigError(
                 "model",
@@ -337,9 +329,8 @@ class OpenAIEngine(Engine):
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
         if not self.vllm_extensions:
-            if self.tokenizer is None:
-                raise ConfigError("tokenizer", "candidates are token ids.", "Set it, or give candidates as text.")
-            return self.next_text_logprobs(prompts, [str(self.tokenizer.decode([token])) for token in token_ids])
+            tokenizer = self.known_tokenizer()
+            return self.next_text_logprobs(prompts, [str(tokenizer.decode([token])) for token in token_ids])
         return self._tokens_as_ready(prompts, token_ids, lambda index, row: None)
 
     def _tokens_as_ready(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ovd_lightning.engines.base import Engine, Prompt
 from ovd_lightning.engines.local import LocalEngine
@@ -31,20 +31,21 @@ def as_prompt(text: str, chat: bool, system: str | None = None, begun: str = "")
     return messages
 
 
-def check_chat(setting: str, engine: Engine, chat: bool) -> None:
-    """Raises: ConfigError where ``chat`` needs a template that the tokenizer does not have."""
+def chat_errors(setting: str, engine: Engine, chat: bool) -> Iterator[ConfigError]:
+    """Whether ``chat`` needs a template that the tokenizer does not have."""
     if chat and isinstance(engine, LocalEngine) and not engine.tokenizer.chat_template:
-        raise ConfigError(
+        yield ConfigError(
             setting, f"is true, but the tokenizer of {engine.name} has no chat template.", "Set it to false."
         )
 
 
-def check_room(setting: str, engine: Engine, prompt: Prompt, response: int, answer: int, problem: str) -> None:
+def room_errors(
+    setting: str, engine: Engine, prompt: Prompt, response: int, answer: int, problem: str
+) -> Iterator[ConfigError]:
     """Whether a prompt, a response of so many tokens in it, and an answer to it fit the engine's context.
 
     Args:
         problem: id of the problem that the prompt is about.
-    Raises: ConfigError.
     """
     if engine.tokenizer is None or engine.max_context is None:
         return
@@ -53,13 +54,14 @@ def check_room(setting: str, engine: Engine, prompt: Prompt, response: int, answ
     try:
         tokens = len(encode(engine.tokenizer, prompt)) + response + answer
     except TemplateError as error:
-        raise ConfigError(
+        yield ConfigError(
             setting,
             f"is asked through its chat template, but of {engine.name} {error}.",
             "Use a task without a system message, chat: false, or a model whose template has a system role.",
-        ) from error
+        )
+        return
     if tokens > engine.max_context:
-        raise ConfigError(
+        yield ConfigError(
             setting,
             f"{engine.name} holds {engine.max_context} tokens; problem {problem!r} with a solution of {response} "
             f"tokens may need {tokens}.",

@@ -125,18 +125,20 @@ class VLLMEngine(LocalEngine):
     def check(self) -> None:
         from packaging.version import Version
 
-        found = self.installed()
-        if found is None or find_spec("vllm") is None:
-            raise ConfigError("engine", "vLLM is not installed.", HINT)
-        if not Version(MINIMUM) <= Version(found[1]) < Version(BELOW):
-            raise ConfigError(
-                "engine", f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed.", HINT
-            )
+        found = self.installed() if find_spec("vllm") is not None else None
+        if found is None or not Version(MINIMUM) <= Version(found[1]) < Version(BELOW):
+            problem = "vLLM is not installed."
+            if found is not None:
+                problem = f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed."
+            raise ConfigError("engine", problem, HINT)
         super().check()
+
+    def misfits(self) -> Iterator[ConfigError]:
+        yield from super().misfits()
         if self.on_cpu and self.tensor_parallel_size > 1:
-            raise ConfigError("tensor_parallel_size", "only one process runs the model on the CPU.", "Set 1.")
+            yield ConfigError("tensor_parallel_size", "only one process runs the model on the CPU.", "Set 1.")
         if self.on_cpu and Path(self.model).exists() and self.head_dim not in CPU_HEAD_DIMS:
-            raise ConfigError(
+            yield ConfigError(
                 "model",
                 f"vLLM's CPU attention has no kernel for a head dimension of {self.head_dim}.",
                 f"Use a model with one of {', '.join(map(str, CPU_HEAD_DIMS))}, or the hf engine.",

@@ -12,9 +12,10 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Sampling
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.evaluation.verification import Record, Verification, VerifiedCompletion, VerifiedStep
 from ovd_lightning.judges.scale import ScoreReading
+from ovd_lightning.methods.rules import threshold_errors
 from ovd_lightning.round.turns import respond
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
@@ -77,13 +78,7 @@ class TestingRejection:
                 "needs a verbal teacher, which scores and rewrites steps, and the method has none.",
                 "Use a method with a VerbalTeacher (configs/method/ovd.yaml), or leave benchmark.rejection out.",
             )
-        low, top = teacher.scale.low, teacher.scale.reject_all
-        if not low <= self.threshold <= top:
-            raise ConfigError(
-                "benchmark.rejection.threshold",
-                f"is {self.threshold}, outside the teacher's score scale {low}-{teacher.scale.high}.",
-                f"Use {low} (accept all) to {top} (reject all), or change the teacher's scale.",
-            )
+        report(threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale))
 
     def needs_teacher(self, teacher: Teacher | None) -> bool:
         """False where theta_test accepts every score: decoding is then plain, and no teacher has to be loaded."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from ovd_lightning.engines.asked import Asked
-from ovd_lightning.engines.prompting import as_prompt, check_chat
+from ovd_lightning.engines.prompting import as_prompt
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import SETTING, Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.verbal import VerbalJudge
+from ovd_lightning.settings.yaml_files import read_yaml
 from ovd_lightning.thoughts import behind
 from ovd_lightning.types import Problem
 
@@ -83,12 +82,7 @@ class RubricJudge(VerbalJudge):
         self.criteria: list[Criterion] | None = None
         if rubric is not None:
             setting = f"{SETTING}.rubric"
-            try:
-                given = yaml.safe_load(Path(rubric).expanduser().read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise ConfigError(
-                    setting, f"{rubric} cannot be read: {error}.", f"Name a file with {SHAPE}."
-                ) from error
+            given = read_yaml(Path(rubric).expanduser(), setting, f"Name a file with {SHAPE}.")
             self.criteria = read_criteria(given, setting)
 
     def criteria_of(self, problem: Problem) -> list[Criterion]:
@@ -96,11 +90,8 @@ class RubricJudge(VerbalJudge):
         if self.criteria is not None:
             return self.criteria
         if "rubric" not in problem.meta:
-            raise ConfigError(
-                f"{SETTING}.rubric",
-                f"is null, and problem {problem.id!r} has no rubric.",
-                "Name a file, or give every problem a `rubric`.",
-            )
+            without = f"is null, and problem {problem.id!r} has no rubric."
+            raise ConfigError(f"{SETTING}.rubric", without, "Name a file, or give every problem a `rubric`.")
         return read_criteria(problem.meta["rubric"], f"the rubric of problem {problem.id!r}")
 
     @property
@@ -113,19 +104,10 @@ class RubricJudge(VerbalJudge):
         found = {word.lower() for word in re.findall(r"\b(yes|no)\b", behind(text), re.IGNORECASE)}
         return None if len(found) != 1 else int(found == {"yes"})
 
-    def check(self) -> None:
+    def _errors(self) -> Iterator[ConfigError]:
         if self.answer == "scale":
-            super().check()
-            return
-        check_chat(f"{SETTING}.chat", self.engine, self.chat)
-        if self.read == "distribution" and self.engine.tokenizer is not None:
-            single = {text.strip() for text in self._single_token_texts(YES_NO)}
-            if missing := [word for word in ("Yes", "No") if word not in single]:
-                raise ConfigError(
-                    f"{SETTING}.read",
-                    f"is distribution, but {missing[0]} is not one token in the vocabulary of {self.engine.name}.",
-                    "Use read: text, or answer: scale.",
-                )
+            return super()._errors()
+        return self._answer_errors(YES_NO, "Use read: text, or answer: scale.")
 
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         for problem in problems:
@@ -138,9 +120,9 @@ class RubricJudge(VerbalJudge):
         each = super().prompts_per_request if self.answer == "scale" or self.read == "text" else 1
         return each * len(self.criteria or [None])
 
-    def prompt_characters(self, of_step: bool) -> int:
+    def empty_prompt(self, of_step: bool) -> str:
         empty = JudgeRequest.of_text("", **{"step" if of_step else "response": ""})
-        return len(self._about(empty, (self.criteria or [Criterion("", 1.0)])[0]))
+        return self._about(empty, (self.criteria or [Criterion("", 1.0)])[0])
 
     def prompt(self, request: JudgeRequest) -> str:
         """The longest criterion's."""

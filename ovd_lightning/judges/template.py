@@ -60,14 +60,14 @@ class PromptTemplate:
             file = PROMPTS / path
         try:
             self.text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(sorted(p.name for p in PROMPTS.glob("*.jinja")))
-            raise ConfigError(setting, f"{path} cannot be read.", f"Name a Jinja file, or one of {known}.") from error
-        try:
             used = jinja2.meta.find_undeclared_variables(_JINJA.parse(self.text))
             self._template = _JINJA.from_string(self.text)
-        except jinja2.TemplateError as error:
-            raise ConfigError(setting, f"{path} is no Jinja template: {error}.", "Correct it.") from error
+        except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
+            problem, hint = f"is no Jinja template: {error}.", "Correct it."
+            if not isinstance(error, jinja2.TemplateError):
+                known = ", ".join(sorted(p.name for p in PROMPTS.glob("*.jinja")))
+                problem, hint = "cannot be read.", f"Name a Jinja file, or one of {known}."
+            raise ConfigError(setting, f"{path} {problem}", hint) from error
         if unknown := sorted(used - set(VARIABLES)):
             raise ConfigError(
                 setting, f"{path} uses {', '.join(unknown)}.", f"The variables are {', '.join(VARIABLES)}."

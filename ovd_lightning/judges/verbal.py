@@ -8,13 +8,13 @@ as text and parsed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
-from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint, longest
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.engines.prompting import as_prompt, chat_errors, hint, longest, room_errors
+from ovd_lightning.errors import ConfigError, RunError, report
 from ovd_lightning.judges.base import SETTING, Judge, Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.scale import SCALES, ScoreScale
 from ovd_lightning.judges.template import PromptTemplate
@@ -89,44 +89,50 @@ class VerbalJudge(Judge):
     def check(self) -> None:
         """Raises: ConfigError for a chat template that is not there, and a vocabulary that cannot write the prompt or
         a digit in one token."""
-        check_chat(f"{SETTING}.chat", self.engine, self.chat)
+        report(self._errors())
+
+    def _errors(self) -> Iterator[ConfigError]:
+        yield from (errors := list(self._answer_errors(DIGITS, "Use read: text.")))
         tokenizer = self.engine.tokenizer
-        if self.read != "distribution" or tokenizer is None:
+        if errors or self.chat or self.read != "distribution" or tokenizer is None:
             return
-        single = self._single_token_texts(DIGITS)
-        if missing := [d for d in DIGITS if d not in single]:
-            raise ConfigError(
-                f"{SETTING}.read",
-                f"is distribution, but {', '.join(missing)} is not one token in the vocabulary of {self.engine.name}.",
-                "Use read: text.",
-            )
-        if self.chat:
-            return
-        empty = (
-            JudgeRequest.of_text("", step="") if self.template.rates_steps else JudgeRequest.of_text("", response="")
-        )
-        prompt = self.prompt(empty)
+        prompt = self.empty_prompt(self.template.rates_steps)
         kept = decode(tokenizer, tokenizer.encode(prompt))
         if "".join(kept.split()) != "".join(prompt.split()):
             own = self.template.path != "a4.jinja"
-            raise ConfigError(
+            yield ConfigError(
                 f"{SETTING}.{'prompt' if own else 'scale'}",
                 f"has a scoring prompt that the vocabulary of {self.engine.name} cannot write.",
                 f"The embedded teacher knows {'the words of a4.jinja' if own else 'zero_to_nine'} only; otherwise use "
                 "another teacher.",
             )
 
+    def _answer_errors(self, answers: Sequence[str], hint: str) -> Iterator[ConfigError]:
+        """What keeps the engine from being asked, or a distribution over ``answers`` from being read."""
+        yield from chat_errors(f"{SETTING}.chat", self.engine, self.chat)
+        if self.read == "distribution" and self.engine.tokenizer is not None:
+            single = {text.strip() for text in self._single_token_texts(answers)}
+            if missing := [text for text in dict.fromkeys(map(str.strip, answers)) if text not in single]:
+                problem = f"is distribution, but no token of {self.engine.name} is {' or '.join(missing)}."
+                yield ConfigError(f"{SETTING}.read", problem, hint)
+
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Whether the prompt of the longest problem, with a whole response and the score, fits the engine's context:
         in the judge's tokens for the prompt and, for want of a better guess, in the student's for the response."""
-        for problem in longest(problems):
-            if self.reference and not problem.answers:
-                raise ConfigError(
-                    f"{SETTING}.reference", f"is true, but problem {problem.id!r} has no answer.", "Set it to false."
-                )
-            prompt = self.prompt(JudgeRequest(problem=problem, **self._empty))
-            answer = self.score_tokens if self.read == "text" else 1
-            check_room(_engine_setting(self), self.engine, as_prompt(prompt, self.chat), max_tokens, answer, problem.id)
+        report(self._problem_errors(longest(problems), max_tokens))
+
+    def _problem_errors(self, problems: Sequence[Problem], max_tokens: int) -> Iterator[ConfigError]:
+        """Each kind of error once, of the first problem that has it."""
+        if self.reference and (bare := next((p for p in problems if not p.answers), None)) is not None:
+            yield ConfigError(
+                f"{SETTING}.reference", f"is true, but problem {bare.id!r} has no answer.", "Set it to false."
+            )
+        where, engine = _engine_setting(self), self.engine
+        for problem in problems:
+            prompt = as_prompt(self.prompt(JudgeRequest(problem=problem, **self._empty)), self.chat)
+            if found := list(room_errors(where, engine, prompt, max_tokens, self.answer_tokens, problem.id)):
+                yield from found
+                return
 
     @property
     def prompts_per_request(self) -> int:
@@ -134,7 +140,11 @@ class VerbalJudge(Judge):
         return self.samples if self.read == "text" or self.scale.high == 9 else 2
 
     def prompt_characters(self, of_step: bool) -> int:
-        return len(self.prompt(JudgeRequest.of_text("", **{"step" if of_step else "response": ""})))
+        return len(self.empty_prompt(of_step))
+
+    def empty_prompt(self, of_step: bool) -> str:
+        """About an empty step or response to an empty question."""
+        return self.prompt(JudgeRequest.of_text("", **{"step" if of_step else "response": ""}))
 
     @property
     def answer_tokens(self) -> int:
@@ -269,7 +279,7 @@ class VerbalJudge(Judge):
             judgements.append(Judgement([p / total for p in scores] if total >= self.min_mass else None, total))
         return judgements, count
 
-    def _single_token_texts(self, texts: list[str]) -> list[str]:
+    def _single_token_texts(self, texts: Sequence[str]) -> list[str]:
         """Those of ``texts`` that are one token, each token once (" 7" is often two tokens, or the same as "7").
 
         An endpoint with a hidden vocabulary compares texts without the white space around them: there, those without.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from ovd_lightning import functional as F
@@ -15,6 +15,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
+from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
 # --------------------------------------------------------------------------------------------------------- acceptance
@@ -280,35 +281,38 @@ def is_lazy(rule: Acceptance | Replacement | Credit) -> bool:
     return bool(vars(type(rule)).get("lazy", False))
 
 
-def check_threshold(threshold: float, scale: Scale) -> None:
-    """Raises: ConfigError for a threshold that is not on the scale."""
+def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[ConfigError]:
+    """Whether a threshold is on the scale."""
     if not scale.low <= threshold <= scale.reject_all:
-        raise ConfigError(
-            "method.init_args.threshold",
+        yield ConfigError(
+            setting,
             f"is {threshold}, outside the teacher's score scale {scale.low}-{scale.high}.",
             f"Use {scale.low} (accept all) to {scale.reject_all} (reject all), or change the judge's scale.",
         )
 
 
-def check_rules(
-    scoring: Scoring, replacement: Replacement, credit: Credit, group_size: int, continues: bool = True
-) -> None:
-    """Rules that do not go together, or with a teacher that cannot continue a trajectory. Raises: ConfigError."""
-    if replacement.kept_share and not continues:
-        raise ConfigError(
+def errors(
+    threshold: float,
+    teacher: VerbalTeacher,
+    scoring: Scoring,
+    replacement: Replacement,
+    credit: Credit,
+    group_size: int,
+) -> Iterator[ConfigError]:
+    """A threshold that is not on the teacher's scale, and rules that do not go together, or not with the teacher."""
+    yield from threshold_errors("method.init_args.threshold", threshold, teacher.scale)
+    if replacement.kept_share and not teacher.writes:
+        yield ConfigError(
             "method.init_args.replacement",
             f"is {type(replacement).__name__}, and the teacher has no engine to continue a trajectory.",
             "Use ovd_lightning.methods.rules.Whole, or name an engine.",
         )
     for name, rule in (("replacement", replacement), ("credit", credit)):
         if rule.needs_step_scores and scoring.level != "step":
-            raise ConfigError(
-                f"method.init_args.{name}",
-                f"is {type(rule).__name__}, which needs scored steps.",
-                "Use scoring.level: step with it.",
-            )
+            problem = f"is {type(rule).__name__}, which needs scored steps."
+            yield ConfigError(f"method.init_args.{name}", problem, "Use scoring.level: step with it.")
     if group_size < 2 and credit.needs_group and not replacement.adds:
-        raise ConfigError(
+        yield ConfigError(
             "method.init_args.group_size",
             f"is 1, and credit: {type(credit).__name__} normalises within the group, which gives 0 for a group of one.",
             "Use 2 or more, or credit: ovd_lightning.methods.rules.Reward.",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.settings.ranges import ClosedUnitInterval, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import PART, Split, Task
 from ovd_lightning.types import Grade, Problem
@@ -37,23 +37,27 @@ class MixtureTask(Task):
 
     def __init__(self, tasks: dict[str, Task], weights: dict[str, PositiveFloat] | None = None) -> None:
         super().__init__()
-        if len(tasks) < 2:
-            raise ConfigError(f"{SETTING}.tasks", f"has {len(tasks)}.", "Name two tasks or more.")
         weights = dict.fromkeys(tasks, 1.0) if weights is None else weights
-        if set(weights) != set(tasks):
-            raise ConfigError(f"{SETTING}.weights", f"is of {list(weights)}.", f"Give each of {list(tasks)} one.")
+        report(self._errors(tasks, weights))
         self._parts = dict(tasks)
         self.weights = {name: weights[name] / math.fsum(weights.values()) for name in tasks}
-        first, *others = tasks.values()
-        for what in ("step_separator", "system", "graded"):
-            if any(getattr(task, what) != getattr(first, what) for task in others):
-                values = {name: getattr(task, what) for name, task in tasks.items()}
-                raise ConfigError(f"{SETTING}.tasks", f"differ in {what}: {values}.", "Mix tasks that agree in it.")
-        if any(task.environment is not None for task in tasks.values()):
-            raise ConfigError(f"{SETTING}.tasks", "holds one with an environment.", "Train on it alone.")
-        if any(type(task).split_steps is not type(first).split_steps for task in others):
-            raise ConfigError(f"{SETTING}.tasks", "cut steps in different ways.", "Mix tasks that agree in it.")
+        first = next(iter(tasks.values()))
         self.step_separator, self.system, self.graded = first.step_separator, first.system, first.graded
+
+    @staticmethod
+    def _errors(tasks: dict[str, Task], weights: dict[str, float]) -> Iterator[ConfigError]:
+        if len(tasks) < 2:
+            yield ConfigError(f"{SETTING}.tasks", f"has {len(tasks)}.", "Name two tasks or more.")
+        if set(weights) != set(tasks):
+            yield ConfigError(f"{SETTING}.weights", f"is of {list(weights)}.", f"Give each of {list(tasks)} one.")
+        for what in ("step_separator", "system", "graded"):
+            values = {name: getattr(task, what) for name, task in tasks.items()}
+            if len(set(values.values())) > 1:
+                yield ConfigError(f"{SETTING}.tasks", f"differ in {what}: {values}.", "Mix tasks that agree in it.")
+        if any(task.environment is not None for task in tasks.values()):
+            yield ConfigError(f"{SETTING}.tasks", "holds one with an environment.", "Train on it alone.")
+        if len({type(task).split_steps for task in tasks.values()}) > 1:
+            yield ConfigError(f"{SETTING}.tasks", "cut steps in different ways.", "Mix tasks that agree in it.")
 
     @property
     def parts(self) -> dict[str, Task]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -12,8 +12,8 @@ from ovd_lightning import thoughts
 from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.engines.prompting import as_prompt, check_chat, check_room, hint, longest
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.engines.prompting import as_prompt, chat_errors, hint, longest, room_errors
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.judges.base import Ledger
 from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
@@ -88,11 +88,14 @@ class Demonstrator(Teacher):
     def _check_writing(self) -> None:
         if self.pool is not None:
             self.pool.check()
-        check_chat(f"{SETTING}.demonstrator_chat", self.demonstrator, self.demonstrator_chat)
+        report(self._writing_errors())
+
+    def _writing_errors(self) -> Iterator[ConfigError]:
+        yield from chat_errors(f"{SETTING}.demonstrator_chat", self.demonstrator, self.demonstrator_chat)
         if self.demonstration_thinking == "strip" and self.demonstrator.tokenizer is not None:
             special = getattr(self.demonstrator.tokenizer, "all_special_tokens", [])
             if hidden := [token for token in special if thoughts.is_mark(token)]:
-                raise ConfigError(
+                yield ConfigError(
                     f"{SETTING}.demonstration_thinking",
                     f"is strip, but {hidden[-1]} is a special token of {self.demonstrator.name}, which no text shows.",
                     "Use keep, or a tokenizer in which it is an ordinary token.",
@@ -106,7 +109,7 @@ class Demonstrator(Teacher):
         for problem in longest(problems):
             prompt = as_prompt(task.prompt(problem), self.demonstrator_chat, task.system)
             written = max(self.demonstration_tokens or max_tokens, max_tokens)  # a prefix may be as long as max_tokens
-            check_room(f"{SETTING}.demonstrator", self.demonstrator, prompt, written, 0, problem.id)
+            report(room_errors(f"{SETTING}.demonstrator", self.demonstrator, prompt, written, 0, problem.id))
 
     def demonstrate(
         self,

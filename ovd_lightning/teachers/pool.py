@@ -7,7 +7,7 @@ rest of a trajectory that the student began does, and is never drawn from a pool
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.tasks.files import FileError, read_file
@@ -81,15 +81,18 @@ class Pool:
             filled: an engine writes what is missing.
         Raises: ConfigError for problems without a demonstration, and for a task with an environment.
         """
+        report(self._problem_errors(task, problems, filled))
+
+    def _problem_errors(self, task: Task, problems: Sequence[Problem], filled: bool) -> Iterator[ConfigError]:
         if task.environment is not None:
-            raise ConfigError(
+            yield ConfigError(
                 SETTING,
                 f"is set, but in {type(task).__name__} a demonstration holds replies of the environment, which change.",
                 "Set it to null.",
             )
         without = [] if filled else [p.id for p in problems if not self.texts(p)]
         if without:
-            raise ConfigError(
+            yield ConfigError(
                 f"{SETTING}.init_args.written",
                 f"{self.written} has no demonstration of {len(without)} of {len(problems)} problems, the first is "
                 f"{without[0]!r}, and there is no engine to write one.",
@@ -155,17 +158,15 @@ class Pool:
 
 def read_written(file: str) -> dict[tuple[str, str], list[str]]:
     """("id" or "question", its value) -> texts, in the order of the file. Raises: ConfigError."""
-    setting = f"{SETTING}.init_args.written"
-    try:
-        rows = read_file(Path(file).expanduser())
-    except (OSError, FileError) as error:
-        raise ConfigError(setting, f"{file} cannot be read: {error}.", SHAPE) from error
     texts: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for number, row in enumerate(rows, 1):
-        by = next((name for name in ("id", "question") if row.get(name) not in (None, "")), None)
-        if by is None or not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise ConfigError(setting, f"{file}: row {number} is no demonstration: {str(row)[:100]}.", SHAPE)
-        texts[by, str(row[by])].append(row["text"])
+    try:
+        for number, row in enumerate(read_file(Path(file).expanduser()), 1):
+            by = next((name for name in ("id", "question") if row.get(name) not in (None, "")), None)
+            if by is None or not isinstance(row.get("text"), str) or not row["text"].strip():
+                raise FileError(f"row {number} is no demonstration: {str(row)[:100]}")
+            texts[by, str(row[by])].append(row["text"])
+    except (OSError, FileError) as error:
+        raise ConfigError(f"{SETTING}.init_args.written", f"{file} cannot be read: {error}.", SHAPE) from error
     return texts
 
 

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.workers.pool import Pool, WorkerError
@@ -27,6 +27,7 @@ TRIALS = 3
 """Of the first program, which may time out on a machine that is busy starting."""
 GRACE_S = 60.0
 """Seconds after a program's limit at which the helper itself is replaced."""
+ROOM = "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md."
 
 
 class LocalSandbox(Sandbox):
@@ -131,36 +132,39 @@ class LocalSandbox(Sandbox):
         self._pool = Pool(
             [sys.executable, "-I", "-S", str(HELPER), json.dumps(given)], self.workers, self.time_s + GRACE_S
         )
+        errors: list[ConfigError] = []
         try:
             (found,) = self._pool.run([{}])
             self._protections = {name: (found or {}).get(name) for name in get_args(Protection)}
-            self._refuse(found or {})
-            trial = "\n".join([*(f"import {p}" for p in self.packages), "x = bytearray(16 << 20)", "print(6 * 7)"])
-            for _ in range(TRIALS):
-                (first,) = self.run([trial])
-                if not first.timed_out:
-                    break
-            output = first.failed or first.killed or first.stderr.strip() or first.stdout
-            problem = None if first.stdout == "42\n" else f"a first program does not run: {output[-500:]}"
+            errors = [*self._protection_errors(found or {}), *self._trial_errors()]
         except WorkerError as error:
             problem = f"the sandbox does not start ({error}); its own message stands above."
-        except ConfigError:
+            errors = [ConfigError(SETTINGS, problem, ROOM)]
+        if errors:
             self.close()
-            raise
-        if problem is not None:
-            self.close()
-            hint = "Allow it more memory_mb, time_s or processes, or fewer packages; or see docs/sandbox.md."
-            raise ConfigError(SETTINGS, problem, hint)
+        report(errors)
 
-    def _refuse(self, found: dict[str, Any]) -> None:
-        """Raise ConfigError when a required protection is missing; warn when an important one is."""
+    def _trial_errors(self) -> Iterator[ConfigError]:
+        """Runs a first program."""
+        trial = "\n".join([*(f"import {p}" for p in self.packages), "x = bytearray(16 << 20)", "print(6 * 7)"])
+        for _ in range(TRIALS):
+            (first,) = self.run([trial])
+            if not first.timed_out:
+                break
+        if first.stdout != "42\n":
+            output = first.failed or first.killed or first.stderr.strip() or first.stdout
+            yield ConfigError(SETTINGS, f"a first program does not run: {output[-500:]}", ROOM)
+
+    def _protection_errors(self, found: dict[str, Any]) -> Iterator[ConfigError]:
+        """A required protection that is missing; otherwise, a warning where an important one is."""
         notes = "; ".join(f"{name[6:]}: {why}" for name, why in found.items() if name.startswith("note: "))
         if missing := [name for name in self.require if self._protections and self._protections[name] is None]:
-            raise ConfigError(
+            yield ConfigError(
                 f"{SETTINGS}.require",
                 f"{', '.join(missing)}: this machine offers no such protection ({notes or 'no reason known'}).",
                 "Use another machine, or RemoteSandbox; docs/sandbox.md says what is needed.",
             )
+            return
         important = [n for n in ("files", "network", "survivors") if self._protections and not self._protections[n]]
         if important:
             log.warning(

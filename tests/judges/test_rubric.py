@@ -109,12 +109,16 @@ def test_a_rubric_is_read() -> None:
 
 
 def test_a_rubric_file_that_cannot_be_read_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"judge\.init_args\.rubric: .*none\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"judge\.init_args\.rubric: .*none\.yaml is not there"):
         RubricJudge(str(tmp_path / "none.yaml"))
 
 
 def test_yes_and_no_must_be_tokens(tokenizer: Any, file: str) -> None:
     judge = RubricJudge(file, engine=ScriptedEngine(tokenizer=tokenizer))
-    with pytest.raises(ConfigError, match=r"read: is distribution, but Yes is not one token"):
+    with pytest.raises(ConfigError, match=r"read: is distribution, but no token of scripted is Yes or No\. Use read"):
         judge.check()
     RubricJudge(file, read="text", engine=ScriptedEngine(tokenizer=tokenizer)).check()
+
+
+def test_criteria_on_the_scale_need_no_rubric_of_the_judge_to_be_checked(tokenizer: Any) -> None:
+    RubricJudge(answer="scale", engine=ScriptedEngine(tokenizer=tokenizer)).check()

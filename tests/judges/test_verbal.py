@@ -214,7 +214,7 @@ def test_scores_as_text_are_one_hot_and_seeded(tokenizer: Any) -> None:
 def test_a_vocabulary_without_digits_is_refused_before_anything_loads() -> None:
     lacking = SpacedTokenizer()
     del lacking.ids["4"], lacking.ids["7"]
-    with pytest.raises(ConfigError, match=r"4, 7 is not one token in the vocabulary of scripted\. Use read: text"):
+    with pytest.raises(ConfigError, match=r"is distribution, but no token of scripted is 4 or 7\. Use read: text"):
         VerbalJudge(ScriptedEngine(tokenizer=lacking)).check()
     VerbalJudge(ScriptedEngine(tokenizer=lacking), read="text").check()
     VerbalJudge(ScriptedEngine()).check()  # a hidden vocabulary cannot be checked

@@ -629,6 +629,13 @@ def test_wrong_settings_are_named(setting: str, settings: dict[str, Any]) -> Non
     assert error.value.hint
 
 
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        OVD(VerbalTeacher(ScriptedEngine()), 12, scoring=Scoring(level="trajectory"), credit=StepScores())
+    names = [error.setting.removeprefix("method.init_args.") for error in caught.value.errors]
+    assert names == ["threshold", "credit"]
+
+
 def test_the_threshold_is_checked_against_the_teachers_scale() -> None:
     ten = VerbalTeacher(ScriptedEngine(), VerbalJudge(scale="one_to_ten"))
     assert OVD(ten, threshold=11).threshold == 11

@@ -89,6 +89,12 @@ def test_what_cannot_be_mixed(tasks: dict[str, Task], weights: dict[str, float] 
         MixtureTask(tasks, weights)
 
 
+def test_everything_that_keeps_tasks_from_being_mixed_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MixtureTask({"a": Words(), "b": Words(separator=".")}, {"a": 1.0})
+    assert [e.setting for e in caught.value.errors] == ["task.init_args.weights", "task.init_args.tasks"]
+
+
 def test_from_easy_to_hard() -> None:
     task = CurriculumTask(Words(size=100), "hard", over=1000, begin=0.1)
     hardest = [max(p.meta["hard"] for p in task.ordered(start, 50, seed=0)) for start in (0, 450, 950)]

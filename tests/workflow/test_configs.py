@@ -129,6 +129,7 @@ def test_the_variants_differ_where_they_should_and_nowhere_else(monkeypatch: pyt
     task = "task.init_args"
     assert differences(monkeypatch, "math_one_example", "math") == {
         "run.name": "math_one_example",
+        "method.init_args.teacher.init_args.pool.init_args.size": 1024,
         f"{task}.data": "configs/data/paper_examples.jsonl",
         f"{task}.split": "train",
         f"{task}.ids": ["problem-1"],
