@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.files import write_text
 from ovd_lightning.report.comparison import figures, final_table
 from ovd_lightning.report.groups import SEED, Group, find_runs, group_by
@@ -81,6 +81,13 @@ def compare(given: Sequence[str], out: Path, by: Sequence[str] = (), metrics: Se
     return notes
 
 
+def _wrong(options: argparse.Namespace) -> Iterator[ConfigError]:
+    if options.wandb is None and not options.runs:
+        yield ConfigError("compare", "no run is given.", "Give their folders, or --wandb ENTITY/PROJECT.")
+    if options.wandb is not None and options.runs:
+        yield ConfigError("--wandb", "takes the runs of its project.", "Leave out the folders.")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0; 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
@@ -101,16 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(argv)
     try:
+        report(_wrong(options))
         if options.wandb is not None:
             from ovd_lightning.report.wandb_view import save
 
-            if options.runs:
-                raise ConfigError("--wandb", "takes the runs of its project.", "Leave out the folders.")
             for url in save(options.wandb, options.by, options.metric):
                 print(url)
             return 0
-        if not options.runs:
-            raise ConfigError("compare", "no run is given.", "Give their folders, or --wandb ENTITY/PROJECT.")
         for note in compare(options.runs, options.out, options.by, options.metric):
             print(f"note: {note}", file=sys.stderr)
         print(options.out)

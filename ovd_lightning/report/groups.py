@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError, did_you_mean
+from ovd_lightning.errors import ConfigError, did_you_mean, report
 from ovd_lightning.report.read import Run, Series, read_run
 from ovd_lightning.report.rounds import over_rounds
 
@@ -71,15 +71,16 @@ def find_runs(given: Sequence[str]) -> tuple[list[Member], list[str]]:
     Raises: ConfigError where one of them names no folder, or no run is found.
     """
     found: dict[Path, None] = {}
+    errors: list[ConfigError] = []
     for name in given:
         pattern = glob.has_magic(name) and not Path(name).exists()
         folders = [Path(p) for p in sorted(glob.glob(name)) if Path(p).is_dir()] if pattern else [Path(name)]
-        if not all(folder.is_dir() for folder in folders):
-            raise ConfigError("compare", f"{name} is no folder.", HINT)
-        runs = [run for folder in folders for run in _runs_below(folder.resolve())]
+        runs = [run for folder in folders if folder.is_dir() for run in _runs_below(folder.resolve())]
         if not runs:
-            raise ConfigError("compare", f"{name} {'matches' if pattern else 'holds'} no run.", HINT)
+            what = "matches no run" if pattern else "holds no run" if Path(name).is_dir() else "is no folder"
+            errors.append(ConfigError("compare", f"{name} {what}.", HINT))
         found |= dict.fromkeys(runs)
+    report(errors)
     members, left_out = [], []
     common = os.path.commonpath([folder.parents[1] for folder in found])
     for folder in found:
@@ -180,9 +181,10 @@ def _named(name: str, members: Sequence[Member]) -> str:
     matches = [name] if name in known else [other for other in known if other.endswith(f".{name}")]
     if len(matches) == 1:
         return matches[0]
+    problem, hint = f"no run has a setting {name}.", did_you_mean(name, known)
     if matches:
-        raise ConfigError("--by", f"{name} is the end of {' and of '.join(matches[:4])}.", "Give the whole name.")
-    raise ConfigError("--by", f"no run has a setting {name}.", did_you_mean(name, known))
+        problem, hint = f"{name} is the end of {' and of '.join(matches[:4])}.", "Give the complete name."
+    raise ConfigError("--by", problem, hint)
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:

@@ -6,11 +6,11 @@ Written with the package ``wandb-workspaces`` (the extra ``[wandb]``), which W&B
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, report
 from ovd_lightning.evaluation.names import accuracies, label
 from ovd_lightning.report.comparison import CURVES
 
@@ -69,16 +69,20 @@ def save(where: str, by: Sequence[str] = (), metrics: Sequence[str] = ()) -> lis
 
 def checked(where: str) -> tuple[str, str]:
     """(entity, project). Raises: ConfigError."""
-    entity, slash, project = where.partition("/")
-    if not (entity and slash and project) or "/" in project:
-        raise ConfigError("--wandb", f"is {where!r}.", "Write ENTITY/PROJECT, as in the address of the project's page.")
+    report(_errors(where))
+    entity, _, project = where.partition("/")
+    return entity, project
+
+
+def _errors(where: str) -> Iterator[ConfigError]:
+    if [bool(part) for part in where.split("/")] != [True, True]:
+        yield ConfigError("--wandb", f"is {where!r}.", "Write ENTITY/PROJECT, as in the address of the project's page.")
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ConfigError("--wandb", "needs the package wandb-workspaces.", "pip install 'ovd-lightning[wandb]'")
+        yield ConfigError("--wandb", "needs the package wandb-workspaces.", "pip install 'ovd-lightning[wandb]'")
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
-        raise ConfigError("--wandb", "needs a key of W&B, and none is configured.", "wandb login, or WANDB_API_KEY.")
-    return entity, project
+        yield ConfigError("--wandb", "needs a key of W&B, and none is configured.", "wandb login, or WANDB_API_KEY.")
 
 
 def sections(drawn: Drawn) -> dict[str, list[Any]]:
