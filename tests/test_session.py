@@ -52,8 +52,9 @@ def session(folder: Path, test: str, *options: str) -> subprocess.Popen[str]:
                "no:cacheprovider", "--rootdir", folder, *options, folder / "test_it.py"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TEST_OF_TESTS": str(folder)}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup ignores, and children inherit
+    )  # fmt: skip
 
 
 def alive(folder: Path) -> list[psutil.Process]:
