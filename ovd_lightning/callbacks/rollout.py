@@ -20,7 +20,6 @@ from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollout
 from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import check_environments, check_run
-from ovd_lightning.report.read import read_metrics
 from ovd_lightning.round.context import Round
 from ovd_lightning.round.loop import Training, run_round
 from ovd_lightning.round.metrics import RoundMetrics
@@ -36,12 +35,6 @@ the end of the last one to its own, without evaluations. A checkpoint is written
 What is graded, scored and replaced while others are sampled (round/overlap.py) is in ``overlapped`` alone, which is
 part of no sum: the phases have what the round waits for.
 """
-
-
-def spent_before(folder: Path) -> float:
-    """Tokens that the teacher read and wrote in the rounds in a run's metrics.csv: those before a resumption."""
-    logged = read_metrics(folder)
-    return sum(v for n in ("prompt", "completion") for _, v in logged.get(f"teacher/{n}_tokens", []))
 
 
 class RolloutCallback(L.Callback):
@@ -96,10 +89,16 @@ class RolloutCallback(L.Callback):
         """Whether the engine has been compared with the student since this stage began."""
         self._used = TokensUsed()
         """What the teacher had read and written when the round began."""
-        self._spent: float | None = None
-        """Tokens that it has read and written in the whole run; None before the first round of this process."""
+        self._spent = 0.0
+        """Tokens that it has read and written in the whole run, also before it was resumed."""
 
     # -------------------------------------------------------------- lifetime
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"teacher_tokens": self._spent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._spent = state_dict["teacher_tokens"]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = self._parts(trainer, pl_module)
@@ -299,8 +298,6 @@ class RolloutCallback(L.Callback):
             tokens = values.pop(f"throughput/{kind}_tokens", 0.0)  # a method may have the teacher write everything
             values[f"throughput/{kind}_tokens_per_s"] = tokens / max(values[f"time/{name}"], 1e-9)
         if "teacher/prompt_tokens" in values:
-            if self._spent is None:
-                self._spent = spent_before(Path(trainer.default_root_dir))
             self._spent += values["teacher/prompt_tokens"] + values["teacher/completion_tokens"]
             values["teacher/total_tokens"] = self._spent
         self.history.append(values)

@@ -143,7 +143,7 @@ def one(found: list[Measurement], method: str, naive: bool = False, tokens: int 
 def test_chunks_take_less_than_whole_logits_and_hardly_grow(found: list[Measurement]) -> None:
     for method in ("OVD", "OPD", "GKD"):
         assert one(found, method).peak < one(found, method, naive=True).peak / 3
-        assert one(found, method).peak < 1.4 * one(found, method, tokens=64).peak
+        assert one(found, method).peak < 1.8 * one(found, method, tokens=64).peak
         assert one(found, method, naive=True).peak > 3.5 * one(found, method, naive=True, tokens=64).peak
 
 

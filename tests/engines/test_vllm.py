@@ -20,11 +20,11 @@ def test_vllm_decodes_only_where_a_stop_text_needs_it(
     engine = start_engine("vllm", tied_path)
     run, asked, decode = engine._run, [], False
 
-    def recorded(prompts: Any, parameters: Any) -> Any:
+    def recorded(prompts: Any, parameters: Any, *more: Any) -> Any:
         asked.extend(one.detokenize for one in parameters)
         for one in parameters:
             one.detokenize = one.detokenize or decode
-        return run(prompts, parameters)
+        return run(prompts, parameters, *more)
 
     monkeypatch.setattr(engine, "_run", recorded)
     requests = [Request(prompt=[10, 20, 30 + i], seed=i) for i in range(8)]

@@ -39,7 +39,7 @@ def arguments(server: BadEndpoint, folder: Path, **settings: object) -> list[str
         *cli.HF,
         f"{ENGINE}=ovd_lightning.engines.openai.OpenAIEngine",
         *(f"{ENGINE}.init_args.{name}={value}" for name, value in chosen.items()),
-        f"--method.init_args.teacher.init_args.cache={folder}/answers.sqlite",
+        f"--method.init_args.teacher.init_args.cache={folder}/answers.sqlite", "--method.init_args.judged=all",
         f"--data.rounds={ROUNDS}", "--data.validation_limit=2", "--data.test_limit=2",
         "--benchmark.before_training=false", "--benchmark.after_training=false",
     ]  # fmt: skip

@@ -109,7 +109,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 "answers_field": "answers", "id_field": None, "exclude": None,
             }},
             "data": {"benchmarks": {"init_args": {"folder": str(folder)}}, "validation_limit": 4, "test_limit": 2},
-            "method": {"init_args": {"teacher": {"init_args": {
+            "method": {"init_args": {"judged": "all", "teacher": {"init_args": {
                 "engine": {"init_args": server}, "demonstrator": {"init_args": server},
                 "demonstration_tokens": 96, "cache": str(folder / "answers.sqlite"),
                 "pool": {"init_args": {"file": str(folder / "pool.sqlite")}},

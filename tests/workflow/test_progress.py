@@ -81,7 +81,7 @@ def piped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
             f"{engine}=ovd_lightning.engines.openai.OpenAIEngine", f"{engine}.init_args.base_url={url}",
             f"{engine}.init_args.model=m", f"{engine}.init_args.vllm_extensions=false",
             f"{engine}.init_args.prompts_per_request=4", f"{engine}.init_args.max_concurrency=1",
-            f"{TEACHER}.judge.init_args.read=text",
+            f"{TEACHER}.judge.init_args.read=text", "--method.init_args.judged=all",
         )  # fmt: skip
         return folder, done.stdout, time.monotonic() - start
 

@@ -51,10 +51,16 @@ def test_the_replaced_are_exactly_those_under_the_threshold_or_wrong(quickstart:
     sampled = [line for line in lines if line["source"] == "student"]
     assert len(sampled) == 3 * 4 * 8
     for line in sampled:
-        assert line["in_mixture"] is not (line["score"] < 7 or not line["correct"])
-        assert line["accepted"] is (line["score"] >= 7)
-        assert line["score"] == min(step["score"] for step in line["steps"])
-        assert all(abs(sum(step["distribution"]) - 1) < 1e-3 for step in line["steps"])
+        assert line["in_mixture"] is (line["correct"] and line["accepted"])
+        assert line["correct"] or line["accepted"] is None, "what is wrong is not judged"
+        scores = [step["score"] for step in line["steps"] if step["score"] is not None]
+        if line["accepted"]:
+            assert line["score"] == min(scores) >= 7
+            assert len(scores) == len(line["steps"])
+        elif line["correct"]:
+            assert scores[-1] < 7, "the last step that was judged decides"
+        for step in line["steps"]:
+            assert step["distribution"] is None or abs(sum(step["distribution"]) - 1) < 1e-3
     for line in lines:
         if line["in_mixture"]:
             assert line["advantage"] == pytest.approx(line["reward"])  # eq. 7

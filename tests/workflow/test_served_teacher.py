@@ -23,7 +23,7 @@ def test_a_black_box_teacher_scores_and_demonstrates(tmp_path: Path) -> None:
             tmp_path / "run", *cli.HF, f"{ENGINE}=ovd_lightning.engines.openai.OpenAIEngine",
             f"{ENGINE}.init_args.model=teacher", f"{ENGINE}.init_args.base_url={url}",
             f"{ENGINE}.init_args.vllm_extensions=false", f"{ENGINE}.init_args.extra_body={{top_k: 0}}",
-            f"--method.init_args.teacher.init_args.cache={tmp_path}/answers.sqlite",
+            f"--method.init_args.teacher.init_args.cache={tmp_path}/answers.sqlite", "--method.init_args.judged=all",
         )  # fmt: skip
     rounds = cli.rounds(tmp_path / "run")
     assert len(rounds) == 3

@@ -139,7 +139,7 @@ def fitted(laptop: Laptop) -> Iterator[Path]:
         search = {"init_args": {"engine": {"init_args": {"base_url": url, "model": "agent"}}}}
         judge = {"base_url": url, "model": "agent", "tokenizer": agent}
         teacher = {"init_args": {"engine": {"init_args": judge}, "cache": str(laptop.folder / "scores.sqlite")}}
-        method = {"init_args": {"teacher": teacher}}
+        method = {"init_args": {"teacher": teacher, "judged": "all"}}
         write_overlay(laptop, "agent.yaml", search, method)
         yield laptop.run("fit", "ovd", "agent.yaml", "ovd_train5")
 

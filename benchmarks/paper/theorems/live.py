@@ -108,7 +108,9 @@ class TableStudent:
         digits = [tokenizer.encode(str(a), add_special_tokens=False) for a in range(world.actions)]
         self.action_of = {ids[0]: a for a, ids in enumerate(digits)}
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float) -> tuple[Any, Any]:
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, temperature: float, **hints: Any
+    ) -> tuple[Any, Any]:
         world, p = self.world, self.prompt
         chosen = torch.tensor([[self.action_of[t] for t in row[p : p + world.depth]] for row in input_ids.tolist()])
         y = (chosen * torch.tensor([world.actions ** (world.depth - 1 - k) for k in range(world.depth)])).sum(dim=1)
