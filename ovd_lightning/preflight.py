@@ -234,18 +234,21 @@ def check_run(
     report(found)
 
     trained = data.train_problems() if training else []
-    tasks = data.benchmarks(split)
-    evaluated = [(f"data.benchmarks.{n} ({split})", tasks[n], p) for n, p in data.eval_problems(split).items()]
     if training:
         found += problem_errors("data.task (train)", trained, graded=data.task.graded)
+        if not found:
+            with collecting(found):
+                data.task.check(trained)
+    evaluated: list[tuple[str, Task, list[Problem]]] = []
+    with collecting(found):
+        tasks = data.benchmarks(split)
+        evaluated += [(f"data.benchmarks.{n} ({split})", tasks[n], p) for n, p in data.eval_problems(split).items()]
     for setting, _, problems in evaluated:
         found += problem_errors(setting, problems, graded=stage != "predict")
     report(found)
 
     if training:
         log_generation_problem(student)
-        with collecting(found):
-            data.task.check(trained)
     for _, task, problems in evaluated if stage != "predict" else ():
         with collecting(found):
             task.check(problems)
