@@ -45,10 +45,10 @@ quickstart-web: setup
 
 # Two files at a time, each on one thread: that is how two cores are used best.
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: setup
 	$(RUN) ruff check .
