@@ -77,6 +77,7 @@ def checked(where: str) -> tuple[str, str]:
 def _errors(where: str) -> Iterator[ConfigError]:
     if [bool(part) for part in where.split("/")] != [True, True]:
         yield ConfigError("--wandb", f"is {where!r}.", "Write ENTITY/PROJECT, as in the address of the project's page.")
+        return  # W&B itself, which prints what it likes, is not asked
     if importlib.util.find_spec("wandb_workspaces") is None:
         yield ConfigError("--wandb", "needs the package wandb-workspaces.", "pip install 'ovd-lightning[wandb]'")
     import wandb
