@@ -29,7 +29,7 @@ from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.callbacks.summary import SummaryCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine
-from ovd_lightning.errors import ConfigError, RunError, report
+from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.files import OUTSIDE, check_writable, write_text
 from ovd_lightning.locks import FolderLock
 from ovd_lightning.methods.base import Method
@@ -176,11 +176,11 @@ class OVDCLI(LightningCLI):
         """What the Trainer is given is checked. A Hugging Face checkpoint as ``--ckpt_path`` of an evaluation is the
         student; nothing is restored then. Any other checkpoint is found and looked at here."""
         config = self._settings()
-        report(trainer_errors(vars(config["trainer"]), self.subcommand or "fit"))
+        raise_errors(trainer_errors(vars(config["trainer"]), self.subcommand or "fit"))
         if self.subcommand in ("fit", None):
             apply_fast_dev_run(config, rank_zero_info)
             updates = config["data.epochs_per_round"] * config["data.mini_batches"]
-            report(step_errors(vars(config["trainer"]), updates))
+            raise_errors(step_errors(vars(config["trainer"]), updates))
         path = config.get("ckpt_path")
         if self.subcommand in ("validate", "test", "predict") and path and is_student(str(path)):
             config["model.student"] = config["engine.init_args.model"] = str(path)

@@ -41,7 +41,7 @@ class ConfigErrors(ConfigError):
         return "\n".join(map(str, self.errors))
 
 
-def report(errors: Iterable[ConfigError]) -> None:
+def raise_errors(errors: Iterable[ConfigError]) -> None:
     """Raises: ConfigError with everything that is wrong, each once, if anything is."""
     found = list({str(error): error for error in errors}.values())
     if found:

@@ -12,7 +12,7 @@ from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.prompting import LONGEST
 from ovd_lightning.engines.render import TemplateError
 from ovd_lightning.engines.vllm import VLLMEngine
-from ovd_lightning.errors import ConfigError, collecting, located, report
+from ovd_lightning.errors import ConfigError, collecting, located, raise_errors
 from ovd_lightning.evaluation.names import AVERAGE
 from ovd_lightning.pretrained import check_checkpoint
 from ovd_lightning.teachers.base import Teacher
@@ -188,7 +188,7 @@ def check_teacher(teacher: Teacher) -> None:
     for where, engine in engine_settings(teacher, "method.init_args.teacher"):
         with collecting(found), located(where):
             engine.check()
-    report(found)
+    raise_errors(found)
     teacher.check()
 
 
@@ -231,7 +231,7 @@ def check_run(
         )
     if training:
         found += [*training_errors(method, data, world_size, accumulate), *sleep_errors(engine, method)]
-    report(found)
+    raise_errors(found)
 
     trained = data.train_problems() if training else []
     if training:
@@ -245,7 +245,7 @@ def check_run(
         evaluated += [(f"data.benchmarks.{n} ({split})", tasks[n], p) for n, p in data.eval_problems(split).items()]
     for setting, _, problems in evaluated:
         found += problem_errors(setting, problems, graded=stage != "predict")
-    report(found)
+    raise_errors(found)
 
     if training:
         log_generation_problem(student)
@@ -257,7 +257,7 @@ def check_run(
     if training and method.teacher is not None:
         with collecting(found):
             check_teacher(method.teacher)
-    report(found)
+    raise_errors(found)
 
     if training:
         found += prompt_errors("data.task (train)", data.task, trained, engine, max_tokens, chat)
@@ -265,7 +265,7 @@ def check_run(
             method.check_problems(data.task, trained, max_tokens)
     for setting, task, problems in evaluated:
         found += prompt_errors(setting, task, problems, engine, max_tokens, chat, complete=False)
-    report(found)
+    raise_errors(found)
 
 
 def check_evaluation(
@@ -306,4 +306,4 @@ def check_evaluation(
             if asked is not None and not wrong:
                 with collecting(found):
                     asked.check_problems(tasks[name], problems, decoding.max_tokens)
-    report(found)
+    raise_errors(found)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from ovd_lightning.callbacks.benchmark import BenchmarkCallback
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
-from ovd_lightning.errors import report
+from ovd_lightning.errors import raise_errors
 from ovd_lightning.metrics_file import NAME, history
 from ovd_lightning.module import OVDModule
 from ovd_lightning.resume.damage import read
@@ -93,7 +93,7 @@ def check_start(
 
 def check_evaluated(checkpoint: Path, module: OVDModule, weights_only: bool | None) -> None:
     """What an evaluation's checkpoint must be. Raises: ConfigError."""
-    report(student_errors(read(checkpoint, weights_only), module.student_path))
+    raise_errors(student_errors(read(checkpoint, weights_only), module.student_path))
 
 
 def continues(checkpoint: Path | None, folder: str | Path | None) -> bool:

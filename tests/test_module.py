@@ -187,8 +187,11 @@ def test_every_schedule_can_be_made_from_warmup_and_length() -> None:
     for name in get_args(Schedule):
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
         schedule = get_scheduler(name, optimizer, 2, 10)
+        first = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
+        warms_up = name != "constant"
+        assert (first, schedule.get_last_lr()[0]) == ((0, 5e-4) if warms_up else (1e-3, 1e-3)), name
 
 
 # ------------------------------------------------------------------ stale data

@@ -12,7 +12,7 @@ import pytest
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
-from ovd_lightning.errors import ConfigError, ConfigErrors, report
+from ovd_lightning.errors import ConfigError, ConfigErrors, raise_errors
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.ovd import OVD
 from ovd_lightning.preflight import LONGEST, check_run, problem_errors, prompt_errors, sleep_errors
@@ -167,7 +167,7 @@ def test_an_empty_prompt_is_found_among_many(tokenizer: Any) -> None:
     for others in (3, LONGEST + 10):
         problems = [problem("empty", question=""), *(problem(str(i)) for i in range(others))]
         with pytest.raises(ConfigError, match="problem 'empty' has an empty prompt"):
-            report(prompt_errors("data.task", Bare(problems), problems, engine, max_tokens=8, chat=False))
+            raise_errors(prompt_errors("data.task", Bare(problems), problems, engine, max_tokens=8, chat=False))
 
 
 def test_chat_without_a_template(check: Check) -> None:
@@ -187,14 +187,16 @@ def vllm(model: str, sleep: bool, on_cpu: bool = False) -> VLLMEngine:
 def test_one_engine_of_a_process_may_sleep(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     student = vllm(tiny_model, sleep=True)
-    report(sleep_errors(student, GRPO(group_size=2)))
-    report(sleep_errors(student, OVD(VerbalTeacher(vllm(tiny_model, sleep=False)))))
-    report(sleep_errors(vllm(tiny_model, True, on_cpu=True), OVD(VerbalTeacher(vllm(tiny_model, True, on_cpu=True)))))
+    raise_errors(sleep_errors(student, GRPO(group_size=2)))
+    raise_errors(sleep_errors(student, OVD(VerbalTeacher(vllm(tiny_model, sleep=False)))))
+    raise_errors(
+        sleep_errors(vllm(tiny_model, True, on_cpu=True), OVD(VerbalTeacher(vllm(tiny_model, True, on_cpu=True))))
+    )
     two = OVD(VerbalTeacher(vllm(tiny_model, sleep=True)))
     with pytest.raises(ConfigError, match=r"engine\.init_args\.sleep: .* one engine a process"):
-        report(sleep_errors(student, two))
+        raise_errors(sleep_errors(student, two))
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # each engine in a process of its own
-    report(sleep_errors(student, two))
+    raise_errors(sleep_errors(student, two))
 
 
 @pytest.mark.parametrize("concerned", ["engine", "demonstrator"])
@@ -259,14 +261,14 @@ def test_a_system_message_needs_a_chat_template_to_be_shown(tokenizer: Any) -> N
     task = ArithmeticTask(train_size=1, validation_size=1, test_size=1)
     task.system = "Reason step by step."
     with pytest.raises(ConfigError, match=r"data\.task.*not shown where rollout\.chat is false"):
-        report(prompt_errors("data.task", task, task.problems("train"), engine, 8, chat=False))
+        raise_errors(prompt_errors("data.task", task, task.problems("train"), engine, 8, chat=False))
 
 
 def test_what_is_not_graded_needs_no_reference() -> None:
     open_question = [Problem(id="p", question="why?", answers=())]
     assert not [*problem_errors("data.benchmarks.open (test)", open_question, graded=False)]
     with pytest.raises(ConfigError, match="no reference"):
-        report(problem_errors("data.benchmarks.open (test)", open_question))
+        raise_errors(problem_errors("data.benchmarks.open (test)", open_question))
 
 
 def test_mistakes_are_reported_together(check: Check, tmp_path: Path) -> None:

@@ -24,6 +24,13 @@ def test_the_picture_is_of_these_imports() -> None:
     assert 'class="up"' not in drawn
 
 
+def test_no_file_is_long() -> None:
+    files = [*(ROOT / "ovd_lightning").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert len(files) > 200
+    long = {str(file.relative_to(ROOT)): n for file in files if (n := len(file.read_text().splitlines())) > 400}
+    assert not long
+
+
 def test_every_part_has_a_line() -> None:
     text = (ROOT / "docs/structure.md").read_text()
     described = re.findall(r"^\| `(\w+)", text, re.MULTILINE)

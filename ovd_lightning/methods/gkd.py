@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.methods.base import Aggregation, Mismatch
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, reading
 from ovd_lightning.methods.distribution import DistributionMatching
@@ -82,7 +82,7 @@ class GKD(DistributionMatching):
         """Raises: ConfigError also for problems without the solution that is to be imitated."""
         super().check_problems(task, problems, max_tokens)
         if self.outputs == "dataset" and self.student_share < 1:
-            report(self._dataset_errors(task, problems))
+            raise_errors(self._dataset_errors(task, problems))
 
     @staticmethod
     def _dataset_errors(task: Task, problems: Sequence[Problem]) -> Iterator[ConfigError]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import report
+from ovd_lightning.errors import raise_errors
 from ovd_lightning.methods import rules
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
@@ -69,7 +69,7 @@ class OVD(Method):
         deciding = (acceptance or rules.Threshold(), self.replacement)
         self.rejection = Rejection(threshold, replace_when, teacher.scale, scoring, *deciding)
         self.judges_all = judged == "all" or not (rules.is_lazy(self.replacement) and rules.is_lazy(self.credit))
-        report(rules.errors(threshold, teacher, scoring, self.replacement, self.credit, self.group_size))
+        raise_errors(rules.errors(threshold, teacher, scoring, self.replacement, self.credit, self.group_size))
 
     @property
     def needs_references(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovd_lightning import functional as F
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating
 from ovd_lightning.methods.logging import log_demonstrations
 from ovd_lightning.methods.token_level import TokenLevel
@@ -78,7 +78,7 @@ class SGOPD(TokenLevel):
         **objective: Any,
     ) -> None:
         super().__init__(teacher=teacher, clip=clip, kl_coefficient=kl_coefficient, **objective)
-        report(self._errors(teacher, imitation, hold, end))
+        raise_errors(self._errors(teacher, imitation, hold, end))
         self.agree, self.conflict, self.reference = agree, conflict, reference
         self.imitation, self.hold, self.end = imitation, hold, end
         self.demonstrations = demonstrations

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.files import write_text
 from ovd_lightning.report.comparison import figures, final_table
 from ovd_lightning.report.groups import SEED, Group, find_runs, group_by
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(argv)
     try:
-        report(_wrong(options))
+        raise_errors(_wrong(options))
         if options.wandb is not None:
             from ovd_lightning.report.wandb_view import save
 

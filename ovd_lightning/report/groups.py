@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError, did_you_mean, report
+from ovd_lightning.errors import ConfigError, did_you_mean, raise_errors
 from ovd_lightning.report.read import Run, Series, read_run
 from ovd_lightning.report.rounds import over_rounds
 
@@ -80,7 +80,7 @@ def find_runs(given: Sequence[str]) -> tuple[list[Member], list[str]]:
             what = "matches no run" if pattern else "holds no run" if Path(name).is_dir() else "is no folder"
             errors.append(ConfigError("compare", f"{name} {what}.", HINT))
         found |= dict.fromkeys(runs)
-    report(errors)
+    raise_errors(errors)
     members, left_out = [], []
     common = os.path.commonpath([folder.parents[1] for folder in found])
     for folder in found:

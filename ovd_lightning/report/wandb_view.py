@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.evaluation.names import accuracies, label
 from ovd_lightning.report.comparison import CURVES
 
@@ -69,7 +69,7 @@ def save(where: str, by: Sequence[str] = (), metrics: Sequence[str] = ()) -> lis
 
 def checked(where: str) -> tuple[str, str]:
     """(entity, project). Raises: ConfigError."""
-    report(_errors(where))
+    raise_errors(_errors(where))
     entity, _, project = where.partition("/")
     return entity, project
 

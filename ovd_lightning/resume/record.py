@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.resume.damage import read
 
 KEY = "ovd_lightning"
@@ -66,7 +66,7 @@ def compare(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Prog
 
     Raises: ConfigError for what must not differ, and for a checkpoint from which training cannot continue.
     """
-    report(_unusable(checkpoint))
+    raise_errors(_unusable(checkpoint))
     updates, record = int(checkpoint["global_step"]), checkpoint.get(KEY)
     if record is None:  # of version 0.1
         rounds, inside = divmod(updates, _updates_per_round(now))
@@ -75,7 +75,7 @@ def compare(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Prog
     else:
         rounds, inside, then = record["rounds"], record["updates_in_round"], record["settings"]
         notes = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
-    report(_conflicts(Progress(updates, rounds), inside, then, now))
+    raise_errors(_conflicts(Progress(updates, rounds), inside, then, now))
     return Progress(updates, rounds), notes
 
 
@@ -171,7 +171,7 @@ def check(
     """
     checkpoint = read(path, weights_only)
     progress, notes = compare(checkpoint, now)
-    report([*student_errors(checkpoint, now["model.student"]), *_nothing_left(progress, now, max_steps, over)])
+    raise_errors([*student_errors(checkpoint, now["model.student"]), *_nothing_left(progress, now, max_steps, over)])
     return progress, notes
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.endpoint import EndpointDown
 from ovd_lightning.engines.render import encode
-from ovd_lightning.errors import ConfigError, located, report
+from ovd_lightning.errors import ConfigError, located, raise_errors
 from ovd_lightning.search.base import SETTINGS, Query, SearchEngine, SearchResult
 from ovd_lightning.search.written import read_documents
 from ovd_lightning.seeds import seed_of
@@ -96,7 +96,7 @@ class SimulatedSearch(SearchEngine):
         self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
         self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         self.tells_answer = any(name.startswith("answer") for name in places(self.prompt))  # {answer[0]}, too
-        report(self._errors(tell_answer))
+        raise_errors(self._errors(tell_answer))
 
     def _errors(self, tell_answer: bool) -> Iterator[ConfigError]:
         if self.system is not None and not self.chat:

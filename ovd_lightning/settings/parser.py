@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.packaged import object_named, resolved
 from ovd_lightning.settings.messages import explain
 from ovd_lightning.settings.names import classes_in, is_object, subclasses, suggestion
@@ -104,7 +104,7 @@ class RunParser(LightningArgumentParser):
                 if name in commands and isinstance(value, dict):
                     commands[name].check_given(value, source)
             return
-        report([*self._refused(given, source, ""), *self._unknown(given, source, "")])
+        raise_errors([*self._refused(given, source, ""), *self._unknown(given, source, "")])
 
     def _unknown(self, given: dict[str, Any], source: str, prefix: str) -> Iterator[ConfigError]:
         settings = {action.dest for action in self._actions}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.packaged import config_named
 from ovd_lightning.settings.yaml_files import read_yaml
 
@@ -71,7 +71,7 @@ def read_sweep(path: Path) -> Sweep:
     path = named or path
     tree = read_yaml(path, "sweep file", "Write one like configs/sweeps/threshold.yaml.", dict)
     tree = {key: value for key, value in tree.items() if value is not None}
-    report(_key_errors(tree))
+    raise_errors(_key_errors(tree))
     command, program = [str(part) for part in tree.get("command", DEFAULT_COMMAND)], tree.get("program", "")
     parameters = {str(name): _choices(parameter) for name, parameter in tree["parameters"].items()}
     directory = _directory(path, program)
@@ -79,7 +79,7 @@ def read_sweep(path: Path) -> Sweep:
     if directory is None and "${program}" in command:
         problem = f"{program} is neither in {Path.cwd()} nor above {path}."
         found.append(ConfigError("program", problem, "Name it relative to where runs start."))
-    report(found)
+    raise_errors(found)
     return Sweep(
         name=tree.get("name", path.stem),
         command=command,

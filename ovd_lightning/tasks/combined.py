@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.settings.ranges import ClosedUnitInterval, PositiveFloat, PositiveInt
 from ovd_lightning.tasks.base import PART, Split, Task
 from ovd_lightning.types import Grade, Problem
@@ -38,7 +38,7 @@ class MixtureTask(Task):
     def __init__(self, tasks: dict[str, Task], weights: dict[str, PositiveFloat] | None = None) -> None:
         super().__init__()
         weights = dict.fromkeys(tasks, 1.0) if weights is None else weights
-        report(self._errors(tasks, weights))
+        raise_errors(self._errors(tasks, weights))
         self._parts = dict(tasks)
         self.weights = {name: weights[name] / math.fsum(weights.values()) for name in tasks}
         first = next(iter(tasks.values()))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.grading import Grader, Mode, extract_answer, grade, is_equivalent
 from ovd_lightning.grading.extract import reference, worked
 from ovd_lightning.grading.grader import TIMEOUT_S
@@ -216,7 +216,7 @@ class MathTask(Graded):
                 by_id.setdefault(self._id(row, number), []).append((number, row))
         named = {"ids": self.ids or [], "exclude": self.exclude}
         unknown = {setting: [id for id in ids if id not in by_id] for setting, ids in named.items()}
-        report(
+        raise_errors(
             ConfigError(
                 f"MathTask.{setting}",
                 f"names {', '.join(ids[:5])}; {self.data} has no such problem.",
@@ -288,7 +288,7 @@ class MathBenchmark(Graded, Benchmark):
         super().__init__(grading, **shared)
         self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
-        report(self._errors(shots, style, system))
+        raise_errors(self._errors(shots, style, system))
         self.shots = self.entry.shots if shots is None else shots
         self.folder = folder
         self.style = style

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.metrics import exact_match, f1_score, sub_exact_match
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
 from ovd_lightning.settings.texts import NonEmptyText
@@ -71,7 +71,7 @@ class WebQA(Task):
     ) -> None:
         kind = type(self).__name__
         self.template = TEMPLATES.get(template, template)
-        report(self._template_errors(template, environment))
+        raise_errors(self._template_errors(template, environment))
         super().__init__(None if reward in self.own_rewards else reward)
         self.reward: Reward = reward if reward in self.own_rewards else "f1"  # type: ignore[assignment]
         if environment is None and template == "search":

@@ -13,7 +13,7 @@ from ovd_lightning.engines.asked import Asked
 from ovd_lightning.engines.base import Completion, Engine, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.engines.prompting import as_prompt, chat_errors, hint, longest, room_errors
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.judges.base import Ledger
 from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
@@ -88,7 +88,7 @@ class Demonstrator(Teacher):
     def _check_writing(self) -> None:
         if self.pool is not None:
             self.pool.check()
-        report(self._writing_errors())
+        raise_errors(self._writing_errors())
 
     def _writing_errors(self) -> Iterator[ConfigError]:
         yield from chat_errors(f"{SETTING}.demonstrator_chat", self.demonstrator, self.demonstrator_chat)
@@ -109,7 +109,7 @@ class Demonstrator(Teacher):
         for problem in longest(problems):
             prompt = as_prompt(task.prompt(problem), self.demonstrator_chat, task.system)
             written = max(self.demonstration_tokens or max_tokens, max_tokens)  # a prefix may be as long as max_tokens
-            report(room_errors(f"{SETTING}.demonstrator", self.demonstrator, prompt, written, 0, problem.id))
+            raise_errors(room_errors(f"{SETTING}.demonstrator", self.demonstrator, prompt, written, 0, problem.id))
 
     def demonstrate(
         self,

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.tasks.files import FileError, read_file
@@ -81,7 +81,7 @@ class Pool:
             filled: an engine writes what is missing.
         Raises: ConfigError for problems without a demonstration, and for a task with an environment.
         """
-        report(self._problem_errors(task, problems, filled))
+        raise_errors(self._problem_errors(task, problems, filled))
 
     def _problem_errors(self, task: Task, problems: Sequence[Problem], filled: bool) -> Iterator[ConfigError]:
         if task.environment is not None:

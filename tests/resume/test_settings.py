@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from ovd_lightning.data import OVDDataModule
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.module import OVDModule
 from ovd_lightning.resume.record import KEY, Progress, compare, make, student_errors
@@ -70,13 +70,13 @@ def test_what_is_no_checkpoint_of_a_run(tiny_model: str) -> None:
 
 def test_another_architecture_is_refused_before_it_is_loaded(tiny_model: str, tiny_untied_model: str) -> None:
     weights = {f"student.{name}": w for name, w in Student(tiny_model).state_dict().items()}
-    report(student_errors({"state_dict": weights}, tiny_model))
+    raise_errors(student_errors({"state_dict": weights}, tiny_model))
     weights["student.hf.model.embed_tokens.weight"] = torch.zeros(3, 5)
     with pytest.raises(ConfigError, match=r"embed_tokens.weight is .* there and \[3, 5\] in the checkpoint"):
-        report(student_errors({"state_dict": weights}, tiny_model))
+        raise_errors(student_errors({"state_dict": weights}, tiny_model))
     del weights["student.hf.model.embed_tokens.weight"]
     with pytest.raises(ConfigError, match="missing in the checkpoint"):
-        report(student_errors({"state_dict": weights}, tiny_untied_model))
+        raise_errors(student_errors({"state_dict": weights}, tiny_untied_model))
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ovd_lightning.cli import OVDCLI, plain_errors
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from tests.workflow import cli
 from tests.workflow.test_configs import flat
 from tests.workflow.test_configs import parse as parse_alone
@@ -251,6 +251,6 @@ def test_in_a_process_of_its_own() -> None:
 
 def test_each_mistake_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end, plain_errors():
-        report([ConfigError("a", "is 1.", "Use 2."), ConfigError("b", "is 3.", "Use 4.")])
+        raise_errors([ConfigError("a", "is 1.", "Use 2."), ConfigError("b", "is 3.", "Use 4.")])
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: a: is 1. Use 2.\nerror: b: is 3. Use 4.\n"

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ovd_lightning.callbacks.endings import RoundTimer
 from ovd_lightning.cli import round_timer, run_loggers
-from ovd_lightning.errors import ConfigError, report
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.run_folder import RunConfig, loggers
 from ovd_lightning.settings.trainer import OBEYED, REFUSED, step_errors, trainer_errors
 from tests.workflow import cli
@@ -44,26 +44,27 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
 def test_every_argument_is_obeyed_or_refused(name: str) -> None:
     assert (name in OBEYED) != (name in REFUSED)
     assert (name in REFUSED) == (name in WRONG)
-    report(trainer_errors({}, "fit"))
-    report(trainer_errors(DEFAULTS, "fit"))
+    raise_errors(trainer_errors({}, "fit"))
+    raise_errors(trainer_errors(DEFAULTS, "fit"))
     for value, hint in WRONG.get(name, []):
         with pytest.raises(ConfigError) as error:
-            report(trainer_errors({**DEFAULTS, name: value}, "fit"))
+            raise_errors(trainer_errors({**DEFAULTS, name: value}, "fit"))
         assert error.value.setting == f"trainer.{name}"
         assert f"is {value}." in str(error.value)
         assert hint in error.value.hint
 
 
 def test_an_evaluation_may_be_cut() -> None:
-    report(trainer_errors({**DEFAULTS, "limit_val_batches": 2}, "validate"))
+    assert list(trainer_errors({**DEFAULTS, "limit_val_batches": 2}, "validate")) == []
+    assert len(list(trainer_errors({**DEFAULTS, "limit_train_batches": 2}, "fit"))) == 1
 
 
 def test_steps_end_a_round() -> None:
     for steps in (-1, None, 2, 4):
-        report(step_errors({"max_steps": steps, "min_steps": steps}, 2))
+        raise_errors(step_errors({"max_steps": steps, "min_steps": steps}, 2))
     for name in ("max_steps", "min_steps"):
         with pytest.raises(ConfigError, match=rf"trainer\.{name}: is 3, in the middle of a round of 2 .*data.rounds 2"):
-            report(step_errors({name: 3}, 2))
+            raise_errors(step_errors({name: 3}, 2))
 
 
 def test_the_time_is_up_at_the_end_of_a_round() -> None:
