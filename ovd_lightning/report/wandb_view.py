@@ -79,7 +79,7 @@ def _errors(where: str) -> Iterator[ConfigError]:
         yield ConfigError("--wandb", f"is {where!r}.", "Write ENTITY/PROJECT, as in the address of the project's page.")
         return  # W&B itself, which prints what it likes, is not asked
     if importlib.util.find_spec("wandb_workspaces") is None:
-        yield ConfigError("--wandb", "needs the package wandb-workspaces.", "pip install 'ovd-lightning[wandb]'")
+        yield ConfigError("--wandb", "needs the package wandb-workspaces.", "pip install wandb-workspaces")
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
