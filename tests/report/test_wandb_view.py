@@ -97,4 +97,4 @@ def test_without_a_key_or_the_package(
     assert "needs a key of W&B, and none is configured. wandb login, or WANDB_API_KEY." in capsys.readouterr().err
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces", None)
     assert main(["--wandb", "me/mine"]) == 2
-    assert "pip install 'ovd-lightning[wandb]'" in capsys.readouterr().err
+    assert "pip install wandb-workspaces" in capsys.readouterr().err
