@@ -94,7 +94,7 @@ def anchors(text: str) -> set[str]:
 # ------------------------------------------------------------------------------------------ commands of the guides
 
 GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus",
-          "reading")  # fmt: skip
+          "reading", "student")  # fmt: skip
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = """
 engine: {class_path: ovd_lightning.engines.hf.HFEngine}
@@ -163,7 +163,10 @@ def test_other_commands_exist(name: str) -> None:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         elif not words_of(line):
             first = next(word for word in words if not re.match(r"[A-Z_]+=", word))
-            assert first in ("pip", "vllm", "export", "source") or words[:2] == ["python", "-m"], line
+            assert first in ("pip", "vllm", "export", "source", "lm_eval", "lighteval") or words[:2] == [
+                "python",
+                "-m",
+            ], line
 
 
 def start(module: str, args: list[str], folder: Path, env: dict[str, str]) -> cli.Process:
@@ -215,7 +218,15 @@ def test_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
     if name == "reading":
         missing = logged(next((tmp_path / "runs/first").glob("metrics.csv"))) - described()
         assert not missing, f"docs/troubleshooting.md has no line on {sorted(missing)}"
-    assert len(done) >= {"README": 6, "start": 6, "commands": 14, "data": 4, "reward": 1, "reading": 2}.get(name, 0)
+    assert len(done) >= {
+        "README": 6,
+        "start": 6,
+        "commands": 14,
+        "data": 4,
+        "reward": 1,
+        "reading": 2,
+        "student": 2,
+    }.get(name, 0)
 
 
 def logged(file: Path) -> set[str]:

@@ -175,7 +175,7 @@ def test_every_set_loads_from_the_hub_in_its_own_fields(tmp_path: Path) -> None:
         "    problems = MathBenchmark(name).problems('test')\n"
         "    print(json.dumps([name, len(problems), problems[0].question, problems[0].answers]))\n"
     )
-    command = [sys.executable, "-m", "tests.tasks.hub", str(tmp_path / "hub"), sys.executable, "-c", program, *ENTRIES]
+    command = [sys.executable, "-m", "tests.hub", str(tmp_path / "hub"), sys.executable, "-c", program, *ENTRIES]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -138,7 +138,7 @@ def on_a_hub(folder: Path, home: Path, sources: list[dict[str, Any]], offline: b
     """What a process answers that loads ``sources`` from a hub on this machine."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(sources)]
     if not offline:
-        command = [sys.executable, "-m", "tests.tasks.hub", str(folder), *command]
+        command = [sys.executable, "-m", "tests.hub", str(folder), *command]
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -180,7 +180,7 @@ def test_every_set_loads_from_the_hub_in_its_own_fields(tmp_path: Path) -> None:
         "    problems = WebQABenchmark(name, template='direct').problems('test')\n"
         "    print(json.dumps([name, len(problems), problems[1].id]))\n"
     )
-    command = [sys.executable, "-m", "tests.tasks.hub", str(tmp_path / "hub"), sys.executable, "-c", program, *ENTRIES]
+    command = [sys.executable, "-m", "tests.hub", str(tmp_path / "hub"), sys.executable, "-c", program, *ENTRIES]
     done = run_on_hub(tmp_path / "home", *command)
     assert done.returncode == 0, done.stderr
     ids = {name: "gaia-0000-0001" if name == "gaia" else f"{name}-{e.source.split}_1" for name, e in ENTRIES.items()}
