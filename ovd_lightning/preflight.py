@@ -171,10 +171,11 @@ def training_errors(method: Method, data: OVDDataModule, world_size: int, accumu
 
 
 def engine_settings(teacher: Teacher, setting: str) -> Iterator[tuple[str, Engine]]:
-    """A teacher's engines, each once, with the setting that holds it: a demonstrator may be a teacher itself."""
+    """A teacher's engines, each once, with the setting that holds it: a part of it may be a teacher itself."""
     seen: list[Engine] = []
-    for name in ("engine", "demonstrator"):
-        part = getattr(teacher, name, None)
+    parts = {name: getattr(teacher, name, None) for name in ("engine", "demonstrator", "default")}
+    parts |= {f"teachers.{name}": part for name, part in getattr(teacher, "teachers", {}).items()}
+    for name, part in parts.items():
         found = engine_settings(part, f"{setting}.init_args.{name}") if isinstance(part, Teacher) else ()
         for where, engine in found if not isinstance(part, Engine) else ((f"{setting}.init_args.{name}", part),):
             if all(engine is not other for other in seen):

@@ -26,6 +26,7 @@ from ovd_lightning.round.metrics import RoundMetrics
 from ovd_lightning.round.sync import check_agreement, first_prompts, send_weights
 from ovd_lightning.round.transcripts import TranscriptWriter
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
+from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.types import Batch, Group
 
 PHASES = ("sync", "generate", "environment", "grade", "score", "replace", "logprobs", "train")
@@ -87,7 +88,7 @@ class RolloutCallback(L.Callback):
         self._synced: tuple[int, int] | None = None
         self._agrees = False
         """Whether the engine has been compared with the student since this stage began."""
-        self._used = TokensUsed()
+        self._used: dict[str, TokensUsed] = {}
         """What the teacher had read and written when the round began."""
         self._spent = 0.0
         """Tokens that it has read and written in the whole run, also before it was resumed."""
@@ -235,7 +236,7 @@ class RolloutCallback(L.Callback):
             ),
         )
         teacher = module.method.teacher
-        self._used = TokensUsed() if teacher is None else teacher.used
+        self._used = {} if teacher is None else tokens_used(teacher)
         batches = run_round(
             problems, module.method, round, training, lambda n, groups: self._record(trainer, n, groups), self.overlap
         )
@@ -285,9 +286,9 @@ class RolloutCallback(L.Callback):
         metrics.update(trained)
         self._pending = None
         if module.method.teacher is not None:
-            used = module.method.teacher.used
-            metrics.sums["teacher/prompt_tokens"] = used.prompt - self._used.prompt
-            metrics.sums["teacher/completion_tokens"] = used.completion - self._used.completion
+            for of, used in tokens_used(module.method.teacher).items():
+                metrics.sums[f"teacher/prompt_tokens{of}"] = used.prompt - self._used[of].prompt
+                metrics.sums[f"teacher/completion_tokens{of}"] = used.completion - self._used[of].completion
         values = metrics.reduce(TIMES, lambda numbers, op: self._over_ranks(numbers, op, trainer, module))
         # Of the round's first update; Lightning averages over micro-batches and ranks.
         values["loss"] = values["loss"] / (trainer.accumulate_grad_batches * trainer.world_size)
@@ -340,3 +341,8 @@ class RolloutCallback(L.Callback):
                     {f"{name}/{b:g}": c / total for b, c in zip(bins, counts, strict=True)},
                     step=step,
                 )
+
+
+def tokens_used(teacher: Teacher) -> dict[str, TokensUsed]:
+    """End of a metric's name -> tokens so far: of the whole teacher, and of each of several."""
+    return {"": teacher.used} | {f"/{name}": member.used for name, member in teacher.members.items() if name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,11 +39,19 @@ class Calls:
         return replace(self, **counts)
 
 
-def calls_of_round(method: Method, problems: int, max_tokens: int, assumed: Assumptions, bound: bool) -> Calls:
+def calls_of_round(
+    method: Method,
+    problems: int,
+    max_tokens: int,
+    assumed: Assumptions,
+    bound: bool,
+    shares: Mapping[str, float] | None = None,
+) -> Calls:
     """The calls of one round over all ranks.
 
     Args:
         bound: every trajectory as long as allowed and every one rejected; ``assumed.steps`` is still assumed.
+        shares: of the problems, by part of a mixture of tasks.
     """
     asked = method.teacher_calls(
         ExpectedRound(
@@ -54,6 +63,7 @@ def calls_of_round(method: Method, problems: int, max_tokens: int, assumed: Assu
             rejected=1.0 if bound else 1 - assumed.acceptance,
             demonstration_tokens=assumed.demonstration_tokens,
             at_most=bound,
+            shares=shares or {},
         )
     )
     return Calls(

@@ -100,7 +100,7 @@ def make_plan(
         )
 
     sizes = (method, data.problems_per_round, sampling.max_tokens, assumed)
-    calls, calls_at_most = calls_of_round(*sizes, bound=False), calls_of_round(*sizes, bound=True)
+    calls, calls_at_most = (calls_of_round(*sizes, bound=bound, shares=data.task.shares) for bound in (False, True))
     trajectories = data.problems_per_round * method.group_size
     notes += calls.notes
     setup = _setup(module, data, trainer, ranks, length, trajectories + calls_at_most.added)

@@ -78,6 +78,12 @@ class TestingRejection:
                 "needs a verbal teacher, which scores and rewrites steps, and the method has none.",
                 "Use a method with a VerbalTeacher (configs/method/ovd.yaml), or leave benchmark.rejection out.",
             )
+        if len(teacher.members) > 1:
+            raise ConfigError(
+                "benchmark.rejection",
+                "asks one teacher, and the method has several, by task.",
+                "Leave it out, or evaluate with `test` and the teacher of the benchmark.",
+            )
         raise_errors(threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale))
 
     def needs_teacher(self, teacher: Teacher | None) -> bool:

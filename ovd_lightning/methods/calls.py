@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class ExpectedRound:
     """Share of the student's trajectories that the teacher rejects, in [0, 1]."""
     demonstration_tokens: int | None
     """That the teacher generates for a demonstration, thoughts included; None: follows from the other sizes."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Part of a mixture of tasks -> its share of the problems."""
     at_most: bool
     """An upper bound is asked for, not an expectation."""
 
@@ -61,6 +64,11 @@ class TeacherCalls:
 
 def scoring(teacher: VerbalTeacher, trajectories: float, expected: ExpectedRound, by_step: bool = True) -> TeacherCalls:
     """Verbal scores of all steps of some trajectories, or of each as a whole."""
+    parts = teacher.shared(trajectories, expected.shares)
+    return sum((_scoring(member, own, expected, by_step) for member, own in parts), TeacherCalls())
+
+
+def _scoring(teacher: VerbalTeacher, trajectories: float, expected: ExpectedRound, by_step: bool) -> TeacherCalls:
     judge = teacher.judge
     words = judge.prompt_characters(by_step) // CHARACTERS_PER_TOKEN
     if by_step:
@@ -81,6 +89,11 @@ def scoring(teacher: VerbalTeacher, trajectories: float, expected: ExpectedRound
 
 def demonstrating(teacher: Demonstrator, count: int, expected: ExpectedRound, kept: float = 0.0) -> TeacherCalls:
     """``count`` demonstrations; ``kept``: share of a student's trajectory that one continues, in [0, 1]."""
+    parts = teacher.shared(count, expected.shares)
+    return sum((_demonstrating(member, round(own), expected, kept) for member, own in parts), TeacherCalls())
+
+
+def _demonstrating(teacher: Demonstrator, count: int, expected: ExpectedRound, kept: float) -> TeacherCalls:
     if not teacher.writes:
         return TeacherCalls(demonstrations=count, notes=("Demonstrations are read from a file.",))
     limit = teacher.demonstration_tokens or expected.max_tokens

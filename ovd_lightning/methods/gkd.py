@@ -101,7 +101,7 @@ class GKD(DistributionMatching):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
-            self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
+            self.teacher.demonstrator.self_test(task, problems, max_tokens)
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         trajectories = expected.problems * self.group_size
@@ -143,5 +143,5 @@ class GKD(DistributionMatching):
             for y in group.mixture:
                 y.advantages = [0.0] * len(y.completion_ids)
         if self.outputs == "teacher" and self.teacher.demonstrator is not None:
-            log_demonstrations(self.teacher.demonstrator.take_ledger(), self.teacher.demonstrator, round)
+            log_demonstrations(self.teacher.demonstrator, round)
         round.log_mean("gkd/student_share", [float(bool(g.sampled)) for g in groups])

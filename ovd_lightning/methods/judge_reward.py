@@ -43,7 +43,7 @@ class JudgeReward(GRPO):
         return False
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        self.teacher.self_test(task, problems[0], max_tokens)
+        self.teacher.self_test(task, problems, max_tokens)
 
     def consult(self, groups: Sequence[Group], round: Round) -> None:
         with self.teacher.awake(), round.phase("score"):

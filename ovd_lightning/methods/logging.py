@@ -3,7 +3,7 @@ that were judged (docs/judges.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from ovd_lightning.teachers.verbal import VerbalTeacher
 
 
-def log_demonstrations(ledger: Ledger, teacher: Demonstrator, round: Round) -> None:
-    """How many were wanted and, with a pool, how many of them it had."""
-    round.log_sum("teacher/demonstrations", ledger.demonstrations)
-    if teacher.pool is not None:
-        round.log_sum("teacher/demonstrations_from_pool", ledger.pooled)
+def log_demonstrations(teacher: Demonstrator, round: Round, ledgers: Mapping[str, Ledger] | None = None) -> None:
+    """How many were wanted and, with a pool, how many of them it had; of several teachers those of each as well.
+
+    Args:
+        ledgers: of the teacher's members, by name; None: they are taken.
+    """
+    ledgers = {name: m.take_ledger() for name, m in teacher.members.items()} if ledgers is None else ledgers
+    round.log_sum("teacher/demonstrations", sum(ledger.demonstrations for ledger in ledgers.values()))
+    if any(member.pool is not None for member in teacher.members.values()):
+        round.log_sum("teacher/demonstrations_from_pool", sum(ledger.pooled for ledger in ledgers.values()))
+    for name, ledger in ledgers.items():
+        if name:
+            round.log_sum(f"teacher/demonstrations/{name}", ledger.demonstrations)
 
 
 def log_judgements(
@@ -40,8 +48,9 @@ def log_judgements(
             sample of them.
     Raises: RunError where too many judgements of the round had no score.
     """
-    ledger = teacher.take_ledger()
-    teacher.judge.check_scored(UnparsedScores(ledger.parse_failures, ledger.scores))
+    ledgers = {name: member.take_ledger() for name, member in teacher.members.items()}
+    for name, ledger in ledgers.items():
+        teacher.members[name].judge.check_scored(UnparsedScores(ledger.parse_failures, ledger.scores))
     sampled = [y for group in groups for y in group.sampled]
     written = {y.key: y for group in groups for y in group.demonstrations}
     steps = [step for y in sampled for step in y.steps]
@@ -61,14 +70,25 @@ def log_judgements(
         round.log_mean(name, of_verdict)
     round.log_mean("score/entropy", [F.entropy(d) for d in distributions])
     round.log_mean("score/spread", [Judgement(d, 1.0).spread or 0.0 for d in distributions])
-    round.log_mean("score/mass", sorted(ledger.mass))  # whatever the order of the calls, the same sum
-    round.log_sum("score/parse_failures", ledger.parse_failures)
-    if ledger.parse_failures:
-        example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"
-        failed = f"{ledger.parse_failures} of {ledger.scores} prompts got no score; {example}"
-        round.metrics.failures.append(failed)
-        rank_zero_info(f"round {round.index + 1}: {failed}")
-    round.log_sum("teacher/scores", ledger.scores)
-    round.log_sum("teacher/scores_asked", ledger.asked)
-    log_demonstrations(ledger, teacher, round)
+    every = ledgers.values()
+    round.log_mean(
+        "score/mass", sorted(mass for ledger in every for mass in ledger.mass)
+    )  # whatever the order: one sum
+    round.log_sum("score/parse_failures", sum(ledger.parse_failures for ledger in every))
+    for name, ledger in ledgers.items():
+        if ledger.parse_failures:
+            example = "the calls failed" if ledger.unscored is None else f"the last answered {ledger.unscored}"
+            of = f" of the teacher of {name}" if name else ""
+            failed = f"{ledger.parse_failures} of {ledger.scores} prompts{of} got no score; {example}"
+            round.metrics.failures.append(failed)
+            rank_zero_info(f"round {round.index + 1}: {failed}")
+        if name:
+            round.log_mean(f"score/mass/{name}", sorted(ledger.mass))
+            round.log_sum(f"teacher/scores/{name}", ledger.scores)
+    for name, member in teacher.members.items() if len(ledgers) > 1 else ():
+        rewards = [y.reward for y in written.values() if teacher.of(y.problem) is member]
+        round.log_mean(f"ovd/teacher_reward/{name}", rewards)
+    round.log_sum("teacher/scores", sum(ledger.scores for ledger in every))
+    round.log_sum("teacher/scores_asked", sum(ledger.asked for ledger in every))
+    log_demonstrations(teacher, round, ledgers)
     round.log_histogram("score/histogram", scores, teacher.scale.values)

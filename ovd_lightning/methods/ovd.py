@@ -76,7 +76,7 @@ class OVD(Method):
         return self.rejection.when != "score" or self.credit.needs_outcome
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        self.teacher.self_test(task, problems[0], max_tokens)
+        self.teacher.self_test(task, problems, max_tokens)
 
     def consult(self, groups: Sequence[Group], round: Round) -> None:
         """S(tau), a(tau), and the teacher's trajectories in place of the rejected ones."""

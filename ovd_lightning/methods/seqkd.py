@@ -43,7 +43,7 @@ class SeqKD(Method):
         self.verified = verified
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        self.teacher.self_test(task, problems[0], max_tokens)
+        self.teacher.self_test(task, problems, max_tokens)
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         return demonstrating(self.teacher, expected.problems * self.group_size, expected)
@@ -63,4 +63,4 @@ class SeqKD(Method):
                     group.mixture.append(y)
         round.log_mean("seqkd/teacher_reward", [y.reward for g in groups for y in g.demonstrations])
         round.log_sum("seqkd/imitated", sum(len(g.mixture) for g in groups))
-        log_demonstrations(self.teacher.take_ledger(), self.teacher, round)
+        log_demonstrations(self.teacher, round)

@@ -99,7 +99,7 @@ class SGOPD(TokenLevel):
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         if self.teacher.demonstrator is not None:
-            self.teacher.demonstrator.self_test(task, problems[0], max_tokens)
+            self.teacher.demonstrator.self_test(task, problems, max_tokens)
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         """Demonstrations are generated in the first rounds, and only those that the cache does not hold."""
@@ -171,7 +171,7 @@ class SGOPD(TokenLevel):
         round.log_mean("sg_opd/imitation_weight", [weight])
         round.log_sum("sg_opd/imitated", sum(len(g.mixture) - len(g.sampled) for g in groups))
         if weight > 0 and self.teacher.demonstrator is not None:
-            log_demonstrations(self.teacher.demonstrator.take_ledger(), self.teacher.demonstrator, round)
+            log_demonstrations(self.teacher.demonstrator, round)
 
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a1, a2 = batch.advantages, self.teacher_advantage(batch, old)

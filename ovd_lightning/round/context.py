@@ -182,6 +182,30 @@ class Round:
         """
         if seeds is None:
             seeds = [self.seed("demonstrate", *y.key) for y in replaced]
+        written: list[Trajectory | None] = [None] * len(replaced)
+        for member in teacher.members.values():
+            own = [i for i, y in enumerate(replaced) if teacher.of(y.problem) is member]
+            found = self._demonstrate(
+                member,
+                [replaced[i] for i in own],
+                [kept[i] for i in own],
+                [seeds[i] for i in own],
+                None if numbers is None else [numbers[i] for i in own],
+            )
+            for i, y in zip(own, found, strict=True):
+                written[i] = y
+        self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
+        return written
+
+    def _demonstrate(
+        self,
+        teacher: Demonstrator,
+        replaced: Sequence[Trajectory],
+        kept: Sequence[int],
+        seeds: Sequence[int],
+        numbers: Sequence[int] | None,
+    ) -> list[Trajectory | None]:
+        """Those of one teacher."""
         begun = [self._prefix(y, n, seed) for y, n, seed in zip(replaced, kept, seeds, strict=True)]
         draws = self._draws(teacher, replaced, kept, numbers)
         if begun:
@@ -191,7 +215,6 @@ class Round:
         self.finish([y for y in written if y is not None and y.key not in draws])
         if teacher.pool is not None:
             self.finish([y for y in written if y is not None and y.key in draws], teacher.pool.grades)
-        self.log_sum("teacher/demonstration_failures", sum(y is None for y in written))
         if reasons := Counter(y.error or "no reason given" for y in begun if y.stop_reason == "error"):
             kinds = "; ".join(f"{count} x {reason[:160]}" for reason, count in reasons.most_common(3))
             self.metrics.failures.append(f"{reasons.total()} of {len(begun)} demonstrations failed: {kinds}")

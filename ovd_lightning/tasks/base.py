@@ -105,6 +105,11 @@ class Task(ABC):
         """Name -> task, of a task that is made of others; each is evaluated, and its reward logged, on its own."""
         return {}
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Name -> share of the problems of a round, of a task that is made of others."""
+        return {}
+
     def ordered(self, start: int, count: int, seed: int) -> list[Problem]:
         """The training problems at positions ``start`` to ``start + count`` of an endless order: a pure function of the
         arguments. By default epoch after epoch, each shuffled anew."""

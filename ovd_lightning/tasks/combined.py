@@ -76,6 +76,10 @@ class MixtureTask(Task):
             drawn.append(iter(_named(name, task.ordered(before, now, seed))))
         return [next(drawn[i]) for i in whose[start:]]
 
+    @property
+    def shares(self) -> dict[str, float]:
+        return self.weights
+
     def _of(self, problem: Problem) -> Task:
         return self._parts[problem.meta[PART]]
 
@@ -144,6 +148,10 @@ class CurriculumTask(Task):
     @property
     def parts(self) -> dict[str, Task]:
         return self.task.parts
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return self.task.shares
 
     def problems(self, split: Split) -> Sequence[Problem]:
         return self.task.problems(split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,11 @@ class Teacher(ABC):
     @abstractmethod
     def engines(self) -> list[Engine]:
         """Every engine the teacher uses, each once."""
+
+    @property
+    def members(self) -> Mapping[str, Teacher]:
+        """Who does the work, by name: itself, without one, or several that share it by the problem's task."""
+        return {"": self}
 
     @property
     def used(self) -> TokensUsed:

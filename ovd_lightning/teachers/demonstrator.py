@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -70,6 +70,22 @@ class Demonstrator(Teacher):
         self.cache = AnswerCache(cache, f"{SETTING}.cache")
         self.demonstrations = self.pooled = 0
         """Wanted since the ledger was last taken; those of them that the pool had."""
+
+    @property
+    def members(self) -> Mapping[str, Demonstrator]:
+        return {"": self}
+
+    def of(self, problem: Problem) -> Demonstrator:
+        """The member that teaches a problem."""
+        return self
+
+    def shared(self, count: float, shares: Mapping[str, float]) -> Iterator[tuple[Demonstrator, float]]:
+        """(member, how much of a count is its own).
+
+        Args:
+            shares: part of the task -> its share of the problems, in [0, 1].
+        """
+        yield self, count
 
     @property
     def engines(self) -> list[Engine]:
@@ -192,9 +208,9 @@ class Demonstrator(Teacher):
 
     # -------------------------------------------------------------- self-test
 
-    def self_test(self, task: Task, problem: Problem, max_tokens: int) -> None:
-        """A real demonstration of ``problem`` before the first round: what only an answer can show, such as a key that
-        the list of models does not ask for, or a model that answers with nothing. Nothing stays in cache or ledger.
+    def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
+        """A real demonstration of the first problem, before the first round: what only an answer can show, such as a key
+        that the list of models does not ask for, or a model that answers with nothing. Nothing stays in cache or ledger.
 
         Args:
             max_tokens: the student's limit.
@@ -206,7 +222,7 @@ class Demonstrator(Teacher):
                 stack.enter_context(self.awake())
                 for engine in self.engines:
                     stack.enter_context(engine.impatient())
-                rank_zero_info(f"teacher: {self._try(task, problem, max_tokens)}")
+                rank_zero_info(f"teacher: {self._try(task, problems[0], max_tokens)}")
         finally:
             self.cache, self.demonstrations = cache, asked
             for engine in self.engines:

@@ -38,16 +38,24 @@ def line(troubles: Troubles) -> str | None:
 
 
 def report_troubles(teacher: Teacher, round: Round) -> None:
-    """Logs ``teacher/failed_calls``, ``teacher/retried_calls`` and ``teacher/failed/<kind>``, warns in a line, and
-    keeps it for the run's page."""
-    found = [t for engine in teacher.engines if (t := engine.take_troubles()) is not None]
-    if not found:
+    """Logs ``teacher/failed_calls``, ``teacher/retried_calls`` and ``teacher/failed/<kind>``, warns in a line for each
+    teacher, and keeps it for the run's page."""
+    of_members: list[Troubles] = []
+    for name, member in teacher.members.items():
+        found = [t for engine in member.engines if (t := engine.take_troubles()) is not None]
+        if not found:
+            continue
+        of_members.append(own := merged(found))
+        if name:
+            round.log_sum(f"teacher/failed_calls/{name}", sum(own.given_up.values()))
+        if (said := line(own)) is not None:
+            of = f"of the teacher of {name}'s" if name else "of the teacher's"
+            round.metrics.failures.append(f"{of} {said}")
+            rank_zero_info(f"round {round.index + 1}: {of} {said}")
+    if not of_members:
         return
-    troubles = merged(found)
+    troubles = merged(of_members)
     round.log_sum("teacher/failed_calls", sum(troubles.given_up.values()))
     round.log_sum("teacher/retried_calls", sum(troubles.retried.values()))
     for kind in KINDS:
         round.log_sum(f"teacher/failed/{kind}", troubles.given_up[kind])
-    if (said := line(troubles)) is not None:
-        round.metrics.failures.append(f"of the teacher's {said}")
-        rank_zero_info(f"round {round.index + 1}: of the teacher's {said}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,16 @@ class VerbalTeacher(Demonstrator):
         if engine is None and not self.judge.own_engine:
             raise ConfigError(f"{SETTING}.engine", "is null, and the judge has none either.", "Name one.")
         self.judge.bind(self.engine, self.cache)
+
+    @property
+    def members(self) -> Mapping[str, VerbalTeacher]:
+        return {"": self}
+
+    def of(self, problem: Problem) -> VerbalTeacher:
+        return self
+
+    def shared(self, count: float, shares: Mapping[str, float]) -> Iterator[tuple[VerbalTeacher, float]]:
+        yield self, count
 
     @property
     def scale(self) -> Scale:

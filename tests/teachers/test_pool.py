@@ -256,7 +256,7 @@ def test_an_offline_teacher(tokenizer: Any, tmp_path: Path) -> None:
     offline.check()
     task = make_round(tokenizer).task
     offline.check_problems(task, PROBLEMS, 64)
-    offline.self_test(task, PROBLEMS[0], 64)
+    offline.self_test(task, PROBLEMS, 64)
     method, round = SeqKD(offline, group_size=2), make_round(tokenizer)
     groups = method.sample(PROBLEMS, round)
     method.consult(groups, round)
