@@ -209,8 +209,9 @@ class Demonstrator(Teacher):
     # -------------------------------------------------------------- self-test
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        """A real demonstration of the first problem, before the first round: what only an answer can show, such as a key
-        that the list of models does not ask for, or a model that answers with nothing. Nothing stays in cache or ledger.
+        """A real demonstration of the first problem, before the first round: what only an answer can show, such as a
+        key that the list of models does not ask for, or a model that answers with nothing. Nothing stays in cache or
+        ledger.
 
         Args:
             max_tokens: the student's limit.
