@@ -136,6 +136,8 @@ class OVDModule(L.LightningModule):
                 f"{batch.policy_version}, but step {self.global_step} is being trained"
             )
         output = self.method.loss(self.student, batch)
+        if batch.kept_logprobs is not None:
+            batch.kept_logprobs.copy_(output.logprobs)
         if not torch.isfinite(output.loss):
             raise RunError(
                 f"the loss of round {batch.round} is {output.loss.item()}: see policy/ratio_max and lower "

@@ -6,10 +6,12 @@ import hashlib
 import json
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
 
 def digest(*parts: Any) -> str:
     """SHA-256 of anything that JSON can hold, as 64 hexadecimal digits."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    text = _CANONICAL.encode(parts)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,13 @@ def closing(mark: str) -> str:
 def opened(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The mark with which a prompt (or an observation) ends inside a thought, as the chat templates of many reasoning
     models have it; empty where it does not."""
-    return open_at_end(str(tokenizer.decode(list(token_ids[-_TAIL:]), skip_special_tokens=False)))
+    return _opened(tokenizer, tuple(token_ids[-_TAIL:]))
+
+
+@lru_cache(maxsize=1024)
+def _opened(tokenizer: PreTrainedTokenizerBase, tail: tuple[int, ...]) -> str:
+    """Once a prompt, of which a group has many trajectories."""
+    return open_at_end(str(tokenizer.decode(list(tail), skip_special_tokens=False)))
 
 
 def special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
@@ -120,18 +127,21 @@ def with_marks(
         mask: [T], False on observations.
         written: the text without observations and special tokens: the result where no such mark is there.
     """
-    pieces: list[str] = []
-    before, found = prompt_ids, False
+    runs: list[tuple[str, list[int]]] = []  # the mark before what the model wrote in one go, and its ids
+    before = prompt_ids
     for own, run in groupby(zip(token_ids, mask, strict=True), key=lambda pair: pair[1]):
         ids = [token for token, _ in run]
-        if not own:
+        if own:
+            runs.append((opened(tokenizer, before), ids))
+        else:
             before = ids
-            continue
-        mark = opened(tokenizer, before)
-        found = found or bool(mark) or any(token in special for token in ids)
+    if not any(mark or not special.keys().isdisjoint(ids) for mark, ids in runs):
+        return written
+    pieces: list[str] = []
+    for mark, ids in runs:
         pieces.append(mark)
         for marked, part in groupby(ids, key=lambda token: token in special):
             tokens = list(part)
             text = "".join(special[token] for token in tokens) if marked else None
             pieces.append(str(tokenizer.decode(tokens, skip_special_tokens=True)) if text is None else text)
-    return "".join(pieces) if found else written
+    return "".join(pieces)

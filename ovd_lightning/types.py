@@ -228,7 +228,10 @@ class Batch:
     behaviour_logprobs: Tensor
     """[B, L-1] float32: the engine's log-probabilities; NaN where it gave none (teacher tokens)."""
     old_logprobs: Tensor | None = None
-    """[B, L-1] float32 under the student that starts the round; None when one update a round makes rho = 1."""
+    """[B, L-1] float32 under the student that starts the round; None in the round's first update: rho = 1."""
+    kept_logprobs: Tensor | None = None
+    """[B, L-1] where the first update leaves its log-probabilities: the ``old_logprobs`` of the same rows in the later
+    passes over them; None where there are none."""
     reference_logprobs: Tensor | None = None
     """[B, L-1] float32 under the initial student; None without a KL term."""
     imitation_mask: Tensor | None = None

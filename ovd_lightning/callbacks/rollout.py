@@ -315,8 +315,9 @@ class RolloutCallback(L.Callback):
             "throughput/generated_tokens_per_s": "tokens_per_s",
         }
         bar = {short: values[name] for name, short in shown.items() if name in values}
-        module.log_dict(values, logger=False, batch_size=1)  # for callbacks that monitor a metric
-        module.log_dict(bar, prog_bar=True, logger=False, batch_size=1)
+        # As Lightning does with what is logged through the module, where every number is a metric with a state.
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+        trainer.progress_bar_metrics.update(bar)
 
     @staticmethod
     def _over_ranks(values: Sequence[float], op: str, trainer: L.Trainer, module: OVDModule) -> list[float]:

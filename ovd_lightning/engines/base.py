@@ -36,6 +36,9 @@ class Sampling:
     """Below 1 the engine's log-probabilities are no longer those of softmax(logits / temperature)."""
     stop: tuple[str, ...] = ()
     """Generation ends after the first of these texts, which is kept in the completion."""
+    logprobs: bool = True
+    """Whether somebody reads the completions' log-probabilities; False: an engine may leave them out, which is faster.
+    """
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -59,7 +62,8 @@ class Completion:
     token_ids: list[int] | None
     """[T] in the engine's vocabulary, the end-of-sequence token included; None from endpoints that hide it."""
     logprobs: list[float] | None
-    """[T] log-probability of each sampled token under softmax(logits / temperature); None if unavailable."""
+    """[T] log-probability of each sampled token under softmax(logits / temperature); None if unavailable, or not
+    wanted."""
     truncated: bool
     """Stopped by ``max_tokens``."""
     prompt_tokens: int = 0
@@ -114,6 +118,7 @@ class Engine(ABC):
         self.version: int = -1
         """``global_step`` of the weights last pushed by :meth:`sync`; -1: the checkpoint's."""
         self._used = TokensUsed()
+        self._short: dict[str, list[int]] = {}
 
     @property
     def used(self) -> TokensUsed:
@@ -215,12 +220,20 @@ class Engine(ABC):
             raise ConfigError("tokenizer", f"{self.name} has none between candidates and their tokens.", "Set it.")
         return self.tokenizer
 
+    def short_ids(self, text: str) -> list[int]:
+        """Ids of a text such as a score, without special tokens around them: encoded once.
+
+        Raises: ConfigError where the vocabulary is hidden.
+        """
+        if text not in self._short:
+            self._short[text] = self.known_tokenizer().encode(text, add_special_tokens=False)
+        return self._short[text]
+
     def single_tokens(self, texts: Sequence[str]) -> list[int]:
         """The token of each text. Raises: ConfigError where the vocabulary is hidden or a text is not one token."""
-        tokenizer = self.known_tokenizer()
         token_ids: list[int] = []
         for text in texts:
-            ids = tokenizer.encode(text, add_special_tokens=False)
+            ids = self.short_ids(text)
             if len(ids) != 1:
                 problem = f"{text!r} is {len(ids)} tokens in the vocabulary of {self.name}."
                 raise ConfigError("texts", problem, "Use candidates of exactly one token.")

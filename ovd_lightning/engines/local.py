@@ -6,6 +6,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class LocalEngine(Engine):
             self._tokenizer = load_tokenizer(setting, self._tokenizer_path, self.trust_remote_code)
         return self._tokenizer
 
-    @property
+    @cached_property
     def max_context(self) -> int | None:
         return self.max_model_len or getattr(self.config, "max_position_embeddings", None)
 

@@ -289,7 +289,7 @@ class OpenAIEngine(Engine):
                 fields["stop"] = list(sampling.stop)
             if request.seed is not None and not greedy:
                 fields["seed"] = request.seed
-            if comparable and self.vllm_extensions:  # some hosted models refuse requests for them
+            if sampling.logprobs and comparable and self.vllm_extensions:  # some hosted models refuse requests for them
                 fields["logprobs"] = True if api_of(prompt) == "chat" else 0
             each.append((fields, {"include_stop_str_in_output": True, "return_token_ids": True}))
         completions: dict[int, Completion] = {}

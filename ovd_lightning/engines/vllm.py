@@ -309,7 +309,7 @@ class VLLMEngine(LocalEngine):
                 seed=None if greedy else seed,
                 stop=list(sampling.stop),
                 include_stop_str_in_output=True,
-                logprobs=0,
+                logprobs=0 if sampling.logprobs else None,
                 detokenize=bool(sampling.stop),  # vLLM needs text to look for a stop text in; ours is decoded below
                 skip_clone=True,
             )
@@ -323,7 +323,9 @@ class VLLMEngine(LocalEngine):
             completions[index] = Completion(
                 text=self.decode(ids),
                 token_ids=ids,
-                logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)],
+                logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)]
+                if sampling.logprobs
+                else None,
                 truncated=result.finish_reason == "length",
                 prompt_tokens=len(output.prompt_token_ids),
                 completion_tokens=len(ids),

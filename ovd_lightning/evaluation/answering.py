@@ -48,8 +48,8 @@ class Decoding:
 
     def sampling(self, greedy: bool) -> Sampling:
         if greedy:
-            return Sampling(max_tokens=self.max_tokens, temperature=0.0)
-        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p)
+            return Sampling(max_tokens=self.max_tokens, temperature=0.0, logprobs=False)
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, logprobs=False)
 
     def settings(self) -> dict[str, Any]:
         """For results: what does not apply is null."""

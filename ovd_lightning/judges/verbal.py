@@ -289,7 +289,7 @@ class VerbalJudge(Judge):
             return [t for t in texts if not t.startswith(" ")]
         single: dict[int, str] = {}
         for text in texts:
-            ids = tokenizer.encode(text, add_special_tokens=False)
+            ids = self.engine.short_ids(text)
             if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
                 single.setdefault(ids[0], text)
         return list(single.values())
@@ -301,7 +301,7 @@ class VerbalJudge(Judge):
             for p in prompts
             for i in range(self.samples)
         ]
-        sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature)
+        sampling = Sampling(max_tokens=self.score_tokens, temperature=self.text_temperature, logprobs=False)
 
         def useful(completion: Completion) -> bool:
             return self.parse(completion.text) is not None

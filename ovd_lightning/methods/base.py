@@ -40,6 +40,8 @@ class LossOutput:
     """Metric name -> per-token values [M] (any M); the round's mean over all tokens is logged."""
     maxima: dict[str, Tensor]
     """Metric name -> values; the round's maximum is logged."""
+    logprobs: Tensor
+    """[B, L-1] of the trained tokens, 0 outside the mask, without gradient."""
 
 
 class Method(ABC):
@@ -164,7 +166,7 @@ class Method(ABC):
 
     def annotate_batch(self, batch: Batch) -> None:
         """Once a micro-batch of a round, on the training device and without gradient: what the loss needs of frozen
-        models. ``old_logprobs`` and ``reference_logprobs`` are there already, where they are needed."""
+        models. ``reference_logprobs`` are there already, where they are needed."""
         return
 
     def token_advantages(self, batch: Batch, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -231,7 +233,7 @@ class Method(ABC):
         loss = torch.where(policy, loss, 0.0)
         if batch.imitation_mask is not None:
             loss = torch.where(batch.imitation_mask, -logprobs, loss)
-        return LossOutput((loss * batch.weights).sum(), means, maxima)
+        return LossOutput((loss * batch.weights).sum(), means, maxima, logprobs.detach())
 
     def correction(
         self, batch: Batch, old: Tensor, means: dict[str, Tensor], maxima: dict[str, Tensor]

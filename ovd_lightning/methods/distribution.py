@@ -73,4 +73,4 @@ class DistributionMatching(Method):
         maxima: dict[str, Tensor] = {}
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         loss = divergence * self.correction(batch, old, means, maxima)
-        return LossOutput((torch.where(mask, loss, 0.0) * batch.weights).sum(), means, maxima)
+        return LossOutput((torch.where(mask, loss, 0.0) * batch.weights).sum(), means, maxima, logprobs.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -35,10 +36,9 @@ class Rejection:
             return True
         if low != high and not rules.is_lazy(self.acceptance):
             return None
-        least, most = (
-            self.acceptance.accepts(y, score, self.threshold, round.random("accept", *y.key)) for score in (low, high)
-        )
-        return least if least == most else None
+        draw = round.seed("accept", *y.key)
+        verdicts = {self.acceptance.accepts(y, score, self.threshold, random.Random(draw)) for score in {low, high}}
+        return verdicts.pop() if len(verdicts) == 1 else None
 
     def rejects(self, y: Trajectory, round: Round) -> bool | None:
         """Whether ``y`` is to be replaced; None where the judgements so far do not decide it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ovd_lightning.lengths import split_by_length
 from ovd_lightning.types import Batch, Group, TeacherInputs, Trajectory
@@ -28,6 +30,19 @@ def split_even(lengths: Sequence[int], parts: int) -> list[list[int]]:
     return [sorted(b) for b in bins]
 
 
+def padded(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(input ids [B, L] right-padded, attention mask [B, L], the positions [B, L-1] that predict completion tokens)."""
+    rows = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    starts, ends = (torch.tensor([*map(len, of)])[:, None] for of in (prompts, rows))
+    at = torch.arange(int(ends.max()))
+    real = at < ends
+    ids = torch.full(real.shape, pad_id)
+    ids[real] = torch.tensor([*chain.from_iterable(rows)])
+    return ids, real.long(), (real & (at >= starts))[:, 1:]
+
+
 def to_batch(
     trajectories: Sequence[Trajectory],
     weights: Sequence[float],
@@ -37,37 +52,31 @@ def to_batch(
     version: int,
 ) -> Batch:
     """One micro-batch. ``weights``: per trajectory, what each of its trained tokens weighs in the loss."""
-    rows = len(trajectories)
-    length = max(len(y.prompt_ids) + len(y.completion_ids) for y in trajectories)
-    input_ids = torch.full((rows, length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((rows, length), dtype=torch.long)
-    mask = torch.zeros((rows, length - 1), dtype=torch.bool)
-    teacher_mask = torch.zeros_like(mask)
-    advantages = torch.zeros((rows, length - 1))
-    token_weights = torch.zeros((rows, length - 1))
-    imitation_mask = torch.zeros_like(mask)
-    behaviour = torch.full((rows, length - 1), torch.nan)
-    for b, (y, weight) in enumerate(zip(trajectories, weights, strict=True)):
-        p, t = len(y.prompt_ids), len(y.completion_ids)
-        input_ids[b, : p + t] = torch.tensor([*y.prompt_ids, *y.completion_ids])
-        attention_mask[b, : p + t] = 1
-        span = slice(p - 1, p - 1 + t)  # position j predicts token j + 1
-        trained = torch.tensor(y.completion_mask, dtype=torch.bool)
-        mask[b, span] = trained
-        teacher_mask[b, p - 1 + y.student_tokens : p - 1 + t] = trained[y.student_tokens :]
-        advantages[b, span] = torch.tensor(y.advantages) * trained
-        token_weights[b, span] = weight * trained
-        imitation_mask[b, span] = trained & (y.imitation is not None)
-        if y.behaviour_logprobs:
-            behaviour[b, span] = torch.tensor(y.behaviour_logprobs)
+    input_ids, attention_mask, spans = padded(
+        [y.prompt_ids for y in trajectories], [y.completion_ids for y in trajectories], pad_id
+    )
+
+    def spread(values: Iterable[Sequence[float]], outside: float | bool) -> Tensor:
+        """[B, L-1] from a trajectory's values of its completion tokens each."""
+        whole = torch.full(spans.shape, outside)
+        whole[spans] = torch.tensor([*chain.from_iterable(values)], dtype=whole.dtype)
+        return whole
+
+    def column(values: Iterable[float]) -> Tensor:
+        return torch.tensor([*values])[:, None]
+
+    mask = spread((y.completion_mask for y in trajectories), False)
+    written = column(len(y.prompt_ids) - 1 + y.student_tokens for y in trajectories)
+    behaviour = [y.behaviour_logprobs or [torch.nan] * len(y.completion_ids) for y in trajectories]
+    imitation_mask = mask & column(y.imitation is not None for y in trajectories)
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,
         completion_mask=mask,
-        advantages=advantages,
-        teacher_mask=teacher_mask,
-        weights=token_weights,
-        behaviour_logprobs=behaviour,
+        advantages=spread((y.advantages for y in trajectories), 0.0) * mask,
+        teacher_mask=mask & (torch.arange(mask.shape[1]) >= written),
+        weights=column(weights) * mask,
+        behaviour_logprobs=spread(behaviour, torch.nan),
         imitation_mask=imitation_mask if imitation_mask.any() else None,
         teacher_inputs=teacher_inputs(trajectories, pad_id),
         temperature=temperature,
@@ -81,16 +90,9 @@ def teacher_inputs(trajectories: Sequence[Trajectory], pad_id: int) -> TeacherIn
     if all(y.teacher_prompt_ids is None for y in trajectories):
         return None
     prompts = [y.prompt_ids if y.teacher_prompt_ids is None else y.teacher_prompt_ids for y in trajectories]
-    rows = len(trajectories)
-    length = max(len(p) + len(y.completion_ids) for p, y in zip(prompts, trajectories, strict=True))
-    input_ids = torch.full((rows, length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((rows, length), dtype=torch.long)
-    mask = torch.zeros((rows, length - 1), dtype=torch.bool)
-    for b, (prompt, y) in enumerate(zip(prompts, trajectories, strict=True)):
-        p, t = len(prompt), len(y.completion_ids)
-        input_ids[b, : p + t] = torch.tensor([*prompt, *y.completion_ids])
-        attention_mask[b, : p + t] = 1
-        mask[b, p - 1 : p - 1 + t] = torch.tensor(y.completion_mask, dtype=torch.bool)
+    input_ids, attention_mask, spans = padded(prompts, [y.completion_ids for y in trajectories], pad_id)
+    mask = spans.clone()
+    mask[spans] = torch.tensor([value for y in trajectories for value in y.completion_mask], dtype=torch.bool)
     return TeacherInputs(input_ids=input_ids, attention_mask=attention_mask, completion_mask=mask)
 
 

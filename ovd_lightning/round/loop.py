@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from ovd_lightning.engines.base import Engine
 from ovd_lightning.methods.base import Method
 from ovd_lightning.progress import expect, finished, phase
@@ -77,7 +79,7 @@ def run_round(
     if record is not None:
         record(round.index, groups)
     # The mixture becomes optimiser steps of micro-batches, with log-probabilities under the weights as they are now.
-    # With one update a round, rho = 1 and the old ones need no pass of their own.
+    # The first step begins with these weights: its old log-probabilities need no pass of their own.
     with round.phase("logprobs"):
         steps = collate(
             groups,
@@ -92,9 +94,8 @@ def run_round(
             world_size=training.world_size,
             all_reduce_sum=training.all_reduce_sum,
         )
-        old = training.epochs * training.mini_batches > 1
         expect(sum(map(len, steps)))
-        steps = [[_filled(batch, old, training) for batch in step] for step in steps]
+        steps = [[_filled(batch, i > 0, training) for batch in step] for i, step in enumerate(steps)]
     return in_order(steps, training.epochs)
 
 
@@ -120,11 +121,16 @@ def _filled(batch: Batch, old: bool, training: Training) -> Batch:
 
 
 def in_order(steps: Sequence[Sequence[Batch]], epochs: int) -> list[Batch]:
-    """The micro-batches of every optimiser step, pass after pass, each with the index of its update."""
+    """The micro-batches of every optimiser step, pass after pass, each with the index of its update. Those of the first
+    step leave their log-probabilities to their copies in later passes."""
+    first = steps[0]
+    if epochs > 1:
+        first = [replace(batch, kept_logprobs=torch.zeros_like(batch.behaviour_logprobs)) for batch in first]
+    again = [replace(batch, old_logprobs=batch.kept_logprobs, kept_logprobs=None) for batch in first]
     batches = [
         replace(batch, update=epoch * len(steps) + i)
         for epoch in range(epochs)
-        for i, step in enumerate(steps)
+        for i, step in enumerate([again if epoch else first, *steps[1:]])
         for batch in step
     ]
     batches[-1].last_in_round = True

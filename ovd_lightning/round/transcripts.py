@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIX = ".jsonl.gz"
 LEVEL = 6
 """Of compression: level 9 takes three times as long for 1 % less."""
+_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def record(y: Trajectory, round: int, in_mixture: bool, first: bool = True) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class TranscriptWriter:
             trains = {id(y) for y in group.mixture}
             rejected = [y for y in group.sampled if id(y) not in trains]
             for i, y in enumerate([*rejected, *group.mixture]):
-                lines.append(json.dumps(record(y, round, id(y) in trains, first=i == 0), ensure_ascii=False) + "\n")
+                lines.append(_JSON.encode(record(y, round, id(y) in trains, first=i == 0)) + "\n")
         with replacing(path, "wb") as file:
             file.write(gzip.compress("".join(lines).encode(), LEVEL, mtime=0))
         return path

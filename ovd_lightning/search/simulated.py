@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
@@ -94,7 +95,7 @@ class SimulatedSearch(SearchEngine):
         self.system = system
         self.prompt = prompt if prompt is not None else WITH_ANSWER if tell_answer else WITHOUT_ANSWER
         self.noise_start, self.noise_end, self.evaluation_noise = noise_start, noise_end, evaluation_noise
-        self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
+        self.sampling = Sampling(max_tokens=max_tokens, temperature=temperature, logprobs=False)
         self.tells_answer = any(name.startswith("answer") for name in places(self.prompt))  # {answer[0]}, too
         raise_errors(self._errors(tell_answer))
 
@@ -212,13 +213,8 @@ class SimulatedSearch(SearchEngine):
     def _generate(self, requests: Sequence[Request], top_k: int) -> list[Completion]:
         if not requests:
             return []
-        sampling = Sampling(
-            max_tokens=self.sampling.max_tokens,
-            temperature=self.sampling.temperature,
-            stop=(f"\nDoc {top_k + 1}",),
-        )
         try:
-            return self.engine.generate(requests, sampling)
+            return self.engine.generate(requests, replace(self.sampling, stop=(f"\nDoc {top_k + 1}",)))
         except EndpointDown as error:
             # a failed search does not stop the run, unlike a failed teacher
             failed = Completion(text="", token_ids=None, logprobs=None, truncated=False, error=str(error))

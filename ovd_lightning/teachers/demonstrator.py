@@ -187,7 +187,7 @@ class Demonstrator(Teacher):
     ) -> list[Completion]:
         if not requests:
             return []
-        sampling = Sampling(temperature=self.demonstration_temperature, stop=stop)
+        sampling = Sampling(temperature=self.demonstration_temperature, stop=stop, logprobs=False)
         given = draws or [None] * len(requests)
         wanted = [(r, draw) for r, draw in zip(requests, given, strict=True) if draw is not None]
         anew = [r for r, draw in zip(requests, given, strict=True) if draw is None]
