@@ -15,9 +15,12 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from ovd_lightning.data import OVDDataModule
+from ovd_lightning.methods.base import LossOutput, Method
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.module import OVDModule, Schedule
 from ovd_lightning.round.collate import to_batch
+from ovd_lightning.round.loop import in_order
+from ovd_lightning.student import Student
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.types import Batch
 from tests.helpers import PAD, trajectory
@@ -57,10 +60,13 @@ def fit(
     clip: float | None = None,
     advantage: float = 1.0,
     change: Callable[[Batch], Batch] = lambda batch: batch,
+    method: Method | None = None,
+    round: list[Batch] | None = None,
     **settings: Any,
 ) -> tuple[OVDModule, Watcher]:
     """Train on rounds of which each is what the rollout callback would hand out, but for ``change``."""
-    module = OVDModule(student, GRPO(kl_coefficient=0.0), **{"learning_rate": LEARNING_RATE, **settings})
+    method = method or GRPO(kl_coefficient=0.0)
+    module = OVDModule(student, method, **{"learning_rate": LEARNING_RATE, **settings})
     data = OVDDataModule(
         ArithmeticTask(train_size=4, validation_size=1, test_size=1), problems_per_round=4, rounds=rounds,
         epochs_per_round=epochs_per_round, mini_batches=mini_batches,
@@ -69,6 +75,7 @@ def fit(
 
     def collect(index: int) -> list[Batch]:
         micro = [batch(index * updates, index, u, advantage) for u in range(updates) for _ in range(accumulate)]
+        micro = round or micro
         return [change(each) for each in micro]
 
     data.collect = collect
@@ -210,3 +217,33 @@ def test_data_of_another_update_of_the_round_is_refused(tiny_model: str) -> None
     """The second update's micro-batches come as the first's; with two to an update, both of the first are right."""
     with pytest.raises(RuntimeError, match=r"stale data: update 0 of round 0 .*but step 1 is being trained"):
         fit(tiny_model, epochs_per_round=2, accumulate=2, change=lambda batch: replace(batch, update=0))
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_the_first_updates_log_probabilities_are_the_old_ones_of_later_passes(
+    mini_batches: int, tiny_model: str
+) -> None:
+    """Bit for bit what a pass of their own would give."""
+    own = Student(tiny_model)
+    steps = [[batch(0, update=i, advantage=1.0 + i) for _ in range(2)] for i in range(mini_batches)]
+    expected = []
+    for made in (made for step in steps for made in step):
+        with torch.no_grad():
+            inputs = (made.input_ids, made.attention_mask, made.completion_mask, made.temperature)
+            expected.append(own(*inputs, entropy=False)[0])
+    for made, old in zip(steps[-1], expected[-2:], strict=True):
+        made.old_logprobs = old if mini_batches > 1 else None
+    seen: list[Batch] = []
+
+    class Seen(GRPO):
+        def loss(self, student: Student, batch: Batch) -> LossOutput:
+            seen.append(batch)
+            return super().loss(student, batch)
+
+    module, _ = fit(
+        tiny_model, rounds=1, epochs_per_round=2, mini_batches=mini_batches, accumulate=2, method=Seen(kl_coefficient=0.0),
+        round=in_order(steps, epochs=2),
+    )  # fmt: skip
+    assert not torch.equal(next(module.student.parameters()), next(own.parameters()))
+    for made, old in zip(seen[-2 * mini_batches :], expected, strict=True):
+        assert made.old_logprobs is not None and torch.equal(made.old_logprobs, old)

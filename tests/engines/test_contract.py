@@ -282,6 +282,16 @@ def test_what_was_read_and_written_is_counted(engine: Engine) -> None:
     assert engine.used.completion - before.completion == len(PROMPTS), "a score is one token"
 
 
+def test_log_probabilities_that_nobody_reads_change_no_token(engine: Engine) -> None:
+    requests = [Request(prompt=prompt, seed=7 + i) for i, prompt in enumerate(PROMPTS)]
+    expected = engine.generate(requests, Sampling(max_tokens=24))
+    completions = engine.generate(requests, Sampling(max_tokens=24, logprobs=False))
+    assert ids(completions) == ids(expected)
+    assert all(c.logprobs for c in expected)
+    if not engine.name.startswith("hf"):
+        assert all(c.logprobs is None for c in completions)
+
+
 def test_completions_as_they_are_finished(engine: Engine) -> None:
     """Each once, short ones before long ones, and what is raised in between ends the call and nothing else."""
     requests = [Request(prompt=PROMPTS[1], seed=s, max_tokens=m) for s, m in ((1, 24), (2, 1), (3, 8))]
