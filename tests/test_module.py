@@ -64,7 +64,7 @@ def fit(
     round: list[Batch] | None = None,
     **settings: Any,
 ) -> tuple[OVDModule, Watcher]:
-    """Train on rounds of which each is what the rollout callback would hand out, but for ``change``."""
+    """Train on rounds of which each is what the rollout callback would hand out, but for ``change``; or ``round``."""
     method = method or GRPO(kl_coefficient=0.0)
     module = OVDModule(student, method, **{"learning_rate": LEARNING_RATE, **settings})
     data = OVDDataModule(
@@ -75,8 +75,7 @@ def fit(
 
     def collect(index: int) -> list[Batch]:
         micro = [batch(index * updates, index, u, advantage) for u in range(updates) for _ in range(accumulate)]
-        micro = round or micro
-        return [change(each) for each in micro]
+        return [change(each) for each in round or micro]
 
     data.collect = collect
     watcher = Watcher()
@@ -241,9 +240,10 @@ def test_the_first_updates_log_probabilities_are_the_old_ones_of_later_passes(
             return super().loss(student, batch)
 
     module, _ = fit(
-        tiny_model, rounds=1, epochs_per_round=2, mini_batches=mini_batches, accumulate=2, method=Seen(kl_coefficient=0.0),
-        round=in_order(steps, epochs=2),
+        tiny_model, rounds=1, epochs_per_round=2, mini_batches=mini_batches, accumulate=2,
+        method=Seen(kl_coefficient=0.0), round=in_order(steps, epochs=2),
     )  # fmt: skip
     assert not torch.equal(next(module.student.parameters()), next(own.parameters()))
     for made, old in zip(seen[-2 * mini_batches :], expected, strict=True):
-        assert made.old_logprobs is not None and torch.equal(made.old_logprobs, old)
+        assert made.old_logprobs is not None
+        assert torch.equal(made.old_logprobs, old)

@@ -47,11 +47,10 @@ def test_a_round(tokenizer: Any, tmp_path: Path) -> None:
     assert [batch.update for batch in batches] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert [batch.last_in_round for batch in batches] == [False] * 11 + [True]
     assert sum(map(len, batches)) == 2 * 16
-    assert (
-        filled == [False] * 3 + [True] * 3
-    )  # once, although two passes use them; the first step's come with its update
+    assert filled == [False] * 3 + [True] * 3  # once, although two passes use them; the first step's in its update
     for first, later in zip(batches[:3], batches[6:9], strict=True):
-        assert first.old_logprobs is None and first.kept_logprobs is later.old_logprobs is not None
+        assert first.old_logprobs is None
+        assert first.kept_logprobs is later.old_logprobs is not None
     assert all(batch.kept_logprobs is None for batch in batches[3:])
     lines = list(read_transcripts(tmp_path))
     assert {(x["reward"], x["stop_reason"], x["truncated"]) for x in lines} == {
