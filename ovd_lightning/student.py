@@ -11,7 +11,7 @@ log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ PASS_COST, PASS_COST_ACCELERATOR = 5e7, 5e11
 """What a pass through the transformer costs whatever it computes, in parameters x tokens (docs/speed.md)."""
 WEIGHTS_COST = 16
 """What adding up the gradients of all weights costs, in tokens."""
+_known_slices = lru_cache(maxsize=64)(slices_by_length)
+"""The same rows are computed several times a round."""
 
 
 def _spread(mask: Tensor, values: Sequence[Tensor]) -> Any:
@@ -181,7 +183,7 @@ class Student(nn.Module):
         if cost is None:
             work = PASS_COST if self.hf.device.type == "cpu" else PASS_COST_ACCELERATOR
             cost = WEIGHTS_COST + work / sum(p.numel() for p in self.hf.parameters())
-        return [(rows, max(lengths[rows])) for rows in slices_by_length(lengths, cost)]
+        return [(rows, max(lengths[rows])) for rows in _known_slices(tuple(lengths), cost)]
 
     def named_weights(self, checkpoint: bool = False) -> Iterator[tuple[str, Tensor]]:
         """(name, full tensor) of every parameter and every buffer that a checkpoint holds.

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ovd_lightning.engines.encoding import decode as decode
 from ovd_lightning.engines.render import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of some tokens, special tokens left out."""
-    return str(_decoder(tokenizer)(list(token_ids), skip_special_tokens=True))
-
-
-@lru_cache(maxsize=8)
-def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[..., Any]:
-    """What `tokenizer.decode` comes to. Around it, transformers looks at the type of each id, which takes longer than
-    decoding a step."""
-    from transformers import PreTrainedTokenizerFast as Fast
-
-    plain = isinstance(tokenizer, Fast) and type(tokenizer)._decode is Fast._decode
-    plain = plain and type(tokenizer).decode is Fast.decode and not tokenizer.clean_up_tokenization_spaces
-    return tokenizer.backend_tokenizer.decode if plain else tokenizer.decode
 
 
 def decode_one(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

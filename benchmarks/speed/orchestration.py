@@ -85,6 +85,9 @@ class Clock:
 
 def divide(clock: Clock) -> None:
     """Name the parts of a round, in this process."""
+    from vllm import LLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
     from ovd_lightning.callbacks.rollout import RolloutCallback
     from ovd_lightning.engines.hf import HFEngine
     from ovd_lightning.engines.vllm import VLLMEngine
@@ -97,7 +100,8 @@ def divide(clock: Clock) -> None:
     from ovd_lightning.tasks.arithmetic import ArithmeticTask
 
     for owner, name, part in (
-        (VLLMEngine, "_run", "generate"),
+        (LLM, "enqueue", "generate"),
+        (LLMEngine, "step", "generate"),
         (HFEngine, "_sample", "generate"),
         (HFEngine, "_score", "generate"),
         (RolloutCallback, "sync", "weights to the engine"),

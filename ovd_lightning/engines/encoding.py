@@ -1,4 +1,4 @@
-"""Many prompts to token ids, equal to `render.encode` of each; lines that prompts share are encoded once.
+"""Ids to text, and many prompts to ids, equal to `render.encode` of each; lines that prompts share are encoded once.
 
 A judge is asked about every step of a trajectory, each time with the question and all steps before it, so that prompts
 of one trajectory are mostly the same lines. Between a line's end and the next line's beginning many tokenizers have a
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,22 @@ PATTERNS = (
 )
 """Of Qwen 2 to 3, Llama 3, and Qwen 3.5. No alternative matches a line break and a visible character after it, and none
 looks past a single line break."""
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of some tokens, special tokens left out."""
+    return str(_decoder(tokenizer)(list(token_ids), skip_special_tokens=True))
+
+
+@lru_cache(maxsize=8)
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[..., Any]:
+    """What `tokenizer.decode` comes to. Around it, transformers looks at the type of each id, which takes longer than
+    decoding a step."""
+    from transformers import PreTrainedTokenizerFast as Fast
+
+    plain = isinstance(tokenizer, Fast) and type(tokenizer)._decode is Fast._decode
+    plain = plain and type(tokenizer).decode is Fast.decode and not tokenizer.clean_up_tokenization_spaces
+    return tokenizer.backend_tokenizer.decode if plain else tokenizer.decode
 
 
 def encode_many(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:

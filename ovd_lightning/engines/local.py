@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Engine, Prompt, Request
-from ovd_lightning.engines.encoding import encode_many
+from ovd_lightning.engines.encoding import decode, encode_many
 from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.pretrained import check_checkpoint, load_config, load_tokenizer
 
@@ -134,7 +134,7 @@ class LocalEngine(Engine):
 
     def decode(self, ids: list[int]) -> str:
         """A completion's text, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return decode(self.tokenizer, ids)
 
     def encode_requests(self, prompts: Iterable[Prompt]) -> list[list[int]]:
         """Token ids of each prompt.
