@@ -20,11 +20,11 @@ def split_by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:
     low, high = max(lengths), len(lengths) * max(lengths)
     while low < high:
         middle = (low + high) // 2
-        if len(_filled([lengths[i] for i in order], middle)) <= parts:
+        if len(spans_within([lengths[i] for i in order], middle)) <= parts:
             high = middle
         else:
             low = middle + 1
-    bins = _filled([lengths[i] for i in order], low)
+    bins = spans_within([lengths[i] for i in order], low)
     while len(bins) < parts:  # cutting a bin makes none costlier
         widest = max((b for b in bins if len(b) > 1), key=lambda b: len(b) * lengths[order[b.start]])
         at, middle = bins.index(widest), (widest.start + widest.stop + 1) // 2
@@ -32,12 +32,15 @@ def split_by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:
     return [[order[i] for i in b] for b in bins]
 
 
-def _filled(lengths: Sequence[int], most: int) -> list[range]:
-    """The fewest spans of ``lengths``, longest first, of which none costs more than ``most``."""
-    starts = [0]
+def spans_within(lengths: Sequence[int], most: int) -> list[range]:
+    """The fewest spans of rows, in their order, of which none costs more than ``most``: its rows times its longest. A
+    single row may cost more."""
+    starts, longest = [0], lengths[0]
     for i in range(1, len(lengths)):
-        if (i + 1 - starts[-1]) * lengths[starts[-1]] > most:
+        longest = max(longest, lengths[i])
+        if (i + 1 - starts[-1]) * longest > most:
             starts.append(i)
+            longest = lengths[i]
     return [range(a, b) for a, b in pairwise([*starts, len(lengths)])]
 
 

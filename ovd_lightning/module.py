@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.lengths import spans_within
 from ovd_lightning.methods.base import Method
+from ovd_lightning.pieces import summed
 from ovd_lightning.pretrained import loading
 from ovd_lightning.resume.record import KEY, class_path, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
@@ -37,6 +41,9 @@ class OVDModule(L.LightningModule):
         dtype: of the parameters. float32 with Trainer precision bf16-mixed keeps float32 master weights.
         chunk_size: trained tokens whose logits exist at a time.
         gradient_checkpointing: recompute activations in the backward pass.
+        micro_batch_tokens: most tokens, rows times the longest of them, of which activations exist at a time. A larger
+            micro-batch is computed in pieces; a single row may have more. null: no limit. The pieces' gradients are
+            added up in a copy of their own. Neither with FSDP2 nor in float16.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class OVDModule(L.LightningModule):
         dtype: Dtype = "float32",
         chunk_size: PositiveInt = 1024,
         gradient_checkpointing: bool = False,
+        micro_batch_tokens: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.student_path = student
@@ -63,6 +71,7 @@ class OVDModule(L.LightningModule):
         self.dtype_name = dtype
         self.chunk_size = chunk_size
         self.gradient_checkpointing = gradient_checkpointing
+        self.micro_batch_tokens = micro_batch_tokens
         self.student: Any = None
         self.train_metrics = RoundMetrics()
         """What the training steps of the current round measured; the rollout callback takes and logs it."""
@@ -111,21 +120,43 @@ class OVDModule(L.LightningModule):
         """Fill ``old_logprobs`` (under the weights as they are now), ``reference_logprobs`` where needed, and what the
         method adds."""
         batch = batch.to(self.device)
-        inputs = (batch.input_ids, batch.attention_mask, batch.completion_mask, batch.temperature)
+        batch.old_logprobs = torch.zeros_like(batch.behaviour_logprobs) if old else None
+        batch.reference_logprobs = torch.zeros_like(batch.behaviour_logprobs) if self.method.needs_reference else None
         # Automatic precision is the training step's, so that old and new log-probabilities differ by the update only.
         with self.trainer.precision_plugin.forward_context():
-            if old:
-                batch.old_logprobs = self.student(*inputs, entropy=False)[0]
-            if self.method.needs_reference:
-                batch.reference_logprobs = self.reference(*inputs, entropy=False)[0]
+            for piece in self.pieces(batch):
+                inputs = (piece.input_ids, piece.attention_mask, piece.completion_mask, piece.temperature)
+                if piece.old_logprobs is not None:
+                    piece.old_logprobs.copy_(self.student(*inputs, entropy=False)[0])
+                if piece.reference_logprobs is not None:
+                    piece.reference_logprobs.copy_(self.reference(*inputs, entropy=False)[0])
             self.method.annotate_batch(batch)
         return batch
+
+    def pieces(self, batch: Batch) -> list[Batch]:
+        """A micro-batch as views of at most ``micro_batch_tokens`` each."""
+        if self.micro_batch_tokens is None:
+            return [batch]
+        spans = spans_within(batch.attention_mask.sum(dim=-1).tolist(), self.micro_batch_tokens)
+        return [batch] if len(spans) == 1 else [batch.some(slice(span.start, span.stop)) for span in spans]
 
     def computes_in(self, trainer: L.Trainer) -> set[str]:
         """The dtypes of the parameters and of the products."""
         names = {"32": "float32", "bf16": "bfloat16", "16": "float16", "64": "float64"}
         precision = str(trainer.precision).split("-")[0]
         return {self.dtype_name, names.get(precision, precision)}
+
+    def errors(self, trainer: L.Trainer) -> Iterator[ConfigError]:
+        """Settings that the trainer's do not allow."""
+        if self.micro_batch_tokens is None:
+            return
+        hint = "Leave it out, and raise trainer.accumulate_grad_batches."
+        setting = "model.micro_batch_tokens"
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            problem = "is set, but under FSDP2 all ranks enter each block equally often, whatever their rows' lengths."
+            yield ConfigError(setting, problem, hint)
+        if "float16" in self.computes_in(trainer):
+            yield ConfigError(setting, "is set, but gradients in float16 are formed with a scale of all of them.", hint)
 
     # -------------------------------------------------------------- training
 
@@ -135,6 +166,13 @@ class OVDModule(L.LightningModule):
                 f"stale data: update {batch.update} of round {batch.round} was generated by weights of step "
                 f"{batch.policy_version}, but step {self.global_step} is being trained"
             )
+        pieces = self.pieces(batch)
+        if len(pieces) == 1:
+            return self._loss(batch)
+        return summed(lambda: map(self._loss, pieces), [p for p in self.student.parameters() if p.requires_grad])
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Of a micro-batch or a piece of one; measures it."""
         output = self.method.loss(self.student, batch)
         if batch.kept_logprobs is not None:
             batch.kept_logprobs.copy_(output.logprobs)

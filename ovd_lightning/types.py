@@ -206,6 +206,11 @@ class TeacherInputs:
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
         return TeacherInputs(**moved)
 
+    def some(self, rows: slice) -> TeacherInputs:
+        """See `Batch.some`."""
+        unused = self.input_ids.shape[1] - int(self.attention_mask[rows].sum(dim=-1).max())
+        return TeacherInputs(**{f.name: _cut(getattr(self, f.name), rows, unused) for f in fields(self)})
+
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
@@ -263,5 +268,21 @@ class Batch:
                 moved[name] = value.to(device, non_blocking=non_blocking)
         return Batch(**moved)
 
+    def some(self, rows: slice) -> Batch:
+        """Some of its rows, as views without the padding that they do not need."""
+        unused = self.input_ids.shape[1] - int(self.attention_mask[rows].sum(dim=-1).max())
+        cut = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in cut.items():
+            if isinstance(value, TeacherInputs):
+                cut[name] = value.some(rows)
+            elif isinstance(value, Tensor):
+                cut[name] = _cut(value, rows, unused)
+        return Batch(**cut)
+
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+
+def _cut(value: Tensor, rows: slice, unused: int) -> Tensor:
+    """Rows of [B, L], without the last ``unused`` columns."""
+    return value[rows, : value.shape[1] - unused]

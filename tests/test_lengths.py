@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from ovd_lightning.lengths import slices_by_length, split_by_length
+from ovd_lightning.lengths import slices_by_length, spans_within, split_by_length
 
 
 def contiguous(count: int, parts: int) -> Iterator[list[range]]:
@@ -77,3 +77,10 @@ def test_little_padding_is_computed(micro_batches: int) -> None:
         rows = [lengths[i] for i in part]
         computed += sum(cost(rows, range(len(rows))[s]) for s in slices_by_length(rows, 18))
     assert computed / sum(lengths) < 1.05
+
+
+def test_spans_within_a_budget() -> None:
+    assert spans_within([9, 5, 4, 4, 1, 1, 1, 1], 10) == [range(1), range(1, 3), range(3, 5), range(5, 8)]
+    assert spans_within([1, 1, 9, 1], 10) == [range(2), range(2, 3), range(3, 4)], "by the longest so far"
+    assert spans_within([50], 10) == [range(1)], "a single row may cost more"
+    assert spans_within([3, 3], 6) == [range(2)]

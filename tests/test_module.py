@@ -11,6 +11,7 @@ from typing import Any, get_args
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from transformers import get_scheduler
 
@@ -247,3 +248,62 @@ def test_the_first_updates_log_probabilities_are_the_old_ones_of_later_passes(
     for made, old in zip(seen[-2 * mini_batches :], expected, strict=True):
         assert made.old_logprobs is not None
         assert torch.equal(made.old_logprobs, old)
+
+
+@pytest.mark.parametrize("budget", [1, 24])
+def test_a_budget_of_tokens_changes_neither_weights_nor_metrics(budget: int, tiny_model: str) -> None:
+    """Two micro-batches an update, of ragged rows, in two passes."""
+    rows = [trajectory(2 + j, 9 - 2 * (j % 3), 0, j, advantages=[1.0 - j / 3] * (9 - 2 * (j % 3))) for j in range(6)]
+    longest = max(len(y.prompt_ids) + len(y.completion_ids) for y in rows)
+
+    def train(budget: int | None) -> tuple[OVDModule, list[int]]:
+        step = [to_batch(part, [1 / 12] * 3, PAD, temperature=0.8, round=0, version=0) for part in (rows[:3], rows[3:])]
+        sizes: list[int] = []
+
+        class Counted(GRPO):
+            def loss(self, student: Student, batch: Batch) -> LossOutput:
+                sizes.append(batch.input_ids.numel())
+                return super().loss(student, batch)
+
+        module, _ = fit(
+            tiny_model, rounds=1, epochs_per_round=2, accumulate=2, method=Counted(kl_coefficient=0.0),
+            round=in_order([step], epochs=2), micro_batch_tokens=budget,
+        )  # fmt: skip
+        return module, sizes
+
+    (whole, one), (cut, several) = train(None), train(budget)
+    assert len(one) == 4
+    assert len(several) > 4
+    assert max(several) <= max(budget, longest)
+    for (name, expected), found in zip(whole.student.named_parameters(), cut.student.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=2e-6), name
+    before, after = whole.train_metrics, cut.train_metrics
+    assert after.sums == pytest.approx(before.sums, abs=1e-6)
+    assert after.maxima == pytest.approx(before.maxima, rel=1e-4)
+    for name, (total, count) in before.means.items():
+        if name != "throughput/padding":  # there is less
+            assert after.means[name] == (pytest.approx(total, rel=1e-4, abs=1e-4), count), name
+
+
+def test_log_probabilities_of_frozen_weights_are_those_of_whole_micro_batches(tiny_model: str) -> None:
+    rows = [trajectory(2 + j, 9 - j, 0, j, advantages=[1.0] * (9 - j)) for j in range(4)]
+    made = to_batch(rows, [1 / 12] * 4, PAD, temperature=0.8, round=0, version=0)
+    found = []
+    for budget in (None, 12):
+        module = OVDModule(tiny_model, GRPO(), micro_batch_tokens=budget)
+        module.configure_model()
+        module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        assert len(module.pieces(made)) == (4 if budget else 1)
+        found.append(module.annotate_logprobs(made, old=True))
+    whole, cut = found
+    for name in ("old_logprobs", "reference_logprobs"):
+        assert torch.allclose(getattr(whole, name), getattr(cut, name), atol=1e-5)
+        assert getattr(whole, name).any()
+
+
+def test_a_budget_that_the_trainer_does_not_allow_is_an_error(tiny_model: str) -> None:
+    module = OVDModule(tiny_model, GRPO(), dtype="float16", micro_batch_tokens=100)
+    sharded = L.Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False)
+    assert [error.setting for error in module.errors(sharded)] == ["model.micro_batch_tokens"] * 2
+    module.micro_batch_tokens = None
+    assert not list(module.errors(sharded))

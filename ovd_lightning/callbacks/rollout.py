@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
-from ovd_lightning.errors import ConfigError, located
+from ovd_lightning.errors import ConfigError, located, raise_errors
 from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollouts, wandb_loggers
 from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
@@ -103,6 +103,8 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = self._parts(trainer, pl_module)
+        if stage == "fit":
+            raise_errors(module.errors(trainer))
         check_run(
             student=module.student_path,
             method=module.method,

@@ -69,7 +69,7 @@ class Setup:
     chunk: int
     """model.chunk_size"""
     rows: int
-    """Trajectories of the largest micro-batch of a rank."""
+    """Trajectories of the largest micro-batch of a rank, or of a piece of it."""
     length: int
     """Tokens of a full row: prompt and completion."""
     reference: bool
@@ -77,6 +77,8 @@ class Setup:
     sharding: Sharding
     ranks: int
     loss_copies: int = Method.loss_copies
+    gradient_copies: int = 0
+    """Gradients of pieces of a micro-batch, beside the micro-batch's."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -194,6 +196,9 @@ def account(
     copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
     if copies and setup.gradient_checkpointing:  # otherwise among the activations
         step.append(Part(name="half-precision weights", bytes=copies, how="cached by autocast in the forward pass"))
+    pieces = setup.gradient_copies * size
+    if pieces:
+        step.append(Part(name="gradients of pieces", bytes=pieces, how="of model.micro_batch_tokens, added up"))
     unsharded = 0
     if shards > 1:
         unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.parameter_bytes
@@ -201,7 +206,7 @@ def account(
     forward = copies if setup.gradient_checkpointing else 0
     own = shape.vocabulary * shape.hidden * setup.parameter_bytes
     held = own if shape.tied else 0  # a tied head's gradient waits for the embedding's
-    step_peak = unsharded + kept + max(forward + chunk + head, 2 * own, backward + held)
+    step_peak = pieces + unsharded + kept + max(forward + chunk + head, 2 * own, backward + held)
 
     update = Part(name="AdamW's step", bytes=shard, how="one tensor of the parameters' size (foreach)")
     gathered = None

@@ -223,18 +223,21 @@ def _setup(
         sharding = "fsdp2"
     elif ranks > 1:
         sharding = "ddp"
-    steps = ranks * data.mini_batches * int(trainer.get("accumulate_grad_batches") or 1)
+    accumulate = int(trainer.get("accumulate_grad_batches") or 1)
+    rows, budget = -(-mixture // (ranks * data.mini_batches * accumulate)), module.micro_batch_tokens
+    cut = budget is not None and rows * length > budget
     return Setup(
         parameter_bytes=HALF if precision.endswith("-true") and "16" in precision else _bytes(module.dtype_name),
         autocast=precision in ("bf16-mixed", "16-mixed", "bf16", "16"),
         gradient_checkpointing=module.gradient_checkpointing,
         chunk=module.chunk_size,
-        rows=-(-mixture // steps),
+        rows=max(budget // length, 1) if budget is not None and cut else rows,
         length=length,
         reference=module.method.needs_reference,
         sharding=sharding,
         ranks=ranks,
         loss_copies=module.method.loss_copies,
+        gradient_copies=(2 if accumulate > 1 else 1) if cut else 0,
     )
 
 

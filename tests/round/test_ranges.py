@@ -43,6 +43,7 @@ def parser() -> RunParser:
         ("model.learning_rate", "-1e-6", "0"),
         ("model.warmup_fraction", "-0.1 1.1", "0 1"),
         ("model.chunk_size", "0", "1"),
+        ("model.micro_batch_tokens", "0", "1 null"),
     ],
 )
 def test_a_number_outside_its_range(

@@ -166,6 +166,20 @@ def test_a_fast_dev_run_is_a_whole_round_with_metrics(fits: dict[str, Path]) -> 
 
 
 @pytest.mark.slow
+def test_a_metric_of_every_round_can_be_monitored(tmp_path: Path) -> None:
+    """EarlyStopping and the checkpoint fail where there is no such metric."""
+    stop = "--trainer.callbacks.init_args"
+    cli.fit(
+        tmp_path, *cli.HF, *cli.GRPO, "--run.wandb=disabled", "--data.rounds=3", "--benchmark.every_n_rounds=1",
+        "--checkpoint.every_n_rounds=1", "--checkpoint.monitor=reward/student",
+        "--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping", f"{stop}.monitor=reward/student",
+        f"{stop}.patience=1", f"{stop}.min_delta=2",
+    )  # fmt: skip
+    assert len(cli.rounds(tmp_path)) == 2, "no reward is better by 2"
+    assert [*(tmp_path / "checkpoints").glob("step-*.ckpt")]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["max_epochs=3", "overfit_batches=1", "max_steps=3", "strategy=fsdpp"])
 def test_a_refused_argument_is_one_line(name: str, tmp_path: Path) -> None:
     done = cli.run("fit", "--config=configs/quickstart.yaml", f"--trainer.{name}", f"--run.root={tmp_path}")
