@@ -35,6 +35,7 @@ class _Summed(torch.autograd.Function):
                     if part is not None:
                         whole.add_(part)
                 total += loss.detach()
+                del loss, gradients  # before the next loss is computed
         return total
 
     @staticmethod
