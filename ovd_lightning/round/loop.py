@@ -125,7 +125,7 @@ def in_order(steps: Sequence[Sequence[Batch]], epochs: int) -> list[Batch]:
     step leave their log-probabilities to their copies in later passes."""
     first = steps[0]
     if epochs > 1:
-        first = [replace(batch, kept_logprobs=torch.zeros_like(batch.behaviour_logprobs)) for batch in first]
+        first = [replace(batch, kept_logprobs=torch.full_like(batch.behaviour_logprobs, torch.nan)) for batch in first]
     again = [replace(batch, old_logprobs=batch.kept_logprobs, kept_logprobs=None) for batch in first]
     batches = [
         replace(batch, update=epoch * len(steps) + i)
