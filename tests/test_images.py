@@ -1,4 +1,4 @@
-"""The Dockerfiles, which are not built here: what they copy is there, and what they install is what the tests ran with."""
+"""The Dockerfiles, which are not built here: what they copy is there, what they install is what the tests ran with."""
 
 from __future__ import annotations
 
