@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ def object_named(setting: str, name: str) -> Path | None:
 
 
 def listing() -> Iterator[tuple[str, str]]:
-    """(name, what its first line says) of every config."""
+    """(name, the first sentence of its comment) of every config."""
     for path in sorted(CONFIGS.rglob("*.yaml"), key=lambda p: (len(p.relative_to(CONFIGS).parts), str(p))):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        yield path.relative_to(CONFIGS).with_suffix("").as_posix(), first.removeprefix("#").strip()
+        prose = takewhile(re.compile(r"# ?\S").match, path.read_text(encoding="utf-8").splitlines())  # no command
+        words = " ".join(line.removeprefix("#").strip() for line in prose)
+        sentence = re.split(r"(?<=[a-z0-9)]{2}\.)\s+(?=[A-Z`])", words)[0].removesuffix(":")
+        yield path.relative_to(CONFIGS).with_suffix("").as_posix(), sentence
 
 
 def resolved(value: Any, folder: Path) -> Any:

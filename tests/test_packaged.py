@@ -31,7 +31,14 @@ def test_no_config(name: str) -> None:
 
 
 def test_every_config_says_what_it_is() -> None:
-    assert all(line and not line.endswith(":yaml") for _, line in listing())
+    """A sentence, also where its comment breaks the line, or goes on."""
+    said = dict(listing())
+    assert all(len(line) > 20 and not line.endswith(":yaml") for line in said.values())
+    assert said["method/dr_grpo"].endswith("no KL.")
+    assert said["web/search_r1_bm25"] == "search_r1.yaml with a local corpus instead of a server"
+    assert said["math_rlvr"].endswith("otherwise as math_one_example.yaml.")
+    assert said["overlays/cpu"].endswith("at a size that takes minutes.")
+    assert "python -m" not in "".join(said.values())
 
 
 def test_a_file_of_the_package(elsewhere: Path) -> None:

@@ -84,7 +84,7 @@ def _settings(record: Record) -> list[tuple[str, str]]:
         "method": record.run.method_name,
         "threshold θ": method.get("threshold"),
         "task": record.task,
-        "initial student": record.base,
+        "initial student": record.base_name,
         "teacher": ", ".join(record.teachers) or None,
         "rounds": (config.get("data") or {}).get("rounds"),
         "problems a round": (config.get("data") or {}).get("problems_per_round"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ovd_lightning.packaged import packaged
+from ovd_lightning.packaged import PACKAGE, packaged
 from ovd_lightning.pretrained import is_hub_id
 from ovd_lightning.report.read import Run, read_run
 
@@ -64,6 +64,11 @@ class Record:
         return record
 
     @property
+    def base_name(self) -> str | None:
+        """The base as the card calls it."""
+        return None if self.base is None else _shown(self.base)
+
+    @property
     def base_id(self) -> str | None:
         """The base on the hub."""
         return self.base if self.base and self.base_folder is None and is_hub_id(self.base) else None
@@ -112,7 +117,7 @@ class Record:
     @property
     def teachers(self) -> list[str]:
         """Models that judged or demonstrated."""
-        return list(dict.fromkeys(_values(self.config.get("method"), "model")))
+        return list(dict.fromkeys(_shown(model) for model in _values(self.config.get("method"), "model")))
 
     @property
     def task(self) -> str:
@@ -121,6 +126,14 @@ class Record:
     @property
     def chat(self) -> bool:
         return bool((self.config.get("rollout") or {}).get("chat"))
+
+
+def _shown(model: str) -> str:
+    """A model's name without the folders of this machine: a hub id, a file of the package, or a folder's own name."""
+    folder, package = Path(packaged(model)).expanduser().resolve(), PACKAGE.resolve()
+    if not folder.is_dir():
+        return model
+    return f"ovd_lightning/{folder.relative_to(package)}" if folder.is_relative_to(package) else folder.name
 
 
 def _values(tree: object, key: str) -> Iterator[str]:

@@ -76,6 +76,7 @@ def test_a_student_goes_to_the_hub_and_loads_from_there(run: Path, tmp_path: Pat
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
     assert card.data.base_model is None  # a folder of this machine is none of the hub
     assert card.data.tags == ["ovd-lightning", "distillation", "ovd"]
+    assert "Trained from `ovd_lightning/assets/student` on `ArithmeticTask`" in card.text
     assert "ovd-lightning fit --config=configs/quickstart.yaml" in card.text
     links = re.findall(r"\]\(([^):]+)\)", card.text)
     assert len(links) == 4
@@ -178,6 +179,8 @@ def test_licence_of_a_base_on_this_machine(run: Path, tmp_path: Path) -> None:
     card = ModelCard(upload.card)
     assert (card.data.license, card.data.license_name) == ("other", "own-1")
     assert "own-1 (https://example.org/own), as the initial student." in upload.card
+    assert "Trained from `base` on" in upload.card  # no folder of this machine
+    assert str(tmp_path) not in upload.card
     assert upload.files["LICENSE.txt"] == base / "LICENSE.txt"
     assert upload.notes == []
 
