@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
-from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
+from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
+from ovd_lightning.engines.vllm_device import own_device, use_own_cache
 from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+POOLS = ("weights", "kv_cache")
+"""What sleeps, in the order in which it wakes."""
 MAX_CANDIDATES = 128
 """vLLM's limit for ``logprob_token_ids`` of one request."""
 NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
@@ -85,7 +88,7 @@ class VLLMEngine(LocalEngine):
         self._llm: Any = None  # vllm.LLM, whose import takes seconds: jsonargparse runs TYPE_CHECKING blocks, too
         self._in_process = True
         self._closed = False
-        self._asleep = False
+        self._asleep: list[str] = []
         self._depth = 0
         self._empty = False
 
@@ -175,6 +178,9 @@ class VLLMEngine(LocalEngine):
             from vllm.platforms import current_platform
 
             arguments = self._arguments()
+            if not self.on_cpu and self.tensor_parallel_size == 1:
+                arguments = {"device_ids": own_device(), **arguments}
+                use_own_cache()
             if self.on_cpu and arguments["enforce_eager"]:
                 # otherwise the first batch compiles a small function with a C++ compiler for 2 to 9 seconds
                 type(current_platform).simple_compile_backend = "eager"
@@ -211,13 +217,8 @@ class VLLMEngine(LocalEngine):
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        if not self.sleep or self.on_cpu:
-            yield
-            return
-        if self._asleep:
-            self.llm.wake_up()
-            self._asleep = False
-            self._drop_cache()
+        """Memory is allocated when it is first needed inside: that of keys and values after new weights have come, when
+        what the trainer gathered for them is gone."""
         self._depth += 1
         try:
             yield
@@ -226,14 +227,26 @@ class VLLMEngine(LocalEngine):
             if self._depth == 0:
                 self._rest()
 
+    @property
+    def _sleeps(self) -> bool:
+        return self.sleep and not self.on_cpu
+
+    def _wake(self, *tags: str) -> None:
+        """Each of vLLM's pools ``weights`` and ``kv_cache`` that still sleeps."""
+        for tag in [tag for tag in tags if tag in self._asleep]:
+            self.llm.wake_up(tags=[tag])
+            self._asleep.remove(tag)
+            if tag == "kv_cache":
+                self._drop_cache()
+
     def _rest(self) -> None:
-        if self.sleep and not self.on_cpu:
+        if self._sleeps and "weights" not in self._asleep:
             self.llm.sleep(level=1)  # level 2 would lose the weights that were pushed
-            self._asleep = True
+            self._asleep = list(POOLS)
 
     def close(self) -> None:
         """The memory is freed when the process ends; with ``sleep`` on a GPU, at once."""
-        if self._llm is not None and self.sleep and not self.on_cpu and not self._closed:
+        if self._llm is not None and self._sleeps and not self._closed and "weights" not in self._asleep:
             self._llm.sleep(level=2)
         self._closed = True
 
@@ -244,11 +257,10 @@ class VLLMEngine(LocalEngine):
         return checkpoint_layout(self.model, self.trust_remote_code)
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        llm = self.llm
-        weights = [(name, weight.detach()) for name, weight in named_weights]
-        check_weights(self.name, weights, *self._layout)
+        llm, (shapes, tied) = self.llm, self._layout
         with self.awake(), untouched():
-            send_weights(llm, weights, self._layout[1], self._in_process)
+            self._wake("weights")
+            send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
             self._drop_cache()
         self.version = version
 
@@ -256,8 +268,7 @@ class VLLMEngine(LocalEngine):
     def unrecorded(self) -> Iterator[None]:
         with super().unrecorded():
             yield
-        with self.awake():
-            self._drop_cache()
+        self._drop_cache()
 
     def _drop_cache(self) -> None:
         if not self.llm.reset_prefix_cache():
@@ -272,6 +283,7 @@ class VLLMEngine(LocalEngine):
         if not prompts:
             return []
         with self.awake(), untouched():
+            self._wake(*POOLS)
             engine = self.llm.llm_engine
             expect(len(prompts))
             running = self.llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
