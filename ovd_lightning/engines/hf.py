@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
-from ovd_lightning.engines.local import LocalEngine, CheckedWeights, untouched
+from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.settings.ranges import PositiveInt

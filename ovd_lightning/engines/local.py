@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Restores the random state of torch, CUDA, numpy and Python, the current GPU, the precision of float32 products and
-    torch's number of threads, on exit.
+    """Restores the random state of torch, CUDA, numpy and Python, the current GPU, the precision of float32 products
+    and torch's number of threads, on exit.
 
     Also restores ``torch.set_num_threads``, which vLLM on the CPU replaces by a function that does nothing.
     """

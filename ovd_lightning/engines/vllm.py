@@ -10,14 +10,14 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
-from ovd_lightning.engines.vllm_device import own_device, use_own_cache
+from ovd_lightning.engines.vllm_device import alive, own_device, use_own_cache
 from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
@@ -56,6 +56,7 @@ class VLLMEngine(LocalEngine):
         seed: Of requests without one.
         trust_remote_code: Run model code from the checkpoint.
         tokenizer: Directory or hub id of the tokenizer; None: the model's.
+        head_dtype: float32: logits are not rounded to ``dtype``; as ``model.head_dtype``.
         sleep: Free the GPU's memory between rounds: weights move to host memory, the cache is dropped.
         options: Further keyword arguments of ``vllm.LLM``; they override all of the above.
     """
@@ -74,6 +75,7 @@ class VLLMEngine(LocalEngine):
         trust_remote_code: bool = False,
         tokenizer: str | None = None,
         sleep: bool = False,
+        head_dtype: Literal["float32"] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model, tokenizer, max_model_len, seed, trust_remote_code)
@@ -84,6 +86,7 @@ class VLLMEngine(LocalEngine):
         self.enforce_eager = enforce_eager
         self.block_size = block_size
         self.sleep = sleep
+        self.head_dtype = head_dtype
         self.options = dict(options or {})
         self._llm: Any = None  # vllm.LLM, whose import takes seconds: jsonargparse runs TYPE_CHECKING blocks, too
         self._in_process = True
@@ -153,6 +156,8 @@ class VLLMEngine(LocalEngine):
             arguments["block_size"] = self.block_size
         if self.sleep and not self.on_cpu:
             arguments["enable_sleep_mode"] = True
+        if self.head_dtype is not None:
+            arguments["hf_overrides"] = {"head_dtype": self.head_dtype}
         if self._empty:
             arguments["load_format"] = "dummy"  # random weights, nothing is read from disk
         return arguments | self.options
@@ -222,14 +227,13 @@ class VLLMEngine(LocalEngine):
         self._depth += 1
         try:
             yield
-        finally:
+        except BaseException:
             self._depth -= 1
-            if self._depth == 0:
+            with suppress(Exception):  # of an engine that is gone
                 self._rest()
-
-    @property
-    def _sleeps(self) -> bool:
-        return self.sleep and not self.on_cpu
+            raise
+        self._depth -= 1
+        self._rest()
 
     def _wake(self, *tags: str) -> None:
         """Each of vLLM's pools ``weights`` and ``kv_cache`` that still sleeps."""
@@ -240,13 +244,19 @@ class VLLMEngine(LocalEngine):
                 self._drop_cache()
 
     def _rest(self) -> None:
-        if self._sleeps and "weights" not in self._asleep:
+        if self.sleep and not self.on_cpu and not self._depth and "weights" not in self._asleep:
             self.llm.sleep(level=1)  # level 2 would lose the weights that were pushed
             self._asleep = list(POOLS)
 
     def close(self) -> None:
         """The memory is freed when the process ends; with ``sleep`` on a GPU, at once."""
-        if self._llm is not None and self._sleeps and not self._closed and "weights" not in self._asleep:
+        if (
+            self._llm is not None
+            and self.sleep
+            and not self.on_cpu
+            and not self._closed
+            and "weights" not in self._asleep
+        ):
             self._llm.sleep(level=2)
         self._closed = True
 
@@ -259,8 +269,9 @@ class VLLMEngine(LocalEngine):
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm, (shapes, tied) = self.llm, self._layout
         with self.awake(), untouched():
-            self._wake("weights")
-            send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
+            with alive(self.name):
+                self._wake("weights")
+                send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
             self._drop_cache()
         self.version = version
 
@@ -292,12 +303,15 @@ class VLLMEngine(LocalEngine):
             try:
                 while engine.has_unfinished_requests():
                     poll()
-                    for output in engine.step():  # of requests that are finished, as `LLM` asks for them
+                    with alive(self.name):
+                        arrived = engine.step()  # outputs of requests that are finished, as `LLM` asks for them
+                    for output in arrived:
                         outputs[int(output.request_id) - first] = output
                         finished()
                         ready(int(output.request_id) - first, output)
             except BaseException:
-                engine.abort_request(running, internal=True)
+                with suppress(Exception):  # of an engine that is gone
+                    engine.abort_request(running, internal=True)
                 raise
             return [outputs[index] for index in range(len(prompts))]
 

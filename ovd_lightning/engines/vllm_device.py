@@ -1,9 +1,14 @@
-"""The GPU and the caches of an engine: vLLM would give every rank's engine the first GPU, and all of them one folder."""
+"""The GPU and the caches of an engine: vLLM would give every rank's engine the first GPU, and all of them one folder.
+And what is said where one dies."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ovd_lightning.errors import RunError
 
 ROOT = "VLLM_CACHE_ROOT"
 
@@ -27,3 +32,20 @@ def use_own_cache() -> None:
     root = Path(envs.VLLM_CACHE_ROOT)
     if rank and root.name != f"rank-{rank}":
         os.environ[ROOT] = str(root / f"rank-{rank}")
+
+
+@contextmanager
+def alive(name: str) -> Iterator[None]:
+    """Raises: RunError where the process of an engine has ended, or its GPU's memory."""
+    import torch
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise RunError(f"{name}: the engine's process has ended; why is in its own lines above.") from error
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0]
+        raise RunError(
+            f"{name}: {first}. Lower engine.init_args.gpu_memory_utilization; `dry_run` shows what else takes memory."
+        ) from error

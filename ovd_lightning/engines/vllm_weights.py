@@ -51,9 +51,7 @@ def send_weights(llm: Any, weights: CheckedWeights, tied: Collection[str], in_pr
 class WeightReceiver:
     """Mixed into vLLM's worker: receives new weights in the worker's process."""
 
-    def receive_weights(
-        self, weights: Iterable[tuple[str, Tensor]] | None = None, folder: str | None = None
-    ) -> None:
+    def receive_weights(self, weights: Iterable[tuple[str, Tensor]] | None = None, folder: str | None = None) -> None:
         """Weights under their Hugging Face names, as tensors or in safetensors files; vLLM's loader fuses layers."""
         from vllm.config import set_current_vllm_config
         from vllm.platforms import current_platform

@@ -145,6 +145,7 @@ def test_arguments(make: Callable[..., tuple[VLLMEngine, Stand]], tied_path: str
     assert cpu["enable_chunked_prefill"] is False
     assert cpu["kv_cache_memory_bytes"] == 64 << 20
     assert "enable_sleep_mode" not in cpu
+    assert VLLMEngine(tied_path, head_dtype="float32")._arguments()["hf_overrides"] == {"head_dtype": "float32"}
     engine = VLLMEngine(tied_path, dtype="bfloat16", options={"dtype": "float16", "max_num_seqs": 3})
     assert (engine._arguments()["dtype"], engine._arguments()["max_num_seqs"]) == ("float16", 3)
     assert torch.cuda.is_available() or engine.on_cpu
