@@ -48,7 +48,8 @@ class Request:
     prompt: Prompt
     seed: int | None = None
     """Of this request; ignored when greedy. The same seed gives the same tokens whatever else is in the batch, where
-    the engine guarantees it (vLLM; ``hf`` guarantees it per call)."""
+    the engine guarantees it (vLLM in float32 on the CPU; ``hf`` guarantees it per call). On a GPU a token's
+    probabilities depend on the batch in their last bits (docs/gpu.md)."""
     max_tokens: int | None = None
     """Overrides ``Sampling.max_tokens``, e.g. for the continuation of a prefix."""
 

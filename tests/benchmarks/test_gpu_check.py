@@ -54,7 +54,8 @@ def test_all_checks_on_the_cpu(tmp_path: Path) -> None:
     assert {row["verdict"] for row in rows.values()} == {"PASS", "SKIP", "–"}
     assert all(row["reason"] for row in rows.values() if row["verdict"] == "SKIP")
     for name in (
-        "peak by length against even", "log-probabilities, float32 head", "dry_run's step against measured, all activations",
+        "peak by length against even", "log-probabilities, float32 head",
+        "dry_run's step against measured, all activations",
         "resumed against whole", "bf16 parity, vllm: mean",
     ):  # fmt: skip
         assert rows[name]["verdict"] == "PASS", name

@@ -85,6 +85,7 @@ def test_in_half_precision_a_sharded_student_starts_at_its_reference(tmp_path: P
         tmp_path, *cli.HF, *cli.GRPO, "--data.rounds=2", "--method.init_args.kl_coefficient=0.1",
         "--config=configs/strategy/fsdp2.yaml", "--trainer.devices=2", "--trainer.precision=bf16-mixed",
         "--trainer.strategy.init_args.data_parallel_size=2", "--trainer.accumulate_grad_batches=2",
+        "--data.mini_batches=1", "--data.epochs_per_round=1",
     )  # fmt: skip
     first, second = cli.rounds(tmp_path)
     assert first["policy/kl"] == 0
