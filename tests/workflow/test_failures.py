@@ -68,3 +68,12 @@ def test_an_engine_that_dies_ends_the_run(tmp_path: Path) -> None:
     assert "error: vllm:" in said
     assert "the engine's process has ended" in said
     assert "Traceback" not in said[said.rindex("1 of 3 rounds") :]
+
+
+@pytest.mark.slow
+def test_an_engine_sleeps_while_the_trainer_works_and_not_within_an_evaluation(tmp_path: Path) -> None:
+    cli.fit(
+        tmp_path, "--engine=tests.workflow.failing.AwakeEngine", *cli.GRPO,
+        "--trainer.callbacks+=tests.workflow.failing.AsleepCallback", "--data.rounds=2",
+    )  # fmt: skip
+    assert len(list((tmp_path / "checkpoints").glob("step-*.ckpt"))) == 2
