@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,9 +65,9 @@ def speed(bench: Bench) -> Iterator[Row]:
     ):  # fmt: skip
         batches = bench.batches(4, split)
         student._head.needs_mask = mask
-        seconds[name] = bench.seconds(lambda batches=batches: step(bench, student, batches))
+        run = partial(step, bench, student, batches)
+        seconds[name], peaks[name] = bench.seconds(run), peak_bytes(run, bench.device)
         yield number(f"step, {name}", seconds[name], "s")
-        peaks[name] = peak_bytes(lambda b=batches: step(bench, student, b), bench.device)
         yield number(f"peak of a step, {name}", peaks[name] / GIB, "GiB")
     yield Row("peak by length against even", peaks["by length, mask"] / peaks["even, mask"], "", 0, 1.05)
     best = min(seconds.values())
@@ -124,7 +125,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         for p in student.parameters():
             p.grad = torch.zeros_like(p)
         step(bench, student, [batch])
-        measured = peak_bytes(lambda s=student, b=batch: step(bench, s, [b]), bench.device)
+        measured = peak_bytes(partial(step, bench, student, [batch]), bench.device)
         yield Row(f"dry_run's step against measured, {name}", planned / measured, "", 0.97, 1.3)
         del student
     if bench.cuda:

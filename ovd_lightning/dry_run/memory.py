@@ -139,7 +139,8 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
         block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
     end = 20 * tokens * h
     matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
-    transient = max(3 * tokens * value * f, tokens * value * f + matrix)
+    # When the last block's gradient is made, what the norm and the loss kept is gone, but for a gradient of T h.
+    transient = max(max(3 * tokens * value * f, tokens * value * f + matrix) - 16 * tokens * h, 0)
     if setup.gradient_checkpointing:
         return shape.layers * tokens * setup.parameter_bytes * h + end, block + transient, block
     # The half-precision copies of the weights are kept as well, but for the head's: the loss makes its own.

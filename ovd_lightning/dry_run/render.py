@@ -62,8 +62,8 @@ def time(plan: Plan) -> str:
     return (
         f"Time: about {plan.rounds * t.round / 3600:,.1f} h for {plan.rounds} rounds of {t.generate:,.0f} s of "
         f"generation and {t.train:,.0f} s of training, without teacher and evaluations (assumed: "
-        f"{plan.assumed.tflops:g} TFLOP/s, {plan.assumed.bandwidth:g} GB/s, {plan.response_tokens} tokens a trajectory: "
-        "--tflops, --bandwidth, --response_tokens)."
+        f"{plan.assumed.tflops:g} TFLOP/s, {plan.assumed.bandwidth:g} GB/s, {plan.response_tokens} tokens a "
+        "trajectory: --tflops, --bandwidth, --response_tokens)."
     )
 
 
