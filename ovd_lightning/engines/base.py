@@ -248,8 +248,8 @@ class Engine(ABC):
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights, persistent buffers included, and drop all cached keys and values.
 
-        The weights are a stream: each is taken once and may be freed before the next, which a sharded student gathers as
-        it is asked for.
+        The weights are a stream: each is taken once and may be freed before the next, which a sharded student gathers
+        as it is asked for.
 
         Raises: RuntimeError on a frozen engine, and when a weight is missing or unknown; the ones before it are taken.
         """
