@@ -268,10 +268,9 @@ class VLLMEngine(LocalEngine):
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm, (shapes, tied) = self.llm, self._layout
-        with self.awake(), untouched():
-            with alive(self.name):
-                self._wake("weights")
-                send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
+        with self.awake(), untouched(), alive(self.name):
+            self._wake("weights")
+            send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
             self._drop_cache()
         self.version = version
 
@@ -293,7 +292,7 @@ class VLLMEngine(LocalEngine):
         """As ``LLM.generate``; ``ready`` gets vLLM's output for each prompt as soon as it is finished."""
         if not prompts:
             return []
-        with self.awake(), untouched():
+        with self.awake(), untouched(), alive(self.name):
             self._wake(*POOLS)
             engine = self.llm.llm_engine
             expect(len(prompts))
@@ -303,9 +302,7 @@ class VLLMEngine(LocalEngine):
             try:
                 while engine.has_unfinished_requests():
                     poll()
-                    with alive(self.name):
-                        arrived = engine.step()  # outputs of requests that are finished, as `LLM` asks for them
-                    for output in arrived:
+                    for output in engine.step():  # of requests that are finished, as `LLM` asks for them
                         outputs[int(output.request_id) - first] = output
                         finished()
                         ready(int(output.request_id) - first, output)
