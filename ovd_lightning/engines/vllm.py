@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
-from ovd_lightning.engines.vllm_device import alive, own_device, use_own_cache
+from ovd_lightning.engines.vllm_device import alive, cpu_cache_bytes, own_device, use_own_cache
 from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
@@ -163,11 +163,7 @@ class VLLMEngine(LocalEngine):
         return arguments | self.options
 
     def cpu_cache_bytes(self) -> int:
-        config: Any = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        token = 2 * 4 * config.num_hidden_layers * heads * self.head_dim
-        length = self.max_context or 4096
-        return max(2 * token * length, min(max(32 * token * length, 64 << 20), 4 << 30))
+        return cpu_cache_bytes(self.config, self.head_dim, self.max_context or 4096)
 
     # -- life
 

@@ -1,4 +1,4 @@
-"""The GPU and the caches of an engine: vLLM would give every rank's engine the first GPU, and all of them one folder.
+"""The device and the caches of an engine: vLLM would give every rank's engine the first GPU, and all of them one folder.
 And what is said where one dies."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ovd_lightning.errors import RunError
 
@@ -18,6 +19,13 @@ def own_device() -> list[int]:
     import torch
 
     return [torch.cuda.current_device()]
+
+
+def cpu_cache_bytes(config: Any, head_dim: int, length: int) -> int:
+    """Keys and values on the CPU: room for 32 sequences of full length between 64 MiB and 4 GiB, for two at least."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token = 2 * 4 * config.num_hidden_layers * heads * head_dim
+    return max(2 * token * length, min(max(32 * token * length, 64 << 20), 4 << 30))
 
 
 def use_own_cache() -> None:
