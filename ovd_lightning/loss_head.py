@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovd_lightning import functional as F
-from ovd_lightning.head import Head
+from ovd_lightning.head import Head, product_dtype
 
 BLOCK = 1 << 18
 """Entries of the logits that are exponentiated at a time: temporary tensors are of this size, or of one row."""
@@ -244,13 +244,18 @@ class _Sums:
         self.wanted, self.head, self.rows, self.parameters = ctx.wanted, ctx.head, rows, parameters
         self.needed, *needed = ctx.needs_input_grad[4:]
         self.in_place = ctx.head.linear and not ctx.autocast[1]
+        self.by_hand = self.in_place or ctx.head.unrounded
         self.of_rows = torch.empty_like(rows)
-        self.sums = [torch.zeros_like(p) if need else None for p, need in zip(parameters, needed, strict=True)]
+        # One product after another is added up in place in the parameters' dtype; what is added to it, in float32.
+        dtype = None if self.in_place else torch.float32
+        self.sums = [
+            torch.zeros_like(p, dtype=dtype) if need else None for p, need in zip(parameters, needed, strict=True)
+        ]
 
     def logits(self, span: slice) -> Tensor:
         """[c, V] float32, with a graph of their own unless the head is one product."""
         rows = self.rows[span].detach()
-        if self.in_place:
+        if self.by_hand:
             return self.head.logits(rows).float()
         self.leaf = rows.requires_grad_()
         with torch.enable_grad():
@@ -259,8 +264,9 @@ class _Sums:
     def add(self, logits: Tensor, span: slice, gradients: Sequence[Tensor | None]) -> None:
         """Overwrites the logits."""
         self.wanted.gradient(logits.detach(), span, gradients)
-        if self.in_place:
-            self._add_product(logits.to(self.rows.dtype), self.rows[span].detach(), span)
+        if self.by_hand:
+            add = self._add_product if self.in_place else self._add_mixed_product
+            add(logits, self.rows[span].detach(), span)
             return
         trained = [(p, total) for p, total in zip(self.parameters, self.sums, strict=True) if total is not None]
         inputs = [self.leaf, *(p for p, _ in trained)]
@@ -272,6 +278,7 @@ class _Sums:
     def _add_product(self, gradient: Tensor, rows: Tensor, span: slice) -> None:
         """Of logits = rows W^T + b: W's is added up in place, so there is one tensor [V, d] of it instead of two."""
         weight, *bias = self.parameters
+        gradient = gradient.to(rows.dtype)
         if self.needed:
             torch.mm(gradient, weight, out=self.of_rows[span])
         if self.sums[0] is not None:
@@ -279,9 +286,24 @@ class _Sums:
         if bias and self.sums[1] is not None:
             self.sums[1].add_(gradient.sum(dim=0))
 
+    def _add_mixed_product(self, gradient: Tensor, rows: Tensor, span: slice) -> None:
+        """The same under automatic precision, as it differentiates a product: in half precision, added in float32."""
+        weight, *bias = self.parameters
+        dtype = product_dtype(weight)
+        if bias and self.sums[1] is not None:
+            self.sums[1].add_(gradient.sum(dim=0))
+        gradient = gradient.to(dtype)
+        if self.needed:
+            self.of_rows[span] = gradient @ weight.to(dtype)
+        if self.sums[0] is not None:
+            self.sums[0].add_(gradient.t() @ rows.to(dtype))
+
     def result(self, factor: float = 1.0) -> list[Tensor | None]:
         found = [self.of_rows if self.needed else None, *self.sums]
-        return found if factor == 1 else [None if total is None else total.mul_(factor) for total in found]
+        if factor != 1:
+            found = [None if total is None else total.mul_(factor) for total in found]
+        dtypes = [self.of_rows.dtype, *(p.dtype for p in self.parameters)]
+        return [None if total is None else total.to(dtype) for total, dtype in zip(found, dtypes, strict=True)]
 
 
 def _spans(count: int, chunk: int) -> Iterator[slice]:

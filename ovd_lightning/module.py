@@ -13,6 +13,7 @@ from torch import Tensor
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.lengths import spans_within
 from ovd_lightning.methods.base import Method
+from ovd_lightning.parallel import computed_in, data_parallel, reduce_gradients, shard, share_buckets
 from ovd_lightning.pieces import summed
 from ovd_lightning.pretrained import loading
 from ovd_lightning.resume.record import KEY, class_path, compare, make
@@ -44,6 +45,10 @@ class OVDModule(L.LightningModule):
         micro_batch_tokens: most tokens, rows times the longest of them, of which activations exist at a time. A larger
             micro-batch is computed in pieces; a single row may have more. null: no limit. The pieces' gradients are
             added up in a copy of their own. Neither with FSDP2 nor in float16.
+        reduce_every_micro_batch: under FSDP2, reduce gradients after every micro-batch. Otherwise once an update, which
+            sends less, while every rank holds the whole gradient in float32. Nothing else changes.
+        head_dtype: float32: logits are not rounded to the dtype of the computation. Of use together with the engine's
+            ``head_dtype``, where both compute in half precision; null: they are rounded like everything else.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class OVDModule(L.LightningModule):
         chunk_size: PositiveInt = 1024,
         gradient_checkpointing: bool = False,
         micro_batch_tokens: PositiveInt | None = None,
+        reduce_every_micro_batch: bool = False,
+        head_dtype: Literal["float32"] | None = None,
     ) -> None:
         super().__init__()
         self.student_path = student
@@ -72,6 +79,8 @@ class OVDModule(L.LightningModule):
         self.chunk_size = chunk_size
         self.gradient_checkpointing = gradient_checkpointing
         self.micro_batch_tokens = micro_batch_tokens
+        self.reduce_every_micro_batch = reduce_every_micro_batch
+        self.head_dtype = head_dtype
         self.student: Any = None
         self.train_metrics = RoundMetrics()
         """What the training steps of the current round measured; the rollout callback takes and logs it."""
@@ -81,6 +90,9 @@ class OVDModule(L.LightningModule):
 
     # ----------------------------------------------------------------- model
 
+    def setup(self, stage: str) -> None:
+        share_buckets(self.trainer.strategy)
+
     def configure_model(self) -> None:
         if self.student is not None:
             return
@@ -88,31 +100,31 @@ class OVDModule(L.LightningModule):
 
         with loading("model.student", self.student_path):
             self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
-        mesh = self.device_mesh
-        if mesh is not None:  # FSDP2: Trainer(strategy=ModelParallelStrategy())
-            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+            if self.head_dtype is not None:
+                self.student.unround_logits()
+        self._spread(self.student)
 
-            shard = mesh["data_parallel"]
-            if shard.size() != mesh.size():
-                raise ConfigError(
-                    "trainer.strategy.init_args.data_parallel_size",
-                    f"comes to {shard.size()} of {mesh.size()} ranks; the student is sharded over all of them.",
-                    "Set it to the number of ranks, and tensor_parallel_size to 1: configs/strategy/fsdp2.yaml.",
-                )
-            for block in self.student.blocks():
-                fully_shard(block, mesh=shard)
-            fully_shard(self.student, mesh=shard)
-            register_fsdp_forward_method(self.student, "divergence")
-            self.student.pass_cost = float("inf")
+    def _spread(self, model: Any) -> None:
+        """Over the ranks, under FSDP2: Trainer(strategy=ModelParallelStrategy())."""
+        if self.device_mesh is not None:
+            mesh = data_parallel(self.device_mesh)
+            shard(model, model.blocks(), mesh, computed_in(str(self.trainer.precision)))
+            model.pass_cost = float("inf")
 
     @property
     def reference(self) -> Any:
-        """The frozen initial student, loaded when first needed and never if the method has no KL term."""
+        """The frozen initial student, loaded when first needed and never if the method has no KL term. Under FSDP2 it
+        is sharded like the student, and kept in the dtype in which that computes."""
         if not self._reference:
             from ovd_lightning.student import Student
 
-            model = Student(self.student_path, self.dtype_name, self.chunk_size).to(self.device)
+            half = self.device_mesh is not None and computed_in(str(self.trainer.precision)) is not None
+            model = Student(self.student_path, "bfloat16" if half else self.dtype_name, self.chunk_size)
             self._reference.append(model.requires_grad_(False).eval())
+            if self.head_dtype is not None:
+                model.unround_logits()
+            self._spread(model)
+            model.to(self.device)
         return self._reference[0]
 
     @torch.no_grad()
@@ -193,6 +205,10 @@ class OVDModule(L.LightningModule):
         if batch.update == 0:
             metrics.add_sum("loss", output.loss.item())
         return output.loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        last = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        reduce_gradients(self.student, now=last or self.reduce_every_micro_batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]

@@ -14,7 +14,7 @@ from ovd_lightning.engines.render import TemplateError
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, collecting, located, raise_errors
 from ovd_lightning.evaluation.names import AVERAGE
-from ovd_lightning.pretrained import check_checkpoint
+from ovd_lightning.pretrained import check_checkpoint, load_config
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
@@ -124,6 +124,22 @@ def prompt_errors(
         )
 
 
+def positions_of(student: str, engine: Engine) -> int | None:
+    """The longest sequence that a student was made for; None: it has no limit of its own. Raises: ConfigError."""
+    config = load_config("model.student", student, getattr(engine, "trust_remote_code", False))
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def length_errors(student: str, positions: int | None, max_tokens: int) -> Iterator[ConfigError]:
+    """A limit of completions that leaves no prompt a place, whatever the engine would hold."""
+    if positions is not None and max_tokens >= positions:
+        yield ConfigError(
+            "rollout.max_tokens",
+            f"is {max_tokens}, but {student} has {positions} positions, for prompt and completion together.",
+            "Lower it, or use a student of more.",
+        )
+
+
 def sleep_errors(engine: Engine, method: Method) -> Iterator[ConfigError]:
     """A second sleeping engine on a GPU: vLLM keeps the memory of sleeping engines in one pool a process, which serves
     one engine."""
@@ -226,6 +242,7 @@ def check_run(
     found: list[ConfigError] = []
     with collecting(found):
         check_checkpoint("model.student", student)
+        found += length_errors(student, positions_of(student, engine), max_tokens if training else 0)
     if not engine.trainable:
         found.append(
             ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")

@@ -34,8 +34,10 @@ LOGGERS_S = 3.0
 SAME_S = 1.0
 """A second signal within this many seconds is the first one again: ``timeout`` and launchers send it to a process and
 to its group."""
-PARENT_S = 60.0
-"""Seconds that a rank which rank 0 started waits for rank 0 to save and end it."""
+PARENT_S = 600.0
+"""Seconds that a rank which rank 0 started waits for rank 0 to save and end it; less where rank 0 is gone."""
+FAILED_S = 20.0
+"""Seconds that a rank has to end by itself after an error: what it still waits for may wait for the others."""
 
 
 class Stopped(BaseException):
@@ -57,6 +59,8 @@ class Signals:
         while the main thread does not move."""
         self.hard_end = False
         """An error ends this process without waiting for anything, too."""
+        self.status: int | None = None
+        """Exit status, where it is not that of the signal: another rank failed, and asked this one to end."""
         self._depth = self._writing = 0
         self._held = self._raised = False
         self._claim = threading.Lock()
@@ -194,6 +198,13 @@ class Signals:
             self._wait_for_the_end()
         self._begun.set()
 
+    def end_soon(self) -> None:
+        """After an error on one of several ranks, when everything is saved."""
+        self.hard_end = True
+        timer = threading.Timer(FAILED_S, self.finish, (1,))
+        timer.daemon = True
+        timer.start()
+
     def end(self, number: int) -> NoReturn:
         """Save what is finished, and end. From the main thread."""
         self.begin()
@@ -220,6 +231,7 @@ class Signals:
 
     def finish(self, status: int) -> NoReturn:
         """No exit handlers: they join threads and engines that may wait for an answer for minutes."""
+        status = status if self.status is None else self.status
         closed = _within(LOGGERS_S, lambda: _close_wandb(status))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -300,6 +312,12 @@ def _started_by_rank_zero() -> bool:
     """By Lightning, which kills rank 0 when another rank ends."""
     elsewhere = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
     return os.environ.get("LOCAL_RANK", "0") != "0" and not elsewhere
+
+
+def tell_rank_zero() -> None:
+    """That another rank cannot go on: it saves, and ends all of them. Other launchers end the ranks themselves."""
+    if _started_by_rank_zero():
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _within(seconds: float, work: Callable[[], None]) -> bool:

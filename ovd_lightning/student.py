@@ -79,6 +79,19 @@ class Student(nn.Module):
             for block in self.blocks():
                 _recompute(block)
 
+    def unround_logits(self) -> None:
+        """Logits are sums in float32, whatever the products are computed in: see `Head.unrounded`.
+
+        Raises: ConfigError where they are more than one product.
+        """
+        if not self._head.linear:
+            raise ConfigError(
+                "model.head_dtype",
+                f"is float32, but the logits of {type(self.hf).__name__} are scaled or capped.",
+                "Set it to null.",
+            )
+        self._head.unrounded = True
+
     def train(self, mode: bool = True) -> Student:
         """Marks the student itself; the model inside stays in evaluation mode."""
         self.training = mode

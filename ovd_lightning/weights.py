@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(name in a checkpoint, full tensor). Made layer by layer, so that at most one layer exists twice.
+    """(name in a checkpoint, full tensor). Gathered and named one by one, or layer by layer where transformers joins
+    tensors: of a sharded model no more than that exists as a whole at a time, unless the receiver keeps it.
 
     Collective like :func:`named_weights`.
     Raises: ConfigError where transformers cannot turn its names back.
@@ -77,22 +79,30 @@ def _written(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tens
 
 
 def _groups(model: PreTrainedModel) -> list[dict[str, Tensor]]:
-    """The weights of each layer, if they can be converted apart from the others'; otherwise all of them as one."""
+    """The weights in the smallest parts that can be converted apart from one another: tensors, layers, everything."""
     own = dict(_own(model))
-    layers: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in own.items():
-        parts = name.split(".")
-        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        layers.setdefault(name if number is None else ".".join(parts[: number + 1]), {})[name] = tensor
 
     def shapes(state: dict[str, Tensor]) -> Shapes:
         meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
         return {name: tuple(tensor.shape) for name, tensor in _written(model, meta).items()}
 
-    apart: Shapes = {}
-    for layer in layers.values():
-        apart |= shapes(layer)
-    return list(layers.values()) if apart == shapes(own) else [own]
+    def layer(name: str) -> str:
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        return name if number is None else ".".join(parts[: number + 1])
+
+    whole = shapes(own)
+    for part in (str, layer):
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in own.items():
+            groups.setdefault(part(name), {})[name] = tensor
+        apart: Shapes = {}
+        with suppress(ConfigError):  # of a tensor that is nothing without another
+            for group in groups.values():
+                apart |= shapes(group)
+        if apart == whole:
+            return list(groups.values())
+    return [own]
 
 
 def fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.before import CheckpointedHead
+from ovd_lightning.errors import ConfigError
 from ovd_lightning.loss_head import TokenLogprobs, quantities
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.grpo import GRPO
@@ -95,6 +96,29 @@ def test_half_precision(path: str, dtype: str, autocast: bool, within: float) ->
     _, found = trained(method, Student(path, dtype, chunk_size=5), batch, autocast)
     assert gap(found, exact) < max(1.5 * gap(before, exact), 1e-3)
     assert gap(found, before) < within
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), [("float32", True), ("bfloat16", False)], ids=["mixed", "bf16"])
+def test_logits_that_are_not_rounded(path: str, dtype: str, autocast: bool) -> None:
+    """Sums of products of bfloat16 numbers in float32: what is left is the rounding of their factors."""
+    student = Student(path, dtype, chunk_size=5)
+    if not student._head.linear:
+        with pytest.raises(ConfigError, match=r"model\.head_dtype.*scaled or capped"):
+            student.unround_logits()
+        return
+    student.unround_logits()
+    method, batch = GRPO(**METHOD), filled(path)  # type: ignore[arg-type]
+    weight, *bias = student._head.parameters()
+    rows = torch.randn(7, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = student._head.logits(rows)
+    half = rows.bfloat16().double() @ weight.bfloat16().double().t() + (bias[0].double() if bias else 0.0)
+    assert found.dtype == torch.float32
+    assert float((found - half).detach().abs().max() / half.detach().abs().max()) < 1e-6
+    _, exact = trained(method, Student(path), batch)
+    _, rounded = trained(method, Student(path, dtype, chunk_size=5), batch, autocast)
+    _, gradient = trained(method, student, batch, autocast)
+    assert gap(gradient, exact) < max(1.5 * gap(rounded, exact), 1e-3)
 
 
 def counted(student: Student, monkeypatch: pytest.MonkeyPatch) -> list[int]:

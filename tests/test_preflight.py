@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,17 @@ def check(tiny_model: str, tokenizer: Any) -> Callable[..., None]:
         check_run(**{**settings, **changes})
 
     return run
+
+
+def test_a_completion_longer_than_the_students_positions_is_refused(
+    check: Callable[..., None], tokenizer: Any, tiny_model: str
+) -> None:
+    """Also where the engine says nothing of its own limit."""
+    positions = json.loads((Path(tiny_model) / "config.json").read_text())["max_position_embeddings"]
+    engine = ScriptedEngine(tokenizer=tokenizer, context=None)
+    check(engine=engine, max_tokens=positions - 1)
+    with pytest.raises(ConfigError, match=rf"rollout\.max_tokens: is {positions}, but .* has {positions} positions"):
+        check(engine=engine, max_tokens=positions)
 
 
 Check = Callable[..., None]

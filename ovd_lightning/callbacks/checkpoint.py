@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ovd_lightning import stop
+from ovd_lightning.callbacks.endings import read_failure
 from ovd_lightning.callbacks.finished import AtomicCheckpointIO, FinishedRound, whole_on_each_rank
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import check_writable, move, partial, remove, same_file
@@ -217,13 +219,17 @@ class RoundCheckpoint(ModelCheckpoint):
         if stopped is not None:
             stopped.saved()
         elif signals is not None and trainer.world_size > 1:
-            signals.hard_end = True  # other ranks may wait for this one, and it for them
+            signals.end_soon()  # other ranks may wait for this one, and it for them
 
     def _last_words(self, trainer: L.Trainer, reason: str) -> None:
         if not trainer.is_global_zero:
             return
+        signals, failure = stop.current(), read_failure(Path(trainer.default_root_dir))
+        if failure is not None and signals is not None:
+            signals.status, reason = 1, failure
         try:
-            step = self.rescue(trainer)
+            with aside():
+                step = self.rescue(trainer)
             data = trainer.datamodule  # type: ignore[attr-defined]
             # evaluations before training come before on_train_start
             rounds = self._rounds.get(step) or (data.first_round() if step == trainer.global_step else 0)
@@ -261,3 +267,9 @@ class RoundCheckpoint(ModelCheckpoint):
                 trainer.strategy.checkpoint_io.remove_checkpoint(previous)
         self._last_global_step_saved, self._last_checkpoint_saved = step, str(last if ranked else path)
         return step
+
+
+def aside() -> contextlib.AbstractContextManager[Any]:
+    """In a thread beside the main one, which may wait for the GPU for ever: a stream that does not wait for it."""
+    main = threading.current_thread() is threading.main_thread()
+    return contextlib.nullcontext() if main or not torch.cuda.is_available() else torch.cuda.stream(torch.cuda.Stream())

@@ -22,6 +22,11 @@ class Assumptions:
     demonstration_tokens: int | None = None
     """That the teacher writes for a demonstration, thoughts included; None: a student's trajectory, or half of
     demonstration_tokens where thoughts are stripped."""
+    tflops: float = 150
+    """That one GPU reaches in training, in 10^12 operations a second: 48 % of an A100's peak in bfloat16, 15 % of an
+    H100's."""
+    bandwidth: float = 1000
+    """That one GPU reads weights, keys and values with while it generates, in GB/s: half of an A100's peak."""
     input_price: float | None = None
     output_price: float | None = None
     """Of a million tokens that the teacher reads or writes."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns of what is printed to a file or a pipe."""
 DESCRIPTION = """\
-What a run needs, before anything is loaded: memory of student, optimiser, engine and loss, calls and tokens of the
-teacher, and what a teacher of tokens would have needed. Reads config.json of the models and no weight. Takes whatever
+Whether a run fits, before anything is loaded: memory of student, optimiser, engine and loss, disk and time, calls and
+tokens of the teacher. Reads config.json of the models and no weight. Takes whatever
 `fit` takes (--config, --method, --data.rounds ...), and:"""
 
 
@@ -41,8 +41,20 @@ def arguments() -> argparse.ArgumentParser:
     add("--longest_prompt", type=count, default=default.longest_prompt, help="assumed longest problem (%(default)s)")
     add("--response_tokens", type=count, help="assumed of a trajectory; default: a third of rollout.max_tokens")
     add("--demonstration_tokens", type=count, help="assumed of a demonstration, with its thought")
+    add("--tflops", type=positive, default=default.tflops, help="assumed that a GPU trains with (%(default)s)")
+    add(
+        "--bandwidth",
+        type=positive,
+        default=default.bandwidth,
+        help="assumed GB/s that it generates with (%(default)s)",
+    )
     add("--input_price", type=positive, help="of a million tokens that the teacher reads")
     add("--output_price", type=positive, help="of a million tokens that the teacher writes")
+    add(
+        "--token_level",
+        action="store_true",
+        help="also what a teacher of tokens would need: the paper's eq. 1, Table 1",
+    )
     add("--json", action="store_true", help="print everything as JSON")
     return parser
 
@@ -95,6 +107,7 @@ def plan_of(argv: Sequence[str], assumed: Assumptions, gpu_memory: float | None)
         module=cli.model,
         data=cli.datamodule,
         rollout=configured["rollout"],
+        checkpoint=configured["checkpoint"],
         trainer=configured["trainer"],
         assumed=assumed,
         gpu_memory=gpu_memory,
@@ -105,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the plan."""
     options, rest = arguments().parse_known_args(argv)
     values = vars(options)
-    gpu_memory, wants_json = values.pop("gpu_memory"), values.pop("json")
+    gpu_memory, wants_json, token_level = (values.pop(name) for name in ("gpu_memory", "json", "token_level"))
     from rich.console import Console
 
     from ovd_lightning.cli import plain_errors, quiet
@@ -119,4 +132,4 @@ def main(argv: Sequence[str]) -> None:
         print()
     else:
         console = Console()
-        show(plan, console if console.is_terminal else Console(width=WIDTH))
+        show(plan, console if console.is_terminal else Console(width=WIDTH), token_level)

@@ -2,7 +2,8 @@
 
 What is exact: parameters, gradients, optimiser state, the loss buffer (tests hold them against PyTorch's allocator).
 Activations are an estimate for a decoder of the Llama and Qwen kind, with scaled dot product attention, on rows of full
-length. Not counted: the device's own context, fragmentation, and the round's token ids (40 bytes a token).
+length. On a GPU, the context, vLLM's graphs and its activations are estimates that no GPU has confirmed yet
+(`benchmarks/gpu_check.py` does). Not counted: fragmentation, and the round's token ids (40 bytes a token).
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class EngineMemory:
     sleeps: bool
     """Gives its memory back between rounds."""
     how: str
+    activations: int = 0
+    """Of its largest step."""
+    graphs: int = 0
+    """Captured graphs, which stay while it sleeps."""
 
     @property
     def sequences(self) -> float | None:
@@ -54,7 +59,7 @@ class EngineMemory:
 
     @property
     def total(self) -> int:
-        return self.weights + (self.cache or 0)
+        return self.weights + (self.cache or 0) + self.activations + self.graphs
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -76,9 +81,23 @@ class Setup:
     """A second, frozen student for the KL term."""
     sharding: Sharding
     ranks: int
+    accumulates: bool = False
+    """FSDP2: gradients of several micro-batches are added up before they are reduced."""
+    context: int = 0
+    """Of the process on its GPU."""
     loss_copies: int = Method.loss_copies
     gradient_copies: int = 0
     """Gradients of pieces of a micro-batch, beside the micro-batch's."""
+
+    @property
+    def casts(self) -> bool:
+        """Automatic precision copies weights. FSDP2 gathers them in half precision instead."""
+        return self.autocast and self.sharding != "fsdp2"
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Of a parameter that FSDP2 has gathered, and of the reference's parameters."""
+        return HALF if self.autocast and self.sharding == "fsdp2" else self.parameter_bytes
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -120,11 +139,12 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
         block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
     end = 20 * tokens * h
     matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
-    transient = max(3 * tokens * value * f, tokens * value * f + matrix)
+    # When the last block's gradient is made, what the norm and the loss kept is gone, but for a gradient of T h.
+    transient = max(max(3 * tokens * value * f, tokens * value * f + matrix) - 16 * tokens * h, 0)
     if setup.gradient_checkpointing:
         return shape.layers * tokens * setup.parameter_bytes * h + end, block + transient, block
     # The half-precision copies of the weights are kept as well, but for the head's: the loss makes its own.
-    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
+    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.casts else 0
     return shape.layers * block + end + copies, transient, block
 
 
@@ -163,10 +183,11 @@ def account(
         Part(name="AdamW state", bytes=optimizer_state(shape, setup), how=f"two moments, each {each}"),
     ]
     if setup.reference:
-        how = f"{shape.parameters:,} x {setup.parameter_bytes} B, the initial student for the KL term"
-        static.append(Part(name="reference model", bytes=size, how=how + (", not sharded" if shards > 1 else "")))
-    if setup.sharding == "ddp" and setup.ranks > 1:
-        static.append(Part(name="DDP's buckets", bytes=size, how="a second copy of the gradients"))
+        held = -(-shape.parameters * setup.gathered_bytes // shards)
+        how = f"{shape.parameters:,} x {setup.gathered_bytes} B" + (f" / {shards} ranks" if shards > 1 else "")
+        static.append(Part(name="reference model", bytes=held, how=f"{how}, the initial student for the KL term"))
+    if setup.context:
+        static.append(Part(name="CUDA context", bytes=setup.context, how="assumed: kernels, and what libraries hold"))
 
     static += frozen
 
@@ -193,7 +214,7 @@ def account(
         Part(name="loss: head's gradient", bytes=head, how=f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"),
     ]
     # The head's is made anew for every chunk.
-    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.autocast else 0
+    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.casts else 0
     if copies and setup.gradient_checkpointing:  # otherwise among the activations
         step.append(Part(name="half-precision weights", bytes=copies, how="cached by autocast in the forward pass"))
     pieces = setup.gradient_copies * size
@@ -201,8 +222,13 @@ def account(
         step.append(Part(name="gradients of pieces", bytes=pieces, how="of model.micro_batch_tokens, added up"))
     unsharded = 0
     if shards > 1:
-        unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.parameter_bytes
+        unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.gathered_bytes
         step.append(Part(name="FSDP2: unsharded", bytes=unsharded, how="embeddings and head, and two blocks"))
+        if setup.accumulates:
+            whole = SINGLE * shape.parameters
+            how = "of the micro-batches before the last; none with model.reduce_every_micro_batch"
+            step.append(Part(name="FSDP2: whole gradient", bytes=whole, how=how))
+            unsharded += whole
     forward = copies if setup.gradient_checkpointing else 0
     own = shape.vocabulary * shape.hidden * setup.parameter_bytes
     held = own if shape.tied else 0  # a tied head's gradient waits for the embedding's
@@ -211,16 +237,23 @@ def account(
     update = Part(name="AdamW's step", bytes=shard, how="one tensor of the parameters' size (foreach)")
     gathered = None
     if shards > 1 and engines:
-        gathered = Part(name="gathered weights", bytes=size, how="full parameters for the engine, before each round")
+        largest = max(shape.vocabulary * shape.hidden, 2 * shape.intermediate * shape.hidden)
+        gathered = Part(
+            name="gathered weights",
+            bytes=2 * largest * setup.parameter_bytes,
+            how="the engine takes them one by one: the largest layer, and the next",
+        )
     everyone = [*engines, *teachers]
-    resident = sum(p.bytes for p in static) + sum(e.total for e in everyone if not e.sleeps)
+    resident = sum(p.bytes for p in static) + sum(e.graphs if e.sleeps else e.total for e in everyone)
+    awake = sum(e.total - e.graphs for e in engines if e.sleeps)
+    sync = sum(e.weights for e in engines if e.sleeps) + (gathered.bytes if gathered else 0)
     phases = {
-        "generate": resident + sum(e.total for e in engines if e.sleeps) + (gathered.bytes if gathered else 0),
+        "generate": resident + max(awake, sync),
         "train": resident + step_peak,
         "update": resident + update.bytes,
     }
     if teachers:
-        phases["score and demonstrate"] = resident + sum(e.total for e in teachers if e.sleeps)
+        phases["score and demonstrate"] = resident + sum(e.total - e.graphs for e in teachers if e.sleeps)
     return Account(
         static=static,
         step=step,

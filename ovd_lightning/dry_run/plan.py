@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.dry_run.assumptions import Assumptions
 from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token_level
+from ovd_lightning.dry_run.cost import Disk, Times, disk_of, times_of
 from ovd_lightning.dry_run.memory import (
     Account,
     EngineMemory,
@@ -26,13 +29,18 @@ from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
-from ovd_lightning.errors import ConfigError
+from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.module import OVDModule
-from ovd_lightning.preflight import engine_settings
+from ovd_lightning.preflight import engine_settings, length_errors
 from ovd_lightning.pretrained import check_path, is_hub_id
 from ovd_lightning.teachers.token import TokenTeacher
 
 TEACHER = "method.init_args.teacher"
+CONTEXT, GRAPHS = 1 << 29, 5 << 27
+"""Of a process on a GPU, 0.5 GiB, and of vLLM's captured graphs, 0.6 GiB. Assumed."""
+STEP, SMALL_STEP = (16384, 1024), (8192, 256)
+"""Tokens and sequences that vLLM 0.32 computes at a time on a GPU of 70 GiB or more, and on a smaller one."""
+LARGE = 70 << 30
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -58,6 +66,9 @@ class Plan:
     calls_at_most: Calls
     """... with every trajectory of full length, and every one replaced."""
     token_level: TokenLevel
+    disk: Disk
+    times: Times | None
+    """None: not estimated, as on a CPU."""
     notes: list[str]
 
     @property
@@ -71,6 +82,7 @@ def make_plan(
     module: OVDModule,
     data: OVDDataModule,
     rollout: RolloutCallback,
+    checkpoint: RoundCheckpoint,
     trainer: Mapping[str, Any],
     assumed: Assumptions,
     gpu_memory: float | None,
@@ -91,6 +103,7 @@ def make_plan(
     trust = getattr(rollout.engine, "trust_remote_code", False)
     config = read_config("model.student", module.student_path, trust)
     student = shape_of(module.student_path, config, trust)
+    raise_errors(length_errors(student.name, student.positions, sampling.max_tokens))
     held = rollout.engine.max_model_len if isinstance(rollout.engine, LocalEngine) else None
     length = min(student.positions or 1 << 30, held or 1 << 30, assumed.longest_prompt + sampling.max_tokens)
     if data.task.environment is not None:
@@ -103,7 +116,7 @@ def make_plan(
     calls, calls_at_most = (calls_of_round(*sizes, bound=bound, shares=data.task.shares) for bound in (False, True))
     trajectories = data.problems_per_round * method.group_size
     notes += calls.notes
-    setup = _setup(module, data, trainer, ranks, length, trajectories + calls_at_most.added)
+    setup = _setup(module, data, trainer, ranks, length, trajectories + calls_at_most.added, device)
     if setup.sharding == "ddp" and str(trainer.get("strategy")).startswith(("fsdp", "deepspeed")):
         notes.append(f"trainer.strategy {trainer['strategy']} is counted as ddp, without sharding.")
     shapes = {"model.student": student}
@@ -137,6 +150,8 @@ def make_plan(
         if one.cache is None:
             notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")
 
+    updates = data.mini_batches * data.epochs_per_round
+    response = assumed.response_tokens or max(sampling.max_tokens // 3, 1)
     return Plan(
         device=device,
         ranks=ranks,
@@ -147,10 +162,12 @@ def make_plan(
         rounds=data.rounds,
         trajectories=trajectories,
         assumed=assumed,
-        response_tokens=assumed.response_tokens or max(sampling.max_tokens // 3, 1),
+        response_tokens=response,
         calls=calls,
         calls_at_most=calls_at_most,
         token_level=token_level(trajectories, length, student.vocabulary, assumed.steps),
+        disk=disk_of(student, setup, data.rounds, checkpoint, trainer),
+        times=times_of(student, setup, engines[0] if engines else None, trajectories, updates, response, assumed),
         notes=notes,
     )
 
@@ -211,7 +228,13 @@ def _ranks(trainer: Mapping[str, Any], device: str, notes: list[str]) -> int:
 
 
 def _setup(
-    module: OVDModule, data: OVDDataModule, trainer: Mapping[str, Any], ranks: int, length: int, mixture: int
+    module: OVDModule,
+    data: OVDDataModule,
+    trainer: Mapping[str, Any],
+    ranks: int,
+    length: int,
+    mixture: int,
+    device: str,
 ) -> Setup:
     """``mixture``: trajectories that a round trains on at most."""
     from lightning.pytorch.strategies import ModelParallelStrategy
@@ -224,7 +247,8 @@ def _setup(
     elif ranks > 1:
         sharding = "ddp"
     accumulate = int(trainer.get("accumulate_grad_batches") or 1)
-    rows, budget = -(-mixture // (ranks * data.mini_batches * accumulate)), module.micro_batch_tokens
+    rows = largest_rows(data.problems_per_round, mixture, ranks, data.mini_batches, accumulate)
+    budget = module.micro_batch_tokens
     cut = budget is not None and rows * length > budget
     return Setup(
         parameter_bytes=HALF if precision.endswith("-true") and "16" in precision else _bytes(module.dtype_name),
@@ -236,9 +260,24 @@ def _setup(
         reference=module.method.needs_reference,
         sharding=sharding,
         ranks=ranks,
+        accumulates=accumulate > 1 and not module.reduce_every_micro_batch,
+        context=CONTEXT if device == "gpu" else 0,
         loss_copies=module.method.loss_copies,
         gradient_copies=(2 if accumulate > 1 else 1) if cut else 0,
     )
+
+
+def largest_rows(problems: int, mixture: int, ranks: int, mini_batches: int, accumulate: int) -> int:
+    """Rows of full length that the costliest micro-batch of a rank comes to at most, in padded tokens.
+
+    An optimiser step has whole groups. Cut into ``accumulate`` parts of equally many rows, longest first, no part costs
+    more than its rows at full length; `split_by_length` finds a cut whose costliest part costs no more.
+
+    Args:
+        problems: of a round; ``mixture``: trajectories that they train on at most.
+    """
+    groups = ceil(ceil(problems / ranks) / mini_batches)
+    return ceil(groups * ceil(mixture / problems) / accumulate)
 
 
 def _bytes(dtype: str) -> int:
@@ -268,7 +307,9 @@ def _engine_memory(
             cache, how = None, f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights"
         else:
             share = round(engine.gpu_memory_utilization * device_memory)
-            cache, how = share - weights, f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights"
+            rest = _vllm_activations(shape, size, device_memory) + (0 if engine.enforce_eager else GRAPHS)
+            cache = share - weights - rest
+            how = f"gpu_memory_utilization {engine.gpu_memory_utilization:g} less weights, activations and graphs"
             if cache < per_token * length:
                 raise ConfigError(
                     f"{role}.init_args.gpu_memory_utilization",
@@ -277,11 +318,14 @@ def _engine_memory(
                     "Raise it, or use a smaller model.",
                 )
         sleeps = engine.sleep and not cpu
+        graphs = 0 if cpu or engine.enforce_eager else GRAPHS
+        activations = 0 if cpu else _vllm_activations(shape, size, device_memory)
     elif isinstance(engine, HFEngine):
         size = (
             _bytes(engine.dtype) if engine.dtype not in (None, "auto") else SINGLE if cpu else shape.bytes_per_parameter
         )
         weights, per_token, sleeps = shape.parameters * size, shape.kv_values_per_token * size, False
+        graphs = activations = 0
         cache, how = engine.batch_size * length * per_token, f"batch_size {engine.batch_size}, at most"
     else:  # an engine of somebody else's
         return EngineMemory(
@@ -303,4 +347,13 @@ def _engine_memory(
         length=length,
         sleeps=sleeps,
         how=how,
+        activations=activations,
+        graphs=graphs,
     )
+
+
+def _vllm_activations(shape: ModelShape, size: int, device_memory: int | None) -> int:
+    """Of vLLM's largest step, by which it measures at the start: a block's inputs, or the logits and their copies."""
+    tokens, sequences = STEP if device_memory is None or device_memory >= LARGE else SMALL_STEP
+    block = tokens * size * (2 * shape.hidden + 3 * shape.intermediate)
+    return max(block, sequences * shape.vocabulary * (size + 2 * SINGLE))

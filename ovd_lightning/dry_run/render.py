@@ -28,16 +28,43 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "calls_of_run": asdict(plan.calls.times(plan.rounds)),
         "cost_of_run": plan.calls.times(plan.rounds).cost(plan.assumed),
         "token_level": token_level,
+        "disk_total": plan.disk.total,
+        "hours": None if plan.times is None else plan.rounds * plan.times.round / 3600,
     }
 
 
-def show(plan: Plan, console: Console) -> None:
-    for table in (_models(plan), _memory(plan), _phases(plan), _teacher(plan), _token_level(plan)):
+def show(plan: Plan, console: Console, token_level: bool = False) -> None:
+    """The verdict first.
+
+    Args:
+        token_level: with what a teacher of tokens would need.
+    """
+    for line in (verdict(plan), disk(plan), time(plan)):
+        console.print(line, highlight=False)
+    for table in (_models(plan), _memory(plan), _phases(plan), _teacher(plan)):
         if table is not None:
             console.print(table)
+    if token_level:
+        console.print(_token_level(plan))
     for note in [*assumptions(plan), *plan.notes]:
         console.print(f"- {note}", highlight=False)
-    console.print(verdict(plan), highlight=False)
+
+
+def disk(plan: Plan) -> str:
+    d = plan.disk
+    return f"Disk: {d.files} checkpoints of {decimal(d.checkpoint)} and the student, {decimal(d.total)} at the fullest."
+
+
+def time(plan: Plan) -> str:
+    if plan.times is None:
+        return "Time: not estimated for this device; run two rounds (--data.rounds 2)."
+    t = plan.times
+    return (
+        f"Time: about {plan.rounds * t.round / 3600:,.1f} h for {plan.rounds} rounds of {t.generate:,.0f} s of "
+        f"generation and {t.train:,.0f} s of training, without teacher and evaluations (assumed: "
+        f"{plan.assumed.tflops:g} TFLOP/s, {plan.assumed.bandwidth:g} GB/s, {plan.response_tokens} tokens a "
+        "trajectory: --tflops, --bandwidth, --response_tokens)."
+    )
 
 
 def assumptions(plan: Plan) -> list[str]:
@@ -115,6 +142,12 @@ def _memory(plan: Plan) -> Table:
         asleep = ", given back between rounds" if engine.sleeps else ", always there"
         table.add_row(f"{_short(engine.role)}: weights", binary(engine.weights), engine.name + asleep)
         table.add_row(f"{_short(engine.role)}: keys, values", _cache(engine), f"{engine.how}; {_sequences(engine)}")
+        if engine.activations:
+            table.add_row(
+                f"{_short(engine.role)}: activations, graphs",
+                binary(engine.activations + engine.graphs),
+                "estimate: vLLM's largest step; graphs stay while it sleeps",
+            )
     return table
 
 

@@ -48,7 +48,8 @@ class Request:
     prompt: Prompt
     seed: int | None = None
     """Of this request; ignored when greedy. The same seed gives the same tokens whatever else is in the batch, where
-    the engine guarantees it (vLLM; ``hf`` guarantees it per call)."""
+    the engine guarantees it (vLLM in float32 on the CPU; ``hf`` guarantees it per call). On a GPU a token's
+    probabilities depend on the batch in their last bits (docs/gpu.md)."""
     max_tokens: int | None = None
     """Overrides ``Sampling.max_tokens``, e.g. for the continuation of a prefix."""
 
@@ -247,7 +248,10 @@ class Engine(ABC):
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights, persistent buffers included, and drop all cached keys and values.
 
-        Raises: RuntimeError on a frozen engine, and when a weight is missing or unknown.
+        The weights are a stream: each is taken once and may be freed before the next, which a sharded student gathers
+        as it is asked for.
+
+        Raises: RuntimeError on a frozen engine, and when a weight is missing or unknown; the ones before it are taken.
         """
         raise RuntimeError(f"{self.name} is frozen: only the student's engine is synchronised")
 

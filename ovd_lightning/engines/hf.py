@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Completion, Prompt, Request, Sampling
-from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
+from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.settings.ranges import PositiveInt
@@ -122,13 +122,13 @@ class HFEngine(LocalEngine):
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         import torch
 
-        weights = [(name, weight.detach()) for name, weight in named_weights]
         own = self.network.state_dict(keep_vars=True)
         once = {name for name, _ in [*self.network.named_parameters(), *self.network.named_buffers()]}
-        check_weights(self.name, weights, {name: tuple(t.shape) for name, t in own.items()}, set(own) - once)
+        weights = CheckedWeights(self.name, named_weights, {n: tuple(t.shape) for n, t in own.items()}, set(own) - once)
         with torch.no_grad():
             for name, tensor in weights:
                 own[name].copy_(tensor)
+        weights.finish()
         self.version = version
 
     # -- sampling

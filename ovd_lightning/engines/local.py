@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Restores the random state of torch, CUDA, numpy and Python, and torch's number of threads, on exit.
+    """Restores the random state of torch, CUDA, numpy and Python, the current GPU, the precision of float32 products
+    and torch's number of threads, on exit.
 
     Also restores ``torch.set_num_threads``, which vLLM on the CPU replaces by a function that does nothing.
     """
@@ -31,7 +32,9 @@ def untouched() -> Iterator[None]:
 
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.is_available()
+    cuda_states, current = (torch.cuda.get_rng_state_all(), torch.cuda.current_device()) if cuda else ([], 0)
+    products = torch.get_float32_matmul_precision()
     try:
         yield
     finally:
@@ -41,26 +44,56 @@ def untouched() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
-        if cuda_states:
+        torch.set_float32_matmul_precision(products)
+        if cuda:
+            torch.cuda.set_device(current)
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-def check_weights(
-    engine: str, given: Sequence[tuple[str, torch.Tensor]], shapes: dict[str, tuple[int, ...]], tied: Iterable[str]
-) -> None:
-    """Raises: RuntimeError unless ``given`` has every weight of ``shapes``, in its shape; ``tied`` are optional."""
-    names = {name for name, _ in given}
-    for name, tensor in given:
-        if name not in shapes:
-            raise RuntimeError(f"{engine}: cannot synchronise unknown parameter {name!r}")
-        if tuple(tensor.shape) != shapes[name]:
-            raise RuntimeError(
-                f"{engine}: parameter {name!r} has shape {tuple(tensor.shape)}, the engine's has {shapes[name]}"
-            )
-    missing = sorted(set(shapes) - set(tied) - names)
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RuntimeError(f"{engine}: cannot synchronise, parameter {missing[0]!r} is missing{more}")
+class CheckedWeights:
+    """A stream of weights, passed on one by one: it ends at the first that does not fit.
+
+    Nothing is kept, so that a sharded student's tensors, which are gathered as they are asked for, can be freed as they
+    are loaded. A stream that ends loads what came before; :meth:`finish` says what was wrong.
+
+    Args:
+        engine: its name.
+        shapes: of every weight of the engine.
+        tied: names that may be missing.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        given: Iterable[tuple[str, torch.Tensor]],
+        shapes: dict[str, tuple[int, ...]],
+        tied: Iterable[str],
+    ) -> None:
+        self.engine, self.shapes = engine, shapes
+        self._given = given
+        self._missing = dict.fromkeys(sorted(set(shapes) - set(tied)))
+        self._problem: str | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in self._given:
+            if name not in self.shapes:
+                self._problem = f"cannot synchronise unknown parameter {name!r}"
+                return
+            if tuple(tensor.shape) != self.shapes[name]:
+                self._problem = (
+                    f"parameter {name!r} has shape {tuple(tensor.shape)}, the engine's has {self.shapes[name]}"
+                )
+                return
+            self._missing.pop(name, None)
+            yield name, tensor.detach()
+
+    def finish(self) -> None:
+        """Raises: RuntimeError unless every weight has come, in its shape."""
+        if self._problem is None and self._missing:
+            more = f" and {len(self._missing) - 1} more" if len(self._missing) > 1 else ""
+            self._problem = f"cannot synchronise, parameter {next(iter(self._missing))!r} is missing{more}"
+        if self._problem is not None:
+            raise RuntimeError(f"{self.engine}: {self._problem}")
 
 
 class LocalEngine(Engine):

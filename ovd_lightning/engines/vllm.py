@@ -10,13 +10,14 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
-from ovd_lightning.engines.local import LocalEngine, check_weights, untouched
+from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
+from ovd_lightning.engines.vllm_device import alive, cpu_cache_bytes, own_device, use_own_cache
 from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
 from ovd_lightning.errors import ConfigError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+POOLS = ("weights", "kv_cache")
+"""What sleeps, in the order in which it wakes."""
 MAX_CANDIDATES = 128
 """vLLM's limit for ``logprob_token_ids`` of one request."""
 NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
@@ -53,6 +56,7 @@ class VLLMEngine(LocalEngine):
         seed: Of requests without one.
         trust_remote_code: Run model code from the checkpoint.
         tokenizer: Directory or hub id of the tokenizer; None: the model's.
+        head_dtype: float32: logits are not rounded to ``dtype``; as ``model.head_dtype``.
         sleep: Free the GPU's memory between rounds: weights move to host memory, the cache is dropped.
         options: Further keyword arguments of ``vllm.LLM``; they override all of the above.
     """
@@ -71,6 +75,7 @@ class VLLMEngine(LocalEngine):
         trust_remote_code: bool = False,
         tokenizer: str | None = None,
         sleep: bool = False,
+        head_dtype: Literal["float32"] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model, tokenizer, max_model_len, seed, trust_remote_code)
@@ -81,11 +86,12 @@ class VLLMEngine(LocalEngine):
         self.enforce_eager = enforce_eager
         self.block_size = block_size
         self.sleep = sleep
+        self.head_dtype = head_dtype
         self.options = dict(options or {})
         self._llm: Any = None  # vllm.LLM, whose import takes seconds: jsonargparse runs TYPE_CHECKING blocks, too
         self._in_process = True
         self._closed = False
-        self._asleep = False
+        self._asleep: list[str] = []
         self._depth = 0
         self._empty = False
 
@@ -150,16 +156,14 @@ class VLLMEngine(LocalEngine):
             arguments["block_size"] = self.block_size
         if self.sleep and not self.on_cpu:
             arguments["enable_sleep_mode"] = True
+        if self.head_dtype is not None:
+            arguments["hf_overrides"] = {"head_dtype": self.head_dtype}
         if self._empty:
             arguments["load_format"] = "dummy"  # random weights, nothing is read from disk
         return arguments | self.options
 
     def cpu_cache_bytes(self) -> int:
-        config: Any = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        token = 2 * 4 * config.num_hidden_layers * heads * self.head_dim
-        length = self.max_context or 4096
-        return max(2 * token * length, min(max(32 * token * length, 64 << 20), 4 << 30))
+        return cpu_cache_bytes(self.config, self.head_dim, self.max_context or 4096)
 
     # -- life
 
@@ -175,6 +179,9 @@ class VLLMEngine(LocalEngine):
             from vllm.platforms import current_platform
 
             arguments = self._arguments()
+            if not self.on_cpu and self.tensor_parallel_size == 1:
+                arguments = {"device_ids": own_device(), **arguments}
+                use_own_cache()
             if self.on_cpu and arguments["enforce_eager"]:
                 # otherwise the first batch compiles a small function with a C++ compiler for 2 to 9 seconds
                 type(current_platform).simple_compile_backend = "eager"
@@ -211,29 +218,41 @@ class VLLMEngine(LocalEngine):
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        if not self.sleep or self.on_cpu:
-            yield
-            return
-        if self._asleep:
-            self.llm.wake_up()
-            self._asleep = False
-            self._drop_cache()
+        """Memory is allocated when it is first needed inside: that of keys and values after new weights have come, when
+        what the trainer gathered for them is gone."""
         self._depth += 1
         try:
             yield
-        finally:
+        except BaseException:
             self._depth -= 1
-            if self._depth == 0:
+            with suppress(Exception):  # of an engine that is gone
                 self._rest()
+            raise
+        self._depth -= 1
+        self._rest()
+
+    def _wake(self, *tags: str) -> None:
+        """Each of vLLM's pools ``weights`` and ``kv_cache`` that still sleeps."""
+        for tag in [tag for tag in tags if tag in self._asleep]:
+            self.llm.wake_up(tags=[tag])
+            self._asleep.remove(tag)
+            if tag == "kv_cache":
+                self._drop_cache()
 
     def _rest(self) -> None:
-        if self.sleep and not self.on_cpu:
+        if self.sleep and not self.on_cpu and not self._depth and "weights" not in self._asleep:
             self.llm.sleep(level=1)  # level 2 would lose the weights that were pushed
-            self._asleep = True
+            self._asleep = list(POOLS)
 
     def close(self) -> None:
         """The memory is freed when the process ends; with ``sleep`` on a GPU, at once."""
-        if self._llm is not None and self.sleep and not self.on_cpu and not self._closed:
+        if (
+            self._llm is not None
+            and self.sleep
+            and not self.on_cpu
+            and not self._closed
+            and "weights" not in self._asleep
+        ):
             self._llm.sleep(level=2)
         self._closed = True
 
@@ -244,11 +263,10 @@ class VLLMEngine(LocalEngine):
         return checkpoint_layout(self.model, self.trust_remote_code)
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        llm = self.llm
-        weights = [(name, weight.detach()) for name, weight in named_weights]
-        check_weights(self.name, weights, *self._layout)
-        with self.awake(), untouched():
-            send_weights(llm, weights, self._layout[1], self._in_process)
+        llm, (shapes, tied) = self.llm, self._layout
+        with self.awake(), untouched(), alive(self.name):
+            self._wake("weights")
+            send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
             self._drop_cache()
         self.version = version
 
@@ -256,8 +274,7 @@ class VLLMEngine(LocalEngine):
     def unrecorded(self) -> Iterator[None]:
         with super().unrecorded():
             yield
-        with self.awake():
-            self._drop_cache()
+        self._drop_cache()
 
     def _drop_cache(self) -> None:
         if not self.llm.reset_prefix_cache():
@@ -271,7 +288,8 @@ class VLLMEngine(LocalEngine):
         """As ``LLM.generate``; ``ready`` gets vLLM's output for each prompt as soon as it is finished."""
         if not prompts:
             return []
-        with self.awake(), untouched():
+        with self.awake(), untouched(), alive(self.name):
+            self._wake(*POOLS)
             engine = self.llm.llm_engine
             expect(len(prompts))
             running = self.llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
@@ -285,7 +303,8 @@ class VLLMEngine(LocalEngine):
                         finished()
                         ready(int(output.request_id) - first, output)
             except BaseException:
-                engine.abort_request(running, internal=True)
+                with suppress(Exception):  # of an engine that is gone
+                    engine.abort_request(running, internal=True)
                 raise
             return [outputs[index] for index in range(len(prompts))]
 

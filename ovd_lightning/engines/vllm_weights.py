@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovd_lightning.engines.local import untouched
+from ovd_lightning.engines.local import CheckedWeights, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,42 +26,52 @@ def checkpoint_layout(model: str, trust_remote_code: bool) -> tuple[dict[str, tu
     return checkpoint_shapes(skeleton)
 
 
-def send_weights(llm: Any, weights: list[tuple[str, Tensor]], tied: Collection[str], in_process: bool) -> None:
-    """Replace the weights of a ``vllm.LLM``.
+def send_weights(llm: Any, weights: CheckedWeights, tied: Collection[str], in_process: bool) -> None:
+    """Replace the weights of a ``vllm.LLM``, one by one as they come.
 
-    Workers in other processes read them from a file, in shared memory where the system has it, without the tied ones.
+    Workers in other processes read them from files, in shared memory where the system has it, without the tied ones.
+
+    Raises: RuntimeError where they are not all of the model's.
     """
     if in_process:
         llm.collective_rpc("receive_weights", kwargs={"weights": weights})
+        weights.finish()
         return
     from safetensors.torch import save_file
 
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        path = str(Path(folder) / "weights.safetensors")
-        save_file({name: tensor.contiguous().cpu() for name, tensor in weights if name not in tied}, path)
-        llm.collective_rpc("receive_weights", kwargs={"path": path})
+        for number, (name, tensor) in enumerate(weights):
+            if name not in tied:
+                save_file({name: tensor.contiguous().cpu()}, Path(folder) / f"{number:06d}.safetensors")
+        weights.finish()
+        llm.collective_rpc("receive_weights", kwargs={"folder": folder})
 
 
 class WeightReceiver:
     """Mixed into vLLM's worker: receives new weights in the worker's process."""
 
-    def receive_weights(self, weights: list[tuple[str, Tensor]] | None = None, path: str | None = None) -> None:
-        """Weights under their Hugging Face names, as tensors or in a safetensors file; vLLM's loader fuses layers."""
+    def receive_weights(self, weights: Iterable[tuple[str, Tensor]] | None = None, folder: str | None = None) -> None:
+        """Weights under their Hugging Face names, as tensors or in safetensors files; vLLM's loader fuses layers."""
         from vllm.config import set_current_vllm_config
         from vllm.platforms import current_platform
 
-        if path is not None:
-            from safetensors.torch import load_file
-
-            weights = list(load_file(path).items())
         model = self.get_model()  # type: ignore[attr-defined]
         if current_platform.is_cpu():
             _unpack_experts(model)
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # some layers read it
-            self.reload_weights(weights_iterator=iter(weights or []))  # type: ignore[attr-defined]
+            self.reload_weights(  # type: ignore[attr-defined]
+                weights_iterator=iter(weights or ()) if folder is None else _read(Path(folder))
+            )
         if current_platform.is_cpu():
             _pack_heads(model)
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    for file in sorted(folder.iterdir()):
+        yield from load_file(file).items()
 
 
 def _unpack_experts(model: Any) -> None:

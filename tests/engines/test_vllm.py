@@ -42,3 +42,25 @@ def test_vllm_decodes_only_where_a_stop_text_needs_it(
     engine.next_token_logprobs([[10, 20]], [6, 7])
     engine.score([[10, 20]], [[6, 7]])
     assert not any(asked)
+
+
+@pytest.mark.slow
+def test_heads_that_are_not_rounded_agree_better_in_bfloat16(tied_path: str) -> None:
+    """Engine and trainer in bfloat16, with logits in float32 on both sides, and on neither."""
+    from ovd_lightning.round.sync import distances
+    from ovd_lightning.student import Student
+
+    prompts = [[10, 20, 30 + i] for i in range(16)]
+    means = []
+    for head in (None, "float32"):
+        engine = VLLMEngine(tied_path, dtype="bfloat16", kv_cache_memory_bytes=64 << 20, head_dtype=head)
+        engine.start()
+        student = Student(tied_path, "bfloat16")
+        if head is not None:
+            student.unround_logits()
+        found = engine.generate([Request(prompt=p, seed=i) for i, p in enumerate(prompts)], Sampling(max_tokens=32))
+        means.append(float(distances(found, student, prompts, 1.0).mean()))
+    rounded, unrounded = means
+    print(means)
+    assert unrounded < rounded
+    assert unrounded < 0.03

@@ -18,7 +18,7 @@ TEMPLATE = (
 CONTEXT = 128
 
 
-def save_tiny_model(path: Path, tied: bool, seed: int, head_dim: int = 32) -> str:
+def save_tiny_model(path: Path, tied: bool, seed: int, head_dim: int = 32, layers: int = 2) -> str:
     """A random Qwen2 over single characters, with two ends of sequence: ``<eos>`` and ``<end>``."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -39,7 +39,7 @@ def save_tiny_model(path: Path, tied: bool, seed: int, head_dim: int = 32) -> st
         vocab_size=len(VOCABULARY),
         hidden_size=2 * head_dim,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=CONTEXT,

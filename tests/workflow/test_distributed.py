@@ -47,11 +47,15 @@ def test_two_ranks_train_as_one(method: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fsdp2_trains_as_one(tmp_path: Path) -> None:
-    """Sharded over two ranks: the exported student is the one that a single rank trains."""
+    """Sharded over two ranks: the exported student is the one that a single rank trains, of a KL term to a sharded
+    reference, whether gradients are reduced once an update or after every micro-batch."""
     from safetensors.torch import load_file
 
     one, two = tmp_path / "one", tmp_path / "two"
-    args = [*cli.HF, *cli.GRPO, "--data.rounds=1"]
+    args = [
+        *cli.HF, *cli.GRPO, "--data.rounds=1", "--method.init_args.kl_coefficient=0.1",
+        "--trainer.accumulate_grad_batches=4",
+    ]  # fmt: skip
     sharded = [
         "--config=configs/strategy/fsdp2.yaml",
         "--trainer.devices=2",
@@ -64,6 +68,26 @@ def test_fsdp2_trains_as_one(tmp_path: Path) -> None:
     x, y = (load_file(f / "student/model.safetensors") for f in (one, two))
     assert x.keys() == y.keys()
     assert max(float((x[n] - y[n]).abs().max()) for n in x) < 5e-5
+    often = tmp_path / "often"
+    cli.fit(often, *args, *sharded, "--model.reduce_every_micro_batch=true")
+    z = load_file(often / "student/model.safetensors")
+    assert max(float((y[n] - z[n]).abs().max()) for n in y) < 5e-5
     resumed = tmp_path / "resumed"
     cli.fit(resumed, *args, *sharded, "--data.rounds=2", f"--ckpt_path={two}/checkpoints/last.ckpt")
     assert [row["round"] for row in cli.rounds(resumed)] == [1]
+
+
+@pytest.mark.slow
+def test_in_half_precision_a_sharded_student_starts_at_its_reference(tmp_path: Path) -> None:
+    """FSDP2 gathers both in bfloat16, so that the KL term is none before the first update, where it would be of
+    rounding with a reference in float32."""
+    cli.fit(
+        tmp_path, *cli.HF, *cli.GRPO, "--data.rounds=2", "--method.init_args.kl_coefficient=0.1",
+        "--config=configs/strategy/fsdp2.yaml", "--trainer.devices=2", "--trainer.precision=bf16-mixed",
+        "--trainer.strategy.init_args.data_parallel_size=2", "--trainer.accumulate_grad_batches=2",
+        "--data.mini_batches=1", "--data.epochs_per_round=1",
+    )  # fmt: skip
+    first, second = cli.rounds(tmp_path)
+    assert first["policy/kl"] == 0
+    assert second["policy/kl"] > 0
+    assert first["policy/grad_norm"] > 0
