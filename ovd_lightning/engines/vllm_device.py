@@ -1,4 +1,4 @@
-"""The device and the caches of an engine: vLLM would give every rank's engine the first GPU, and all of them one folder.
+"""The device and the caches of an engine: vLLM would give every rank's engine the first GPU, and one folder to all.
 And what is said where one dies."""
 
 from __future__ import annotations
