@@ -14,7 +14,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.endpoint import key_errors
-from ovd_lightning.engines.local import LocalEngine, check_weights
+from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.vllm_client import CANDIDATES, UNTRAINED, Sampled, VLLMServer, candidates
 from ovd_lightning.engines.vllm_server_check import SHARED, server_misfits
 from ovd_lightning.engines.vllm_transfer import (
@@ -31,13 +31,14 @@ from ovd_lightning.engines.vllm_transfer import (
     PREFIX,
     Filesystem,
     Transfer,
+    checked,
     from_rank_0,
     ranks,
     replacing,
     shared_memory,
 )
 from ovd_lightning.engines.vllm_weights import checkpoint_layout
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.service import send_together
 from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -98,11 +99,11 @@ class VLLMServerEngine(LocalEngine):
         max_concurrency: PositiveInt = 256,
     ) -> None:
         super().__init__(model, tokenizer, max_model_len, seed, trust_remote_code)
+        raise_errors(error for url in base_urls for error in key_errors(url, api_key_env, "base_urls"))
         self.base_urls = list(base_urls)
         self.weight_transfer = weight_transfer
         self.weights_folder = weights_folder
         self.nccl_address = nccl_address
-        self.api_key_env = api_key_env
         self.servers = [
             VLLMServer(
                 url,
@@ -116,7 +117,6 @@ class VLLMServerEngine(LocalEngine):
             )
             for url in self.base_urls
         ]
-        self._patience_s = patience_s
         self._transfer: Transfer | None = None
         self._files: list[str] = []
         """Of the weights that were sent last, for a server that was restarted."""
@@ -143,8 +143,6 @@ class VLLMServerEngine(LocalEngine):
             yield ConfigError("base_urls", "names no server.", "Give one, e.g. ['http://localhost:8001'].")
         if len({server.root for server in self.servers}) < len(self.servers):
             yield ConfigError("base_urls", "names a server twice.", "Give each once.")
-        for url in self.base_urls:
-            yield from key_errors(url, self.api_key_env)
         if self.weight_transfer == "nccl":
             import torch
 
@@ -241,33 +239,31 @@ class VLLMServerEngine(LocalEngine):
                 address = self.nccl_address or os.environ.get("MASTER_ADDR") or socket.gethostname()
                 self._transfer = NCCL(self.servers, tied, address)
             atexit.register(self._transfer.close)
-        self._transfer.send(self._checked(named_weights), version)
+        self._transfer.send(checked(self.name, named_weights, *self._layout), version)
         self._files = self._transfer.files
         for server in self.servers:
             if (held := server.version()) != version:
                 raise RunError(f"the vLLM server at {server.root} holds {held} after it was sent {version}")
 
-    def _checked(self, named_weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Raises, at the end: RuntimeError for names and shapes that are not the model's."""
-        import torch
+    def _restore(self, server: VLLMServer, version: str) -> None:
+        """A server has not answered by the weights of this version: give them again to one that was restarted.
 
-        given: list[tuple[str, Tensor]] = []
-        for name, tensor in named_weights:
-            given.append((name, torch.empty(tensor.shape, device="meta")))
-            yield name, tensor
-        check_weights(self.name, given, *self._layout)
-
-    def _restore(self, server: VLLMServer) -> None:
-        """Give a server that was restarted the weights that it lost."""
-        if not self._files:
-            raise RunError(
-                f"the vLLM server at {server.root} has lost the student's weights, and they cannot be sent again now: "
-                "continue the run with --ckpt_path last"
-            )
-        with FileLock(Path(self._files[0]).with_name("restore.lock"), timeout=self._patience_s):  # of all ranks
-            if server.version() != self._version:
-                warnings.warn(f"{server.root} has lost the student's weights: they are sent again", stacklevel=2)
-                server.done(server.send([replacing(server, self._files, str(self._version))])[0])
+        Raises: RunError where it was not, and where that is not possible.
+        """
+        files = self._files
+        with FileLock(Path(files[0]).with_name("restore.lock")) if files else nullcontext():  # one rank at a time
+            held = server.version()
+            if held == version:
+                return
+            if held != UNTRAINED:
+                raise RunError(f"the vLLM server at {server.root} was given other weights ({held}): by another run?")
+            if not files:
+                raise RunError(
+                    f"the vLLM server at {server.root} was restarted and has lost the student's weights: continue the "
+                    "run with --ckpt_path last"
+                )
+            warnings.warn(f"{server.root} was restarted: the student's weights are sent again", stacklevel=2)
+            server.done(server.send([replacing(server, files, version)])[0])
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
@@ -292,7 +288,7 @@ class VLLMServerEngine(LocalEngine):
         if self._version is None:
             raise RuntimeError(f"{self.name} has not been given any weights")
         found: dict[int, Sampled] = {}
-        waiting = list(range(len(prompts)))
+        waiting, version = list(range(len(prompts))), self._version
         for _ in range(PASSES):
             stale: list[int] = []
 
@@ -300,7 +296,7 @@ class VLLMServerEngine(LocalEngine):
                 index = share[place]
                 if not isinstance(sampled, Sampled):
                     raise RunError(f"{self.name} could not sample: {sampled.reason}")
-                if sampled.versions != {self._version}:
+                if sampled.versions != {version}:
                     stale.append(index)
                     return
                 found[index] = sampled
@@ -316,7 +312,7 @@ class VLLMServerEngine(LocalEngine):
                 return [found[index] for index in range(len(prompts))]
             for server, share in shares:
                 if not set(share).isdisjoint(stale):
-                    self._restore(server)
+                    self._restore(server, version)
             waiting = sorted(stale)
         raise RunError(f"{self.name}: {len(waiting)} requests were answered {PASSES} times by other weights")
 

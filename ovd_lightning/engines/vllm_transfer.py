@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from ovd_lightning.engines.local import check_weights
 from ovd_lightning.engines.vllm_client import VLLMServer
 from ovd_lightning.service import Call, send_together
 
@@ -234,6 +235,17 @@ def _source(shard: list[tuple[str, Tensor]]) -> Any:
             return iter(shard)
 
     return Shard()
+
+
+def checked(engine: str, weights: Weights, shapes: dict[str, tuple[int, ...]], tied: Collection[str]) -> Weights:
+    """The weights. Raises, behind the last: RuntimeError for names and shapes that are not the model's."""
+    import torch
+
+    given: list[tuple[str, Tensor]] = []
+    for name, tensor in weights:
+        given.append((name, torch.empty(tensor.shape, device="meta")))
+        yield name, tensor
+    check_weights(engine, given, shapes, tied)
 
 
 def shards(weights: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

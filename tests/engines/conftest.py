@@ -42,7 +42,7 @@ def server(tied_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session")
 def student_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Starts a server for a student, one a model and ``use``, and keeps it: whoever sends weights to one has it alone."""
+    """Starts a server for a student and keeps it, one a model and ``use``: who sends weights has a server alone."""
     with ExitStack() as stack:
         started: dict[tuple[str, str], str] = {}
 
