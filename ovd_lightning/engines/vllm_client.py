@@ -62,6 +62,16 @@ class VLLMServer(Endpoint):
         self.workers = 1
         """Processes that hold a part of the model; known once the server was asked."""
         super().__init__(f"{self.root}/v1", key, requests_per_minute=None, **service)
+        self._answers = False
+
+    def classify(self, error: Exception) -> Failure | None:
+        failure = super().classify(error)
+        self._answers = failure is not None and failure.status is not None
+        return failure
+
+    def exhausted(self, attempts: int, retries: int, failing_since: float) -> bool:
+        """Patience is for a server that is away; one that answers with an error will do so again."""
+        return super().exhausted(attempts, retries, failing_since) or (attempts > retries and self._answers)
 
     @property
     def port(self) -> int:

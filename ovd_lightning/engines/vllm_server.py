@@ -7,10 +7,8 @@ the weights that were sent last is never returned.
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
-import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,15 +25,14 @@ from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.vllm_client import CANDIDATES, UNTRAINED, Sampled, VLLMServer, candidates
 from ovd_lightning.engines.vllm_server_check import SHARED, server_misfits
 from ovd_lightning.engines.vllm_transfer import (
-    NCCL,
     PREFIX,
-    Filesystem,
     Transfer,
     checked,
     from_rank_0,
     ranks,
     replacing,
     shared_memory,
+    transfer_by,
 )
 from ovd_lightning.engines.vllm_weights import checkpoint_layout
 from ovd_lightning.errors import ConfigError, RunError, raise_errors
@@ -217,6 +214,8 @@ class VLLMServerEngine(LocalEngine):
                 self._send(named_weights, name)
             except Exception as error:
                 problem = error
+                for _ in named_weights:  # the others gather the rest with this rank
+                    pass
         else:
             name = ""
             for _ in named_weights:
@@ -232,13 +231,8 @@ class VLLMServerEngine(LocalEngine):
 
     def _send(self, named_weights: Iterable[tuple[str, Tensor]], version: str) -> None:
         if self._transfer is None:
-            tied = self._layout[1]
-            if self.weight_transfer == "filesystem":
-                self._transfer = Filesystem(self.servers, tied, self.folder)
-            else:
-                address = self.nccl_address or os.environ.get("MASTER_ADDR") or socket.gethostname()
-                self._transfer = NCCL(self.servers, tied, address)
-            atexit.register(self._transfer.close)
+            settings = self.weight_transfer, self.folder, self.nccl_address
+            self._transfer = transfer_by(*settings, self.servers, self._layout[1])
         self._transfer.send(checked(self.name, named_weights, *self._layout), version)
         self._files = self._transfer.files
         for server in self.servers:

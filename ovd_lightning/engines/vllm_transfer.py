@@ -7,7 +7,9 @@ that nothing that it samples in between passes for the student's.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import shutil
 import socket
 import tempfile
@@ -203,11 +205,8 @@ class NCCL(Transfer):
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         offsets = [1 + sum(self._workers[:index]) for index in range(len(self.servers))]
-        calls = [
-            partial(s.ask, path="init_weight_transfer_engine", body={"init_info": {**init_info, "rank_offset": offset}})
-            for s, offset in zip(self.servers, offsets, strict=True)
-        ]
-        together(self.servers, calls, max_retries=0)
+        infos = [{"init_info": {**init_info, "rank_offset": offset}} for offset in offsets]
+        self._each("init_weight_transfer_engine", *infos)
 
     def start_weight_update(self) -> None:
         """An update has several shards; it was started before the first."""
@@ -218,10 +217,32 @@ class NCCL(Transfer):
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """It is finished after the last."""
 
-    def _each(self, path: str, body: dict[str, Any] | None = None, **query: str) -> None:
-        """Without retries: what is repeated on one side only leaves the other waiting."""
-        calls = [partial(server.ask, path=path, body=body, **query) for server in self.servers]
-        together(self.servers, calls, max_retries=0)
+    def _each(self, path: str, *bodies: dict[str, Any], **query: str) -> None:
+        """Without retries: what is repeated on one side only leaves the other waiting.
+
+        Args:
+            bodies: none, one for all servers, or one for each.
+        """
+        each = bodies if len(bodies) > 1 else [*bodies, {}][:1] * len(self.servers)
+        pairs = zip(self.servers, each, strict=True)
+        calls = [partial(server.ask, path=path, body=body, **query) for server, body in pairs]
+        with contextlib.ExitStack() as stack:
+            for server in self.servers:
+                stack.enter_context(server.impatient())
+            together(self.servers, calls, max_retries=0)
+
+
+def transfer_by(
+    way: str, folder: Path, address: str | None, servers: Sequence[VLLMServer], tied: Collection[str]
+) -> Transfer:
+    """The transfer that the settings of `VLLMServerEngine` ask for; what it leaves is removed when the process ends."""
+    transfer: Transfer
+    if way == "filesystem":
+        transfer = Filesystem(servers, tied, folder)
+    else:
+        transfer = NCCL(servers, tied, address or os.environ.get("MASTER_ADDR") or socket.gethostname())
+    atexit.register(transfer.close)
+    return transfer
 
 
 def _source(shard: list[tuple[str, Tensor]]) -> Any:

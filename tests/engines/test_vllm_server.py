@@ -19,7 +19,7 @@ from ovd_lightning.engines.protocol import BadAnswer
 from ovd_lightning.engines.vllm_client import read_sampled
 from ovd_lightning.engines.vllm_server import VLLMServerEngine
 from ovd_lightning.engines.vllm_server_check import server_misfits
-from ovd_lightning.engines.vllm_transfer import OWNED, PREFIX, shards, sweep
+from ovd_lightning.engines.vllm_transfer import OWNED, PREFIX, UNFINISHED, replacing, shards, sweep
 from ovd_lightning.errors import ConfigError, RunError
 from tests.served import free_port, serve_student
 
@@ -113,6 +113,19 @@ class TestServed:
         with pytest.raises(RuntimeError, match="has not been given any weights"):
             sample(engine, PROMPTS, [0, 1, 2, 3])
         engine.sync(student.model.named_parameters(), 4)
+        assert agree(sample(engine, PROMPTS, [0, 1, 2, 3]), student)
+        engine.close()
+
+    def test_an_update_that_the_server_cannot_make(self, urls: list[str], tied_path: str, tmp_path: Path) -> None:
+        """It says so at once, however patient the run is, samples on, and takes the next update."""
+        engine, student = VLLMServerEngine(tied_path, urls[:1], max_retries=1, backoff_s=0.1), Reference(tied_path)
+        engine.start_empty()
+        server = engine.servers[0]
+        with pytest.raises(RunError, match="status 500"):
+            server.done(server.send([replacing(server, [str(tmp_path / "nothing")], "x")])[0])
+        assert server.version() == UNFINISHED
+        assert not httpx.get(f"{server.root}/is_paused", timeout=30).json()["is_paused"]
+        engine.sync(student.model.named_parameters(), 1)
         assert agree(sample(engine, PROMPTS, [0, 1, 2, 3]), student)
         engine.close()
 
