@@ -26,7 +26,7 @@ trajectories under a threshold are replaced by the teacher's, the student learns
   configs    list the configs that come with the package (--config quickstart); copy one, to edit it
   compare    runs side by side, in one HTML page: curves with their spread over seeds, a table of final numbers
   push       the trained student to the Hugging Face hub, with a model card; --dry_run shows it
-  serve      vLLM's server for a student on other GPUs or machines than the trainer's (--engine engine/vllm_server)
+  serve      vLLM's server for a student on other GPUs or machines than the trainer's (--engine vllm_server)
 
 groups of settings (python -m ovd_lightning fit --help lists every one):
   method     what is credited and minimised, with its teacher   --method.init_args.threshold 5

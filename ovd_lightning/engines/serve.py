@@ -34,7 +34,7 @@ def command(words: Sequence[str]) -> list[str]:
         prog="python -m ovd_lightning serve",
         usage="%(prog)s MODEL [--port PORT] [--max-model-len N] [any flag of `vllm serve`]",
         description="Start vLLM's server for a student, with what a run needs to sample on it and to send it weights.",
-        epilog="Then: python -m ovd_lightning fit ... --engine engine/vllm_server\n"
+        epilog="Then: python -m ovd_lightning fit ... --engine vllm_server\n"
         "Whoever reaches the port can replace the weights and call functions: keep it inside a private network.",
         formatter_class=RawDescriptionHelpFormatter,
     )
