@@ -50,8 +50,8 @@ def command(words: Sequence[str]) -> list[str]:
     if given.max_model_len is not None:
         flags["--max-model-len"] = str(given.max_model_len)
     pairs = [word for name, value in flags.items() for word in ([name, value] if value else [name])]
-    server = ["vllm.entrypoints.cli.main", "serve", engine.model]
-    if installed() is not None and installed()[0] != "vllm":  # the command line of the CPU build asks for `vllm`
+    server, found = ["vllm.entrypoints.cli.main", "serve", engine.model], installed()
+    if found is not None and found[0] != "vllm":  # the command line of the CPU build asks for the package `vllm`
         server = ["vllm.entrypoints.openai.api_server", "--model", engine.model]
     return [sys.executable, "-m", *server, *pairs, *rest]
 
