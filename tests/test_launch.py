@@ -86,7 +86,7 @@ def test_two_machines_by_torchrun_are_one_run(tmp_path: Path) -> None:
     """Both on this one, a rank each: they meet, share a folder, and save once."""
     text = TORCHRUN.read_text().replace("$FIRST:29500", f"127.0.0.1:{free_port()}")
     text = text.replace("exec torchrun", '"$PYTHON" -m torch.distributed.run')
-    small = [*cli.SMALL, *cli.HF, *cli.GRPO, "--data.rounds=1", "--config=configs/quickstart.yaml"]
+    small = ["--config=configs/quickstart.yaml", *cli.SMALL, *cli.HF, *cli.GRPO, "--data.rounds=1"]
     environment = {**cli.environment(), "NODES": "2", "GPUS": "1", "FIRST": "here", "PYTHON": sys.executable}
     started = [
         subprocess.Popen(

@@ -7,4 +7,4 @@ set -euo pipefail
 GPUS=${GPUS:-8}
 exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" \
   --rdzv-backend c10d --rdzv-endpoint "$FIRST:29500" --rdzv-id "${RUN:-run-1}" \
-  -m ovd_lightning fit --trainer.num_nodes "$NODES" --trainer.devices "$GPUS" "$@"
+  -m ovd_lightning fit "$@" --trainer.num_nodes "$NODES" --trainer.devices "$GPUS"
