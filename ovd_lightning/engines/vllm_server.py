@@ -21,13 +21,12 @@ from filelock import FileLock
 
 from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
 from ovd_lightning.engines.endpoint import key_errors
-from ovd_lightning.engines.local import LocalEngine
+from ovd_lightning.engines.local import CheckedWeights, LocalEngine
 from ovd_lightning.engines.vllm_client import CANDIDATES, UNTRAINED, Sampled, VLLMServer, candidates
 from ovd_lightning.engines.vllm_server_check import SHARED, server_misfits
 from ovd_lightning.engines.vllm_transfer import (
     PREFIX,
     Transfer,
-    checked,
     from_rank_0,
     ranks,
     replacing,
@@ -233,7 +232,7 @@ class VLLMServerEngine(LocalEngine):
         if self._transfer is None:
             settings = self.weight_transfer, self.folder, self.nccl_address
             self._transfer = transfer_by(*settings, self.servers, self._layout[1])
-        self._transfer.send(checked(self.name, named_weights, *self._layout), version)
+        self._transfer.send(CheckedWeights(self.name, named_weights, *self._layout), version)
         self._files = self._transfer.files
         for server in self.servers:
             if (held := server.version()) != version:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ovd_lightning.engines.local import check_weights
+from ovd_lightning.engines.local import CheckedWeights
 from ovd_lightning.engines.vllm_client import VLLMServer
 from ovd_lightning.service import Call, send_together
 
@@ -34,8 +34,6 @@ PREFIX, OWNED = "student-weights-", "owner.lock"
 """Of a run's folder, and the file in it that the run holds locked."""
 UNFINISHED = "unfinished"
 """The version while weights are being replaced."""
-
-Weights = Iterable[tuple[str, "Tensor"]]
 
 
 class Transfer(ABC):
@@ -52,14 +50,17 @@ class Transfer(ABC):
         self._tied = tied
 
     @abstractmethod
-    def send(self, weights: Weights, version: str) -> None:
+    def send(self, weights: CheckedWeights, version: str) -> None:
         """Every server holds them afterwards, under this version.
 
-        Raises: whatever ``weights`` raises, before any server has changed where the way allows it; RunError.
+        Raises: RuntimeError where they are not all of the model's, before any server has changed where the way allows
+            it; RunError.
         """
 
-    def sent(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
-        return ((name, tensor.detach()) for name, tensor in weights if name not in self._tied)
+    def sent(self, weights: CheckedWeights) -> Iterator[tuple[str, Tensor]]:
+        """What is sent of them. Raises: see :meth:`send`."""
+        yield from ((name, tensor) for name, tensor in weights if name not in self._tied)
+        weights.finish()
 
     def close(self) -> None:  # noqa: B027 -- not every way leaves something behind
         """Remove what lies about."""
@@ -82,7 +83,7 @@ class Filesystem(Transfer):
         with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
             self._lock.acquire()
 
-    def send(self, weights: Weights, version: str) -> None:
+    def send(self, weights: CheckedWeights, version: str) -> None:
         written: list[str] = []
         for old in self.files:
             Path(old).unlink(missing_ok=True)
@@ -170,7 +171,7 @@ class NCCL(Transfer):
         self._version: str | None = None
         """That the servers hold if none of them has left the group."""
 
-    def send(self, weights: Weights, version: str) -> None:
+    def send(self, weights: CheckedWeights, version: str) -> None:
         if self._trainer is None or any(server.version() != self._version for server in self.servers):
             self._connect()
         self._version = None
@@ -256,17 +257,6 @@ def _source(shard: list[tuple[str, Tensor]]) -> Any:
             return iter(shard)
 
     return Shard()
-
-
-def checked(engine: str, weights: Weights, shapes: dict[str, tuple[int, ...]], tied: Collection[str]) -> Weights:
-    """The weights. Raises, behind the last: RuntimeError for names and shapes that are not the model's."""
-    import torch
-
-    given: list[tuple[str, Tensor]] = []
-    for name, tensor in weights:
-        given.append((name, torch.empty(tensor.shape, device="meta")))
-        yield name, tensor
-    check_weights(engine, given, shapes, tied)
 
 
 def shards(weights: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

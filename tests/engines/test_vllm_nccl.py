@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from ovd_lightning.engines.local import CheckedWeights
 from ovd_lightning.engines.vllm_client import VLLMServer
 from ovd_lightning.engines.vllm_transfer import NCCL
 
@@ -83,7 +84,10 @@ def test_one_group_of_the_trainer_and_all_workers(recorded: list[Recorded], monk
     weights += [("c", torch.zeros(30))]
     transfer = NCCL(servers, {"tied"}, "gpu-1")
 
-    transfer.send(iter(weights), "first")
+    def given() -> CheckedWeights:
+        return CheckedWeights("engine", iter(weights), {n: tuple(t.shape) for n, t in weights}, {"tied"})
+
+    transfer.send(given(), "first")
     assert sent == [["a", "b"], ["c"]]
     assert (opened[0].master_address, opened[0].world_size) == ("gpu-1", 1 + 2 + 4)
     for server, offset in zip(recorded, (1, 3), strict=True):
@@ -99,10 +103,10 @@ def test_one_group_of_the_trainer_and_all_workers(recorded: list[Recorded], monk
         assert server.asked[2][1] == {"new_version": "unfinished"}
         assert server.held == "first"
 
-    transfer.send(iter(weights), "second")
+    transfer.send(given(), "second")
     assert len(opened) == 1, "the group goes on"
     recorded[1].held = "default"  # it was restarted
-    transfer.send(iter(weights), "third")
+    transfer.send(given(), "third")
     assert opened[1] == "destroyed"
     assert opened[2].world_size == 7
     assert [server.held for server in recorded] == ["third", "third"]
