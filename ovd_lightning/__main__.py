@@ -12,6 +12,7 @@ usage: python -m ovd_lightning {fit,validate,test,predict,dry_run} --config CONF
        python -m ovd_lightning configs [copy NAME [FILE]]
        python -m ovd_lightning compare RUN [RUN ...]
        python -m ovd_lightning push RUN ENTITY/NAME
+       python -m ovd_lightning serve MODEL [--port PORT] [FLAGS OF vllm serve]
 
 On-policy Verbal Distillation: a student writes groups of trajectories, a teacher scores them with one digit,
 trajectories under a threshold are replaced by the teacher's, the student learns from the mixture.
@@ -25,6 +26,7 @@ trajectories under a threshold are replaced by the teacher's, the student learns
   configs    list the configs that come with the package (--config quickstart); copy one, to edit it
   compare    runs side by side, in one HTML page: curves with their spread over seeds, a table of final numbers
   push       the trained student to the Hugging Face hub, with a model card; --dry_run shows it
+  serve      vLLM's server for a student on other GPUs or machines than the trainer's (--engine vllm_server)
 
 groups of settings (python -m ovd_lightning fit --help lists every one):
   method     what is credited and minimised, with its teacher   --method.init_args.threshold 5
@@ -86,6 +88,10 @@ def main() -> None:
         from ovd_lightning.push.command import main as push
 
         raise SystemExit(push(sys.argv[2:]))
+    if sys.argv[1] == "serve":
+        from ovd_lightning.engines.serve import main as serve
+
+        serve(sys.argv[2:])
     # A task or a rule of one's own is a file beside the config, however this was started; Lightning starts further
     # ranks with this path as well.
     if os.getcwd() not in sys.path and "" not in sys.path:

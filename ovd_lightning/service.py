@@ -207,13 +207,22 @@ class Service:
             tokens: estimated tokens of each call, for ``tokens_per_minute``; None: not limited.
             ready: called with (index, answer or Failure) as soon as there is one; in the other thread, one at a time.
         """
-        if not calls:
-            return []
+        return send_together([self.batch(calls, max_retries, items, tokens, ready)])[0] if calls else []
+
+    def batch(
+        self,
+        calls: Sequence[Call],
+        max_retries: int | None = None,
+        items: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        ready: Callable[[int, Any], None] = lambda index, answer: None,
+    ) -> Coroutine[Any, Any, list[Any]]:
+        """What :meth:`send` sends, for :func:`send_together`."""
         retries = self._max_retries if max_retries is None else max_retries
         items = [1] * len(calls) if items is None else items
         tokens = [0] * len(calls) if tokens is None else tokens
         expect(sum(items))
-        return _run_in_loop(self._send(calls, retries, items, tokens, ready))
+        return self._send(calls, retries, items, tokens, ready)
 
     async def _send(
         self,
@@ -234,13 +243,7 @@ class Service:
             return found
 
         async with self.connect() as client:
-            tasks = [asyncio.ensure_future(answer(index, call)) for index, call in enumerate(calls)]
-            try:
-                return await asyncio.gather(*tasks)
-            finally:  # after an error no task may be left behind
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            return await _all([answer(index, call) for index, call in enumerate(calls)])
 
     async def _guarded(self, client: Any, call: Call, tokens: int, limits: Limits, retries: int) -> Any:
         if self._open_until is not None:
@@ -340,17 +343,28 @@ def _loop() -> asyncio.AbstractEventLoop:
 os.register_at_fork(after_in_child=_loop.cache_clear)  # a fork inherits the loop without its thread
 
 
-def _run_in_loop(work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine, which runs in this thread's context (it reports to this thread's progress display).
+def send_together(batches: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[list[Any]]:
+    """The answers to batches of several services, all in flight at once. An error in one cancels the others.
 
-    When this thread is interrupted, the calls are cancelled and not waited for.
+    They run in this thread's context (they report to this thread's progress display). When this thread is interrupted,
+    the calls are cancelled and not waited for.
     """
-    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    future = asyncio.run_coroutine_threadsafe(_all(batches), _loop())
     try:
         return future.result()
     except BaseException:
         future.cancel()
         raise
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:  # after an error no task may be left behind
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def check_url(setting: str, url: str) -> None:

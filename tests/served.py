@@ -28,16 +28,29 @@ def free_port() -> int:
 @contextmanager
 def serve(model: str, name: str, context: int, log: Path, extra: Sequence[str] = ()) -> Iterator[str]:
     """Base URL of a server of ``model``, alone in its session so that all its processes end with it."""
+    command = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", name]
+    command += ["--dtype", "float32", "--max-model-len", str(context), "--block-size", "32", "--enforce-eager"]
+    command += ["--kv-cache-memory-bytes", str(64 << 20), *extra]
+    with _running(command, free_port(), log) as url:
+        yield f"{url}/v1"
+
+
+@contextmanager
+def serve_student(model: str, log: Path, *extra: str, port: int | None = None) -> Iterator[str]:
+    """URL of a server that a run can sample its student on, by the command that a user gives."""
+    command = ["-m", "ovd_lightning", "serve", model, *extra]
+    with _running(command, port or free_port(), log) as url:
+        yield url
+
+
+@contextmanager
+def _running(command: list[str], port: int, log: Path) -> Iterator[str]:
     pytest.importorskip("uvicorn")
     if VLLMEngine.installed() is None:
         pytest.skip("vLLM is not installed")
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", model, "--served-model-name", name, "--port", str(port), "--host", "127.0.0.1"]
-    command += ["--dtype", "float32", "--max-model-len", str(context), "--block-size", "32", "--enforce-eager"]
-    command += ["--kv-cache-memory-bytes", str(64 << 20), *extra]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *command, "--port", str(port), "--host", "127.0.0.1"]
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     try:
@@ -49,7 +62,7 @@ def serve(model: str, name: str, context: int, log: Path, extra: Sequence[str] =
                 if process.poll() is not None:
                     pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

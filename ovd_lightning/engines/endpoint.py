@@ -197,7 +197,7 @@ class Endpoint(Service):
         return " ".join(self.hidden(f"status {error.status_code}: {message}").split())[:500]
 
 
-def key_errors(base_url: str, api_key_env: str) -> Iterator[ConfigError]:
+def key_errors(base_url: str, api_key_env: str, setting: str = "base_url") -> Iterator[ConfigError]:
     """Settings are logged and saved, so neither may contain a key; what is wrong, without repeating it."""
     try:
         parts = urlsplit(base_url)
@@ -206,7 +206,7 @@ def key_errors(base_url: str, api_key_env: str) -> Iterator[ConfigError]:
         holds_key = False
     if holds_key:
         yield ConfigError(
-            "base_url",
+            setting,
             "holds a user name, password or query, which would be logged and saved with the settings.",
             "Export the key as an environment variable and name it in api_key_env; further fields go to extra_body.",
         )

@@ -58,13 +58,13 @@ class WeightReceiver:
 
         model = self.get_model()  # type: ignore[attr-defined]
         if current_platform.is_cpu():
-            _unpack_experts(model)
+            unpack_experts(model)
         with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined] # some layers read it
             self.reload_weights(  # type: ignore[attr-defined]
                 weights_iterator=iter(weights or ()) if folder is None else _read(Path(folder))
             )
         if current_platform.is_cpu():
-            _pack_heads(model)
+            pack_heads(model)
 
 
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -74,7 +74,7 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from load_file(file).items()
 
 
-def _unpack_experts(model: Any) -> None:
+def unpack_experts(model: Any) -> None:
     """Make a reload set up the kernel of mixtures of experts again.
 
     The CPU build packs the experts when it sets up their kernel, which a reload does not repeat while there is one: it
@@ -86,7 +86,7 @@ def _unpack_experts(model: Any) -> None:
             method.moe_kernel = None
 
 
-def _pack_heads(model: Any) -> None:
+def pack_heads(model: Any) -> None:
     """Renew the packed copy of an embedding that is also the head: the CPU build uses it, a reload keeps the old."""
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding

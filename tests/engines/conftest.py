@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -10,7 +11,8 @@ from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
-from tests.served import serve
+from ovd_lightning.engines.vllm_server import VLLMServerEngine
+from tests.served import serve, serve_student
 
 from .tiny import CONTEXT, KINDS, Reference, save_tiny_model
 
@@ -39,13 +41,33 @@ def server(tied_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def start_engine() -> Callable[..., Engine]:
-    """Starts a local engine and keeps it: engines of one process must not be freed before its end."""
+def student_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Starts a server for a student and keeps it, one a model and ``use``: who sends weights has a server alone."""
+    with ExitStack() as stack:
+        started: dict[tuple[str, str], str] = {}
+
+        def start(path: str, use: str = "", *flags: str) -> str:
+            if (path, use) not in started:
+                log = tmp_path_factory.mktemp("student_server") / "log"
+                started[path, use] = stack.enter_context(serve_student(path, log, *flags))
+            return started[path, use]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def start_engine(student_server: Callable[..., str]) -> Callable[..., Engine]:
+    """Starts an engine that can be synchronised, and keeps it: engines of one process must not be freed before its
+    end.
+
+    Args of the function: kind, folder of the model, and what it is for, where it is to be synchronised."""
     kept: list[Engine] = []
 
-    def start(kind: str, path: str) -> Engine:
+    def start(kind: str, path: str, use: str = "") -> Engine:
         engine: Engine
-        if kind == "vllm":
+        if kind == "vllm_server":
+            engine = VLLMServerEngine(path, [student_server(path, use)], patience_s=20)
+        elif kind == "vllm":
             if VLLMEngine.installed() is None:
                 pytest.skip("vLLM is not installed")
             engine = VLLMEngine(path, kv_cache_memory_bytes=64 << 20)

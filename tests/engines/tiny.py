@@ -99,5 +99,6 @@ class Reference:
 KINDS = [
     "hf",
     pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.slow]),
     pytest.param("openai", marks=[pytest.mark.vllm, pytest.mark.slow]),
 ]
