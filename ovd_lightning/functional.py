@@ -170,6 +170,15 @@ def overlong_penalty(length: int, limit: int, buffer: int) -> float:
     return -min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
 
 
+def tool_reward(correct: bool, rounds: int) -> float:
+    """SOD's reward: 1, or -1 raised by 0.1 with each tool round, up to -0.6: in [-1, -0.6] or 1.
+
+    Args:
+        rounds: results that the environment returned, 0 or more.
+    """
+    return 1.0 if correct else min(-0.6, -1 + 0.1 * rounds)
+
+
 # ------------------------------------------------------------- distillation
 
 
