@@ -207,11 +207,7 @@ class Method(ABC):
         mask = batch.completion_mask
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         advantages, credited = self.token_advantages(batch, old)
-        new, before = logprobs, old
-        if self.ratio == "trajectory":
-            new = F.trajectory_log_ratio(logprobs, old, mask)
-            before = torch.zeros_like(new)
-        loss, rho, clipped = F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
+        loss, rho, clipped = self.surrogate(batch, logprobs, old, advantages)
         policy = batch.policy_mask
         means = {
             "policy/clip_fraction": clipped[policy].float(),
@@ -234,6 +230,17 @@ class Method(ABC):
         if batch.imitation_mask is not None:
             loss = torch.where(batch.imitation_mask, -logprobs, loss)
         return LossOutput((loss * batch.weights).sum(), means, maxima, logprobs.detach())
+
+    def surrogate(
+        self, batch: Batch, logprobs: Tensor, old: Tensor, advantages: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Eq. 4 of every token: (-min(rho A, clip(rho) A), rho without gradient, where a clip removed the gradient),
+        [B, L-1] each."""
+        new, before = logprobs, old
+        if self.ratio == "trajectory":
+            new = F.trajectory_log_ratio(logprobs, old, batch.completion_mask)
+            before = torch.zeros_like(new)
+        return F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
 
     def correction(
         self, batch: Batch, old: Tensor, means: dict[str, Tensor], maxima: dict[str, Tensor]

@@ -14,7 +14,7 @@ from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.methods.scoring import Scoring
-from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
+from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, OneOrMore, PositiveFloat
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
@@ -233,6 +233,27 @@ class StudentGroup(Credit):
 
     def advantages(self, rewards: Sequence[float], before: Sequence[float]) -> list[float]:
         return F.group_advantages(rewards, reference=before or None, sigma_floor=self.sigma_floor)
+
+
+class Decoupled(Reward):
+    """The student's own trajectories, wrong ones included, as GRPO has them: A = (R - mu) / (sigma + eps) within what
+    the student sampled. The teacher's beside them: A = weight R. Ours; with `Added`, which keeps the rejected ones.
+
+    Args:
+        weight: of the teacher's trajectories.
+    """
+
+    lazy = True
+
+    def __init__(self, weight: NonNegativeFloat = 1.0) -> None:
+        self.weight = weight
+
+    def assign(self, group: Group, scale: Scale) -> None:
+        own = F.group_advantages([y.reward for y in group.sampled])
+        credited = {id(y): value for y, value in zip(group.sampled, own, strict=True)}
+        for y in group.mixture:
+            value = credited.get(id(y), self.weight * y.reward)
+            y.advantages = [value] * len(y.completion_ids)
 
 
 class Score(Reward):

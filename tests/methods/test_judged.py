@@ -17,6 +17,7 @@ from ovd_lightning.methods.rules import (
     Added,
     Capped,
     Credit,
+    Decoupled,
     MixedGroup,
     Replacement,
     Reward,
@@ -82,7 +83,7 @@ def drawn(rng: random.Random) -> dict[str, Any]:
     """Settings of OVD."""
     acceptances: list[Acceptance] = [Threshold(), Soft(3.0, 20.0), Soft(2.0, 5.0)]
     replacements: list[Replacement] = [Whole(), Whole(), Added(), Suffix(), Capped(1), Capped(2, Suffix())]
-    credits: list[Credit] = [Reward(), Reward(), MixedGroup(), StudentGroup(), Score(), StepScores()]
+    credits: list[Credit] = [Reward(), Decoupled(), MixedGroup(), StudentGroup(), Score(), StepScores()]
     replacement, credit = rng.choice(replacements), rng.choice(credits)
     by_step = replacement.needs_step_scores or credit.needs_step_scores
     return {

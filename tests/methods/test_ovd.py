@@ -29,6 +29,7 @@ from ovd_lightning.methods.rules import (
     Added,
     Capped,
     Credit,
+    Decoupled,
     MixedGroup,
     Reward,
     Soft,
@@ -475,6 +476,22 @@ def test_advantage_rules(annotate: Annotate, rule: Credit, expected: list[float]
     run = capped(annotate, RIGHT, WRONG, WRONG, WRONG, credit=rule)
     assert run.sources == ["student", "teacher", "student", "student"]
     assert run.advantages == pytest.approx(expected, abs=1e-5)
+
+
+def test_decoupled_keeps_the_students_own_advantages_beside_the_teachers(annotate: Annotate) -> None:
+    def decoupled(*texts: str, weight: float = 1.0, **settings: Any) -> Annotated:
+        return annotate(list(texts), credit=Decoupled(weight), **{"replacement": Added(), **settings})
+
+    # sampled rewards 1, 0, 0: mu = 1/3, sigma = sqrt((4 + 1 + 1) / 9 / 2) = 1/sqrt(3); then two of the teacher's, R = 1
+    own = [2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]
+    assert decoupled(RIGHT, WRONG, WRONG).advantages == near([*own, 1, 1])
+    assert decoupled(RIGHT, WRONG, WRONG, weight=0.25).advantages == near([*own, 0.25, 0.25])
+    # a group of which nothing is right learns from the teacher alone, and a wrong teacher teaches nothing
+    assert decoupled(WRONG, WRONG).advantages == [0, 0, 1, 1]
+    assert decoupled(RIGHT, WRONG, write=lambda prompt, request: WRONG).advantages[2:] == [0]
+    # at most one demonstration a group; and whole replacement, which takes the negative examples away
+    assert decoupled(RIGHT, WRONG, WRONG, replacement=Capped(1, Added())).advantages == near([*own, 1])
+    assert decoupled(RIGHT, WRONG, WRONG, replacement=Whole()).advantages == near([own[0], 1, 1])
 
 
 def near(values: list[float]) -> Any:
