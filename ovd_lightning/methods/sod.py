@@ -27,8 +27,9 @@ class SOD(TokenLevel):
     steps, w with eps = 1e-6 and delta = 0.2, the coefficient 1, the sum after GRPO's normalisation, no clip or
     normalisation of the log-ratio, clips 0.2 and 0.28, dual clip 3, token mean, no KL to the initial student; its
     reward is ``reward: tools`` with an ``overlong_buffer`` of 1024 tokens (configs/math_tools.yaml). w, l_T and l_S_old
-    carry no gradient and stay as they are for all updates of a round; the clip covers the distillation too. Back-propagating
-    sum w (l_S - l_T) on fixed samples would lose the teacher's direction. Ours: the task's reward by default.
+    carry no gradient and stay as they are for all updates of a round; the clip covers the distillation too.
+    Back-propagating sum w (l_S - l_T) on fixed samples would lose the teacher's direction. Ours: the task's reward by
+    default.
 
     Args:
         teacher: reads the student's tokens, observations included as context; must share its vocabulary.

@@ -27,7 +27,7 @@ def meets(criterion: str, response: str) -> bool:
 
 
 def verify(prompt: str) -> Any:
-    found = re.search(r"Response: (.*)\nCriterion: (.*)\n", prompt, re.DOTALL)
+    found = re.search(r"(?:Response|Current Step): (.*)\nCriterion: (.*)\n", prompt, re.DOTALL)
     assert found is not None
     return {"Yes": 1.0} if meets(found[2], found[1]) else {"No": 1.0}
 

@@ -98,7 +98,7 @@ def test_ropd_with_a_rubric_that_is_really_written(tmp_path: Path) -> None:
     contrast = {
         "class_path": "ovd_lightning.judges.contrast.ContrastJudge",
         "init_args": {
-            "engine": engine, "chat": True, "rubric_tokens": 64, "rubric_temperature": 0.0, "min_mass": 1e-6,
+            "engine": engine, "chat": True, "rubric_tokens": 64, "rubric_temperature": 0.0, "read": "text", "score_tokens": 4,
             "rubric_prompt": str(tmp_path / "contrast.jinja"), "prompt": str(tmp_path / "criterion.jinja"),
         },
     }  # fmt: skip
