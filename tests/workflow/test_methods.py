@@ -98,8 +98,9 @@ def test_ropd_with_a_rubric_that_is_really_written(tmp_path: Path) -> None:
     contrast = {
         "class_path": "ovd_lightning.judges.contrast.ContrastJudge",
         "init_args": {
-            "engine": engine, "chat": True, "rubric_tokens": 64, "rubric_temperature": 0.0, "read": "text", "score_tokens": 4,
-            "rubric_prompt": str(tmp_path / "contrast.jinja"), "prompt": str(tmp_path / "criterion.jinja"),
+            "engine": engine, "chat": True, "read": "text", "score_tokens": 4,
+            "rubric_tokens": 64, "rubric_temperature": 0.0, "rubric_prompt": str(tmp_path / "contrast.jinja"),
+            "prompt": str(tmp_path / "criterion.jinja"),
         },
     }  # fmt: skip
     teacher = yaml.safe_load((cli.ROOT / "configs/teacher/quickstart.yaml").read_text())
