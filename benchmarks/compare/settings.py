@@ -32,6 +32,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "decoupled": ("Decoupled", [OVERLAY.format("ovd_decoupled")]),
     "decoupled_half": ("Decoupled, weight ½", [OVERLAY.format("ovd_decoupled"), INIT + "credit.init_args.weight=0.5"]),
     "decoupled_pool1": ("Decoupled, M = 1", [OVERLAY.format("ovd_decoupled"), *ONE_DEMONSTRATION]),
+    "rejected_step": ("OVD, rejected step negative", [OVERLAY.format("ovd_rejected_step")]),
     "theta0": ("OVD, θ 0", [INIT + "threshold=0"]),
     "theta5": ("OVD, θ 5", [INIT + "threshold=5"]),
     "theta10": ("OVD, θ 10", [INIT + "threshold=10"]),

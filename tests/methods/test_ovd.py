@@ -31,6 +31,7 @@ from ovd_lightning.methods.rules import (
     Credit,
     Decoupled,
     MixedGroup,
+    RejectedStep,
     Reward,
     Soft,
     StepScores,
@@ -492,6 +493,24 @@ def test_decoupled_keeps_the_students_own_advantages_beside_the_teachers(annotat
     # at most one demonstration a group; and whole replacement, which takes the negative examples away
     assert decoupled(RIGHT, WRONG, WRONG, replacement=Capped(1, Added())).advantages == near([*own, 1])
     assert decoupled(RIGHT, WRONG, WRONG, replacement=Whole()).advantages == near([own[0], 1, 1])
+
+
+def test_the_rejected_step_is_a_negative_example_beside_its_continuation(annotate: Annotate) -> None:
+    run = annotate(
+        [LATE, RIGHT, WRONG], scores={"1+1=2": 7, "2+0=3": 2, "1+1=3": 0}, replacement=Added(Suffix()),
+        write=lambda prompt, request: "2+0=2\n\\boxed{2}" if prompt.endswith("1+1=2\n") else TAUGHT,
+        credit=RejectedStep(0.25),
+    )  # fmt: skip
+    assert run.sources == ["student"] * 3 + ["mixed", "teacher"]
+    late, right, wrong, mixed, taught = run.mixture
+    first, second, third = late.steps
+    # the accepted prefix and what came after the rejected step train nothing here; the continuation has R = 1
+    assert late.advantages == [
+        *[0.0] * (first.end - first.start), *[-0.25] * (second.end - second.start), *[0.0] * (third.end - third.start)
+    ]  # fmt: skip
+    assert mixed.student_tokens == second.start
+    for y, value in ((right, 1.0), (mixed, 1.0), (taught, 1.0), (wrong, 0.0)):  # of the last, the first was rejected
+        assert y.advantages == [value] * len(y.completion_ids)
 
 
 def near(values: list[float]) -> Any:
