@@ -63,6 +63,8 @@ class ContrastJudge(RubricJudge):
 
     def write(self, contrasts: Sequence[Contrast]) -> list[Problem | None]:
         """Each problem with the rubric that was written for it; None where the answer holds none."""
+        if not contrasts:
+            return []
         requests = [
             Request(prompt=as_prompt(self.rubric_prompt(c), self.chat), seed=c.seed, max_tokens=self.rubric_tokens)
             for c in contrasts

@@ -78,8 +78,8 @@ def test_ropd_with_a_rubric_that_is_really_written(tmp_path: Path) -> None:
     judge = save_chat_model(tmp_path / "judge", 0, positions=1024)
 
     def rubric(rng: random.Random) -> tuple[list[dict[str, str]], str]:
-        sums = [" + ".join(str(rng.randint(1, 99)) for _ in range(rng.randint(1, 4))) for _ in range(2)]
-        return [{"role": "user", "content": f"Contrast {sums[0]} and {sums[1]}."}], RUBRIC
+        reference, answer = ("".join(rng.choices("0123456789+-=\n", k=rng.randint(2, 12))) for _ in range(2))
+        return [{"role": "user", "content": f"Contrast {reference} and {answer}."}], RUBRIC
 
     def verdict(rng: random.Random) -> tuple[list[dict[str, str]], str]:
         answer = "".join(rng.choices("0123456789+-=\n", k=rng.randint(5, 80)))
