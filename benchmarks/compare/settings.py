@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "seqkd_pool1": ("SeqKD, verified, M = 1", [OVERLAY.format("seqkd"), *ONE_DEMONSTRATION]),
     "gkd": ("GKD, β .5, λ .5", [OVERLAY.format("gkd")]),
     "opd": ("OPD", [OVERLAY.format("opd")]),
+    "oprd": ("OPRD, r = 8", [OVERLAY.format("oprd")]),
     "opsd": ("OPSD", [OVERLAY.format("opsd")]),
     "sg_opd": ("SG-OPD", [OVERLAY.format("sg_opd")]),
     "sg_opd_student": ("SG-OPD, reference: student", [OVERLAY.format("sg_opd"), INIT + "reference=student"]),
@@ -67,7 +68,7 @@ class Setting:
 def teachers(verbal: str, token: str) -> dict[str, list[str]]:
     """The flags that give each method whose overlay names a teacher the one of another task."""
     of_text = {name: [INIT + f"teacher={verbal}"] for name in ("seqkd", "luffy", "judge_reward")}
-    of_tokens = {name: [INIT + f"teacher.init_args.model={token}"] for name in ("opd", "sod")}
+    of_tokens = {name: [INIT + f"teacher.init_args.model={token}"] for name in ("opd", "oprd", "sod")}
     return of_text | of_tokens
 
 

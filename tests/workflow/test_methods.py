@@ -20,6 +20,7 @@ LOGGED = {
     "ovd_decoupled": {"ovd/acceptance_rate", "ovd/replaced_fraction", "ovd/teacher_reward"},
     "ovd_suffix": {"ovd/acceptance_rate", "score/judged_fraction", "teacher/demonstrations"},
     "opd": {"opd/reverse_kl"},
+    "oprd": {"oprd/distance", "oprd/cosine"},
     "gkd": {"gkd/divergence", "gkd/student_share", "teacher/demonstrations"},
     "seqkd": {"seqkd/imitated", "seqkd/teacher_reward"},
     "opsd": {"opsd/divergence"},
@@ -56,7 +57,7 @@ def test_two_rounds_on_real_vllm(method: str, tmp_path: Path) -> None:
         # The engine's log-probabilities are those of the student that trains; all of SeqKD's tokens are the teacher's.
         assert row.get("mismatch/logprob_abs_max", 0) < (1e-3 if method != "seqkd" else 1)
         # Groups are idle for want of an advantage only where a method gives some to trajectories.
-        assert ("ovd/zero_advantage_groups" in row) is (method not in ("opd", "gkd", "seqkd", "opsd"))
+        assert ("ovd/zero_advantage_groups" in row) is (method not in ("opd", "oprd", "gkd", "seqkd", "opsd"))
     writes = method in SOURCES  # SG-OPD in its first rounds only
     assert (sum(row.get("teacher/completion_tokens", 0) for row in rows) > 0) is writes
     assert rows[0]["policy/grad_norm"] > 0  # a later round may have groups without variance alone
