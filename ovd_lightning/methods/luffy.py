@@ -59,7 +59,7 @@ class LUFFY(Method):
         self.gamma = gamma
 
     def self_test(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
-        self.teacher.self_test(task, problems[0], max_tokens)
+        self.teacher.self_test(task, problems, max_tokens)
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         count = expected.problems * self.demonstrations
@@ -76,7 +76,7 @@ class LUFFY(Method):
             for y, value in zip(group.mixture, values, strict=True):
                 y.advantages = [value] * len(y.completion_ids)
         round.log_mean("luffy/teacher_reward", [y.reward for group in groups for y in group.demonstrations])
-        log_demonstrations(self.teacher.take_ledger(), self.teacher, round)
+        log_demonstrations(self.teacher, round)
 
     def surrogate(
         self, batch: Batch, logprobs: Tensor, old: Tensor, advantages: Tensor

@@ -13,7 +13,7 @@ from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrati
 from ovd_lightning.methods.judge_reward import JudgeReward
 from ovd_lightning.settings.ranges import PositiveInt
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.types import Group, Problem
+from ovd_lightning.types import Group, Problem, Trajectory
 
 if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
@@ -46,30 +46,36 @@ class ROPD(JudgeReward):
 
     @staticmethod
     def _errors(teacher: VerbalTeacher) -> Iterator[ConfigError]:
-        if not isinstance(teacher.judge, ContrastJudge):
-            yield ConfigError(
-                "method.init_args.teacher.init_args.judge",
-                f"is a {type(teacher.judge).__name__}, which writes no rubrics.",
-                "Use ovd_lightning.judges.contrast.ContrastJudge.",
-            )
+        for member in teacher.members.values():
+            if not isinstance(member.judge, ContrastJudge):
+                yield ConfigError(
+                    "method.init_args.teacher.init_args.judge",
+                    f"is a {type(member.judge).__name__}, which writes no rubrics.",
+                    "Use ovd_lightning.judges.contrast.ContrastJudge.",
+                )
 
-    @property
-    def judge(self) -> ContrastJudge:
-        assert isinstance(self.teacher.judge, ContrastJudge)
-        return self.teacher.judge
+    @staticmethod
+    def judge_of(member: VerbalTeacher) -> ContrastJudge:
+        """The rubricator of one of the teacher's members."""
+        assert isinstance(member.judge, ContrastJudge)
+        return member.judge
 
     def check_problems(self, task: Task, problems: Sequence[Problem], max_tokens: int) -> None:
         super().check_problems(task, problems, max_tokens)
-        self.judge.check_rubrics(problems, (self.group_size + self.references) * max_tokens)
+        for member in self.teacher.members.values():
+            own = [problem for problem in problems if self.teacher.of(problem) is member]
+            self.judge_of(member).check_rubrics(own, (self.group_size + self.references) * max_tokens)
 
     def consult(self, groups: Sequence[Group], round: Round) -> None:
+        asked: list[tuple[Trajectory, Problem]] = []
         with self.teacher.awake():
             with round.phase("replace"):
                 round.demonstrate_groups(self.teacher, groups, self.references)
             with round.phase("score"):
-                shown = [g for g in groups if g.demonstrations]
-                written = self.judge.write([self.contrast(group, round) for group in shown])
-                asked = [(y, p) for g, p in zip(shown, written, strict=True) if p is not None for y in g.sampled]
+                for member in self.teacher.members.values():
+                    own = [g for g in groups if g.demonstrations and self.teacher.of(g.problem) is member]
+                    written = self.judge_of(member).write([self.contrast(group, round) for group in own])
+                    asked += [(y, p) for g, p in zip(own, written, strict=True) if p is not None for y in g.sampled]
                 requests = [JudgeRequest(problem=p, response=y.text) for y, p in asked]
                 unparsed = UnparsedScores(least=math.inf)
                 judgements = self.teacher.score(requests, seed=round.seed("judge"), unparsed=unparsed)
@@ -95,10 +101,12 @@ class ROPD(JudgeReward):
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         answers = (self.group_size + self.references) * expected.response_tokens
-        rubrics = TeacherCalls(
-            tokens_in=expected.problems * (expected.prompt_tokens + answers),
-            tokens_out=expected.problems * self.judge.rubric_tokens,
-            prompts=((self.judge.engine, expected.problems),),
-        )
-        written = demonstrating(self.teacher, expected.problems * self.references, expected)
-        return super().teacher_calls(expected) + rubrics + written
+        calls = super().teacher_calls(expected)
+        for member, groups in self.teacher.shared(expected.problems, expected.shares):
+            judge, count = self.judge_of(member), round(groups)
+            calls += TeacherCalls(
+                tokens_in=count * (expected.prompt_tokens + answers),
+                tokens_out=count * judge.rubric_tokens,
+                prompts=((judge.engine, count),),
+            )
+        return calls + demonstrating(self.teacher, expected.problems * self.references, expected)

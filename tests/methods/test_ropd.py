@@ -79,7 +79,7 @@ def test_the_rubricator_sees_the_question_and_all_answers_and_no_reference_answe
     method, round = ropd(references=2), make_round(tokenizer)
     group = make_group(round, TEXTS, problem(question="1+1+0=?", answer="2222"))
     method.consult([group], round)
-    (asked,) = [r.prompt for r in method.judge.engine.written if str(r.prompt).startswith("You design")]  # type: ignore[attr-defined]
+    (asked,) = [r.prompt for r in method.teacher.judge.engine.written if str(r.prompt).startswith("You design")]  # type: ignore[attr-defined]
     assert "Question: 1+1+0=?" in asked
     assert "Reference 1:\n1+1=2" in asked
     assert "Reference 2:" in asked
@@ -118,12 +118,12 @@ def test_what_cannot_work_is_known_before_the_first_round(tokenizer: Any) -> Non
     with pytest.raises(ConfigError, match=r"rubric_tokens: .* holds 1500 tokens; .* may need"):
         ropd(tokenizer=tokenizer, context=1500).check_problems(make_round(tokenizer).task, [problem()], 64)
     with pytest.raises(ConfigError, match=r"judge\.init_args\.engine: scripted wrote no rubric"):
-        ropd("no").judge.self_test(problem(), "1+1=2")
-    assert ropd().judge.self_test(problem(), "1+1=2").startswith("a rubric of 3 criteria; mean score")
+        ropd("no").teacher.judge.self_test(problem(), "1+1=2")
+    assert ropd().teacher.judge.self_test(problem(), "1+1=2").startswith("a rubric of 3 criteria; mean score")
 
 
 def test_a_rubric_is_drawn_with_its_groups_seed() -> None:
-    judge = ropd().judge
+    judge = ROPD.judge_of(ropd().teacher)
     contrasts = [Contrast(problem=problem(), references=["r"], answers=["a"], seed=s) for s in (1, 2)]
     judge.write(contrasts)
     assert [r.seed for r in judge.engine.written] == [1, 2]  # type: ignore[attr-defined]
