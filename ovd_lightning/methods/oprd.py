@@ -101,7 +101,8 @@ class OPRD(TokenLevel):
             "oprd/distance": distance.detach(),
             "oprd/cosine": torch.cosine_similarity(own.detach(), taught, dim=-1),
         }
-        return LossOutput((distance * batch.weights[batch.completion_mask]).sum(), means, {})
+        loss = (distance * batch.weights[batch.completion_mask]).sum()
+        return LossOutput(loss, means, {}, torch.zeros_like(batch.weights))  # no log-probability was computed or is used
 
     def bridge(self, own: Tensor, taught: Tensor, batch: Batch) -> Bridge:
         """The bridge of this run, fitted to these rows where there is none. The same on every rank.
