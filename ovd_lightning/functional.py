@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -71,6 +72,17 @@ def clipped_surrogate(
         bounded = (advantages < 0) & (objective < floor)
         objective, removed = torch.where(bounded, floor, objective), removed | bounded
     return -objective, ratio.detach(), removed.detach()
+
+
+def shaped_probability(logprobs: Tensor, gamma: float) -> Tensor:
+    """LUFFY's f(pi) = pi / (pi + gamma), elementwise, with gradient: of a token with pi = 0.01 its gradient with
+    respect to log pi is f (1 - f) = 0.08 at gamma = 0.1, eight times that of pi itself. In (0, 1).
+
+    Args:
+        logprobs: [*] log pi.
+        gamma: above 0.
+    """
+    return torch.sigmoid(logprobs - math.log(gamma))
 
 
 def trajectory_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -170,6 +182,15 @@ def overlong_penalty(length: int, limit: int, buffer: int) -> float:
     return -min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
 
 
+def tool_reward(correct: bool, rounds: int) -> float:
+    """SOD's reward: 1, or -1 raised by 0.1 with each tool round, up to -0.6: in [-1, -0.6] or 1.
+
+    Args:
+        rounds: results that the environment returned, 0 or more.
+    """
+    return 1.0 if correct else min(-0.6, -1 + 0.1 * rounds)
+
+
 # ------------------------------------------------------------- distillation
 
 
@@ -208,6 +229,58 @@ def generalised_jsd_gradient(student_logprobs: Tensor, teacher_logprobs: Tensor,
         slope = mixture.neg_().add_(student_logprobs).mul_(1 - beta)
     student = student_logprobs.exp()
     return slope.sub_((student * slope).sum(dim=-1, keepdim=True)).mul_(student)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """OPRD's frozen projections of hidden states of two widths into one space of r dimensions."""
+
+    teacher: Tensor
+    """[d_T, r] P_T, principal directions, orthonormal."""
+    teacher_mean: Tensor
+    """[d_T] mu_T."""
+    student: Tensor
+    """[d_S, r] P_S."""
+    student_bias: Tensor
+    """[r] b."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def project(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """(z_S, z_T), [M, r] each, from [M, d_S] and [M, d_T]."""
+        return student @ self.student + self.student_bias, (teacher - self.teacher_mean) @ self.teacher
+
+
+def fit_bridge(student: Tensor, teacher: Tensor, rank: int) -> Bridge:
+    """PCA of the teacher's rows, and the least-squares map of the student's onto its projections, in float64.
+
+    Args:
+        student, teacher: [M, d_S], [M, d_T] hidden states at the same tokens.
+        rank: r, cut to what M and d_T allow.
+    """
+    x, y = student.double(), teacher.double()
+    mean = y.mean(dim=0)
+    _, _, directions = torch.linalg.svd(y - mean, full_matrices=False)
+    basis = directions[:rank].T  # [d_T, r]
+    inputs = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    # the pseudo-inverse: rows may be fewer than dimensions
+    solution = torch.linalg.pinv(inputs) @ ((y - mean) @ basis)  # [d_S + 1, r]
+    parts = (basis, mean, solution[:-1], solution[-1])
+    return Bridge(*(part.to(student.dtype).contiguous() for part in parts))
+
+
+def hidden_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
+    """Mean over dimensions of (z_S - z_T)^2, [M] from [M, r] each; the gradient reaches the student's alone.
+
+    Args:
+        normalise: both have length 1 before.
+    """
+    teacher = teacher.detach()
+    if normalise:
+        student, teacher = (torch.nn.functional.normalize(z, dim=-1) for z in (student, teacher))
+    return (student - teacher).square().mean(dim=-1)
 
 
 def sign_gate(outcome: Tensor, teacher: Tensor, agree: float, conflict: float) -> Tensor:

@@ -42,7 +42,8 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, half:
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(model, "divergence")
+    for name in ("divergence", "representations"):
+        register_fsdp_forward_method(model, name)
 
 
 def reduce_gradients(model: Any, now: bool) -> None:

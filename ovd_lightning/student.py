@@ -45,8 +45,8 @@ def _spread(mask: Tensor, values: Sequence[Tensor]) -> Any:
 
 
 class Student(nn.Module):
-    """Wraps a Hugging Face causal LM. ``forward`` and ``divergence`` are the only ways in, so that sharding strategies
-    that gather parameters around them (FSDP2, to which the module names both) see every use of the head.
+    """Wraps a Hugging Face causal LM. ``forward``, ``divergence`` and ``representations`` are the only ways in, so that
+    sharding strategies that gather parameters around them (FSDP2, to which the module names all) see every use.
 
     Args:
         path: checkpoint folder or hub id.
@@ -163,6 +163,10 @@ class Student(nn.Module):
             input_ids[:, 1:][mask], temperature, beta, lambda span: teacher._head.logits(taught[span]).float()
         )
         return _spread(mask, quantities(wanted, rows, self._head, self.chunk_size, expected))
+
+    def representations(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor) -> Tensor:
+        """As :meth:`rows`, for whoever needs no more of the model than its last hidden states: [M, d]."""
+        return self.rows(input_ids, attention_mask, mask)
 
     @torch.no_grad()
     def score(self, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0) -> list[Tensor]:

@@ -26,6 +26,7 @@ from ovd_lightning.dry_run.render import as_json
 from ovd_lightning.dry_run.shape import ModelShape, shape_of
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.judges.contrast import ContrastJudge
 from ovd_lightning.judges.rubric import RubricJudge
 from ovd_lightning.judges.template import response_prompt, step_prompt
 from ovd_lightning.judges.verbal import VerbalJudge
@@ -35,9 +36,11 @@ from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrati
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.judge_reward import JudgeReward
+from ovd_lightning.methods.luffy import LUFFY
 from ovd_lightning.methods.opd import OPD
 from ovd_lightning.methods.opsd import OPSD
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.ropd import ROPD
 from ovd_lightning.methods.rules import Added, Capped, Soft, StepScores, Suffix
 from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.methods.seqkd import SeqKD
@@ -46,6 +49,7 @@ from ovd_lightning.methods.sod import SOD
 from ovd_lightning.round.collate import collate
 from ovd_lightning.round.context import Round
 from ovd_lightning.student import Student
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.teachers.token import TokenTeacher
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Batch, Group, Problem, Trajectory
@@ -410,6 +414,12 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     (tmp_path / "rubric.json").write_text('["is short", "is right"]')
     rubric = VerbalTeacher(ScriptedEngine(), RubricJudge(str(tmp_path / "rubric.json")))
     assert calls_of_round(JudgeReward(rubric, group_size=2), 3, 300, assumed, False).tokens_out == 6 * 2
+    mixed = calls_of_round(LUFFY(Demonstrator(ScriptedEngine()), 2, group_size=2), 3, 300, assumed, False)
+    assert (mixed.demonstrations, mixed.added, mixed.tokens_out) == (6, 6, 6 * 100)
+    contrast = VerbalTeacher(ScriptedEngine(), ContrastJudge(rubric_tokens=512))
+    ropd = calls_of_round(ROPD(contrast, group_size=2), 3, 300, assumed, False)
+    assert (ropd.scores, ropd.demonstrations, ropd.added) == (6, 3, 0)
+    assert ropd.tokens_out == 6 * 6 + 3 * 100 + 3 * 512, "six criteria an answer, a demonstration and a rubric a group"
     thinking = calls(demonstration_thinking="strip", demonstration_tokens=16000)
     assert thinking.tokens_out == 24 + 3 * 8000
     assert calls(demonstration_thinking="strip", demonstration_tokens=16000, bound=True).tokens_out == 24 + 6 * 16000

@@ -2,12 +2,17 @@
 
     python -m benchmarks.compare.quickstart_methods                    # 66 runs: about an hour on two cores
     python -m benchmarks.compare.quickstart_methods --only grpo ovd --seeds 0
-    python -m benchmarks.compare.quickstart_methods --task tools       # arithmetic with the interpreter
+    python -m benchmarks.compare.quickstart_methods --task tools       # arithmetic with the interpreter; or web
+    python -m benchmarks.compare.quickstart_methods --students first --rates 1e-4 3e-4 1e-3 --seeds 0 1 2 3 4 \
+        --only grpo seqkd ovd decoupled luffy judge_reward --plot runs/first.svg    # learning rates of equal number
     python -m benchmarks.compare.quickstart_methods --students first \
         --only theta0 theta5 ovd theta10 score_theta0 score_theta5 score_theta7    # thresholds
 
-Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight. A finished
-run is not repeated (runs/quickstart_methods keeps them). Printed, as mean and standard deviation over seeds:
+Every run is `python -m ovd_lightning fit` with a config and flags, and the same number of groups of eight (LUFFY: of
+seven, and one of the teacher). A finished run is not repeated (runs/quickstart_methods keeps them), so that an
+interrupted comparison goes on where it stopped. With `--rates`, every method runs with each learning rate; the table of
+a method has the rate with the best validation accuracy (greedy, after the last round, mean over seeds), and a second
+table all of them. Printed, as mean and standard deviation over seeds:
 
 - held-out test accuracy after the last round, greedy and sampled, at equal student samples. (For SeqKD and half of GKD
   the teacher samples, and DAPO resamples groups without variance; the number of student samples is a column.)
@@ -27,92 +32,32 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-
-OVERLAY = "--method=configs/method/{}.yaml"
-INIT = "--method.init_args."
-METHODS: dict[str, tuple[str, list[str]]] = {
-    "grpo": ("GRPO (RLVR)", [OVERLAY.format("grpo")]),
-    "dr_grpo": ("Dr. GRPO", [OVERLAY.format("dr_grpo")]),
-    "dapo": ("DAPO", [OVERLAY.format("dapo")]),
-    "seqkd": ("SeqKD, verified", [OVERLAY.format("seqkd")]),
-    "gkd": ("GKD, β .5, λ .5", [OVERLAY.format("gkd")]),
-    "opd": ("OPD", [OVERLAY.format("opd")]),
-    "opsd": ("OPSD", [OVERLAY.format("opsd")]),
-    "sg_opd": ("SG-OPD", [OVERLAY.format("sg_opd")]),
-    "sod": ("SOD", [OVERLAY.format("sod")]),
-    "ovd_literal": ("OVD, Algorithm 1 as printed (θ 7)", [OVERLAY.format("ovd_literal")]),
-    "ovd": ("OVD, default (eq. 7, θ 7)", []),
-    "theta0": ("OVD, θ 0", [INIT + "threshold=0"]),
-    "theta5": ("OVD, θ 5", [INIT + "threshold=5"]),
-    "theta10": ("OVD, θ 10", [INIT + "threshold=10"]),
-    "score_theta0": ("OVD, by score only, θ 0 (A = R)", [INIT + "replace_when=score", INIT + "threshold=0"]),
-    "score_theta5": ("OVD, by score only, θ 5", [INIT + "replace_when=score", INIT + "threshold=5"]),
-    "score_theta7": ("OVD, by score only, θ 7", [INIT + "replace_when=score"]),
-    "student_baseline": ("OVD, student's baseline", [OVERLAY.format("ovd_student_baseline")]),
-    "one_replaced": ("OVD, at most one replaced", [OVERLAY.format("ovd_one_replaced")]),
-    "added": ("OVD, teacher's added", [OVERLAY.format("ovd_added")]),
-    "continuation": ("OVD, continuation", [OVERLAY.format("ovd_continuation")]),
-    "step_rewards": ("OVD, step rewards (eq. 3)", [OVERLAY.format("ovd_step_rewards")]),
-    "trajectory_score": ("OVD, trajectory score", [OVERLAY.format("ovd_trajectory_score")]),
-}
-ALL = ["grpo", "dr_grpo", "dapo", "seqkd", "gkd", "opd", "opsd", "sg_opd", "sod", "ovd_literal", "ovd"]
+from benchmarks.compare import picture
+from benchmarks.compare.settings import METHODS, SETTINGS, Setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What the methods are compared on."""
-
-    config: str
-    benchmark: str
-    """Name of its metrics."""
-    students: dict[str, str]
-    """Name -> checkpoint of the initial student."""
-    methods: list[str]
-    flags: dict[str, list[str]] = field(default_factory=dict)
-    """Method -> what its overlay, which is made for the arithmetic chains, needs changed."""
-
-
-TOOL_TEACHER = "ovd_lightning/assets/tools/teacher"
-SETTINGS = {
-    "arithmetic": Setting(
-        config="configs/quickstart.yaml",
-        benchmark="arithmetic",
-        students={"first": "ovd_lightning/assets/student", "second": "ovd_lightning/assets/second_student"},
-        methods=ALL,
-    ),
-    "tools": Setting(
-        config="configs/quickstart_tools.yaml",
-        benchmark="tool_arithmetic",
-        students={"first": "ovd_lightning/assets/tools/student"},
-        methods=["grpo", "seqkd", "opd", "sod", "ovd"],
-        flags={
-            "seqkd": [INIT + "teacher=configs/teacher/quickstart_tools.yaml"],
-            "opd": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
-            "sod": [INIT + f"teacher.init_args.model={TOOL_TEACHER}"],
-        },
-    ),
-}
-
-
-def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags: list[str]) -> dict[str, Any]:
-    """One run; what it measured, also written to <out>/<student>/<name>-<seed>/result.json."""
-    folder = out / student / f"{name}-{seed}"
+def train(
+    setting: Setting, student: str, name: str, rate: str | None, seed: int, out: Path, flags: list[str]
+) -> dict[str, Any]:
+    """One run; what it measured, also written to <out>/<student>/<name>[-<rate>]-<seed>/result.json."""
+    folder = out / student / "-".join([name, *([] if rate is None else [rate]), str(seed)])
     result = folder / "result.json"
     if result.exists():
         measured: dict[str, Any] = json.loads(result.read_text())
         return measured
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     folder.mkdir(parents=True)
+    chosen = [] if rate is None else [f"--model.learning_rate={rate}"]
     command = [
         sys.executable, "-m", "ovd_lightning", "fit", f"--config={setting.config}", *METHODS[name][1],
-        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *flags,
+        *setting.flags.get(name, []), f"--model.student={setting.students[student]}", *chosen, *flags,
         f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", "--benchmark.every_n_rounds=10",
         "--benchmark.samples=2", "--run.wandb=disabled", "--summary.report=false", "--rollout.transcripts=false",
         "--trainer.enable_progress_bar=false",
@@ -122,11 +67,11 @@ def train(setting: Setting, student: str, name: str, seed: int, out: Path, flags
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         _, status, used = os.wait4(process.pid, 0)  # whose CPU time holds its own children's
     if status:
-        raise RuntimeError(f"{name}, {student} student, seed {seed}, failed; {output.name} ends:\n{tail(output.name)}")
+        raise RuntimeError(f"{folder.name}, {student} student, failed; {output.name} ends:\n{tail(output.name)}")
     measured = read(folder / "metrics.csv", setting.benchmark)
     measured["cpu_seconds"] = used.ru_utime + used.ru_stime
     result.write_text(json.dumps(measured, indent=1))
-    print(f"{name}, {student} student, seed {seed}: greedy {measured['greedy']:.1%} sampled {measured['sampled']:.1%} "
+    print(f"{folder.name}, {student} student: greedy {measured['greedy']:.1%} sampled {measured['sampled']:.1%} "
           f"({measured['cpu_seconds']:.0f} s)", flush=True)  # fmt: skip
     return measured
 
@@ -187,6 +132,28 @@ def spread(values: list[float]) -> str:
     return f"{average:.1f} ± {statistics.stdev(values) * 100:.1f}" if len(values) > 1 else f"{average:.1f}"
 
 
+def validated(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Mean greedy validation accuracy after the last round: what a learning rate is chosen by."""
+    return statistics.mean(run["curve"][-1]["greedy"] for run in runs)
+
+
+def best_rate(by_rate: Mapping[str | None, list[dict[str, Any]]]) -> str | None:
+    """The learning rate with the best validation accuracy; of equal ones the first."""
+    return max(by_rate, key=lambda rate: validated(by_rate[rate]))
+
+
+def rates_table(by_method: Mapping[str, Mapping[str | None, list[dict[str, Any]]]]) -> list[str]:
+    """Every learning rate of every method in Markdown: validation, which chooses, and test."""
+    lines = ["| method | learning rate | validation, greedy % | test, greedy % | sampled % |", "| --- " * 5 + "|"]
+    for name, by_rate in by_method.items():
+        for rate, own in by_rate.items():
+            chosen = "**" if rate == best_rate(by_rate) else ""
+            values = [[r["curve"][-1]["greedy"] for r in own], *([r[kind] for r in own] for kind in KINDS)]
+            cells = [METHODS[name][0], f"{chosen}{rate}{chosen}", *map(spread, values)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def table(names: list[str], runs: dict[str, list[dict[str, Any]]], budget: float) -> list[str]:
     """One initial student's rows in Markdown; ``runs`` holds the seeds of each method."""
     lines = [
@@ -226,28 +193,53 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", help="default: all of the task")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, help="default: the config's")
+    parser.add_argument("--rates", nargs="+", help="learning rates; default: the config's alone")
     parser.add_argument("--budget", type=float, help="teacher tokens; default: the least that a method here spends")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_methods")
+    parser.add_argument("--plot", type=Path, help=".svg or .png of accuracy by teacher tokens; <student> is added")
     args = parser.parse_args()
     setting = SETTINGS[args.task]
     names, students = args.only or setting.methods, args.students or list(setting.students)
     if unknown := set(students) - set(setting.students):
         parser.error(f"--students: {', '.join(sorted(unknown))}; {args.task} has {', '.join(setting.students)}")
     flags = [f"--data.rounds={args.rounds}"] if args.rounds else []
-    wanted = [(student, name, seed) for seed in args.seeds for student in students for name in names]
+    rates: list[str | None] = args.rates or [None]
+    # Seed by seed, so that what is there after an interruption covers every method.
+    wanted = [(student, name, r, seed) for seed in args.seeds for student in students for name in names for r in rates]
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = pool.map(lambda w: train(setting, w[0], w[1], w[2], args.out / args.task, flags), wanted)
+        done = pool.map(lambda w: train(setting, *w, args.out / args.task, flags), wanted)
         results = dict(zip(wanted, done, strict=True))
-    totals = [r["read"] + r["written"] for r in results.values()]
-    budget = args.budget or min((t for t in totals if t), default=0)
     for student in students:
-        runs = {name: [results[student, name, seed] for seed in args.seeds] for name in names}
-        first = runs[names[0]][0]
-        print(f"\n{student} student ({setting.students[student]}): before training greedy "
-              f"{first['greedy_before']:.1%}, sampled {first['sampled_before']:.1%}; "
-              f"{len(args.seeds)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
-        print("\n".join(table(names, runs, budget)))
+        by_method: dict[str, dict[str | None, list[dict[str, Any]]]] = {
+            name: {rate: [results[student, name, rate, seed] for seed in args.seeds] for rate in rates}
+            for name in names
+        }
+        report(student, setting, by_method, args.budget, args.plot)
+
+
+def report(
+    student: str,
+    setting: Setting,
+    by_method: Mapping[str, Mapping[str | None, list[dict[str, Any]]]],
+    budget: float | None,
+    plot: Path | None,
+) -> None:
+    """Prints one initial student's tables and draws its picture."""
+    runs = {name: by_rate[best_rate(by_rate)] for name, by_rate in by_method.items()}
+    totals = [statistics.mean(r["read"] + r["written"] for r in own) for own in runs.values()]
+    budget = budget or min((t for t in totals if t), default=0)
+    first = next(iter(runs.values()))
+    print(f"\n{student} student ({setting.students[student]}): before training greedy "
+          f"{first[0]['greedy_before']:.1%}, sampled {first[0]['sampled_before']:.1%}; "
+          f"{len(first)} seeds; same teacher tokens: {budget / 1000:,.0f} k\n")  # fmt: skip
+    print("\n".join(table(list(runs), runs, budget)))
+    if any(len(by_rate) > 1 for by_rate in by_method.values()):
+        print("\n" + "\n".join(rates_table(by_method)))
+    if plot is not None:
+        named = {METHODS[name][0]: own for name, own in runs.items()}
+        kinds = {"greedy": "validation accuracy, greedy %", "sampled": "sampled %"}
+        picture.draw(named, kinds, plot.with_stem(f"{plot.stem}-{student}"))
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class Answering:
             "context": self.engine.max_context,
         }
         if self.rejection is not None:
-            how |= {"rejection": self.rejection.settings(self.teacher), "separator": task.step_separator}
+            how |= {"rejection": self.rejection.settings(self.teacher), "separator": task.step_rule}
         if task.environment is not None:
             how["environment"] = describe(task.environment)
         self._hows[id(task)] = how

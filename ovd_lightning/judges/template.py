@@ -49,10 +49,11 @@ class PromptTemplate:
     Args:
         path: a file; a name without a folder may be one of those in this package (``a4.jinja``).
         setting: that names it.
+        variables: those that it may use.
     Raises: ConfigError for a file that is not there, no template, or one that uses an unknown variable.
     """
 
-    def __init__(self, path: str, setting: str) -> None:
+    def __init__(self, path: str, setting: str, variables: Sequence[str] = VARIABLES) -> None:
         self.path = path
         self.setting = setting
         file = Path(path).expanduser()
@@ -68,9 +69,9 @@ class PromptTemplate:
                 known = ", ".join(sorted(p.name for p in PROMPTS.glob("*.jinja")))
                 problem, hint = "cannot be read.", f"Name a Jinja file, or one of {known}."
             raise ConfigError(setting, f"{path} {problem}", hint) from error
-        if unknown := sorted(used - set(VARIABLES)):
+        if unknown := sorted(used - set(variables)):
             raise ConfigError(
-                setting, f"{path} uses {', '.join(unknown)}.", f"The variables are {', '.join(VARIABLES)}."
+                setting, f"{path} uses {', '.join(unknown)}.", f"The variables are {', '.join(variables)}."
             )
         self.rates_steps = "step" in used
         self.rates_responses = "response" in used
@@ -81,16 +82,19 @@ class PromptTemplate:
         Raises: ConfigError where the template fails.
         """
         problem = request.problem
-        variables: dict[str, Any] = {
-            "question": problem.question.strip(),
-            "previous": [text.strip() for text in request.previous],
-            "step": None if request.step is None else request.step.strip(),
-            "response": None if request.response is None else request.response.strip(),
-            "reference": (" or ".join(problem.answers) or None) if reference else None,
-            "scale": scale,
-            "rubric": problem.meta.get("rubric"),
-            "criterion": criterion,
-        }
+        return self.fill(
+            question=problem.question.strip(),
+            previous=[text.strip() for text in request.previous],
+            step=None if request.step is None else request.step.strip(),
+            response=None if request.response is None else request.response.strip(),
+            reference=(" or ".join(problem.answers) or None) if reference else None,
+            scale=scale,
+            rubric=problem.meta.get("rubric"),
+            criterion=criterion,
+        )
+
+    def fill(self, **variables: Any) -> str:
+        """The prompt with these variables. Raises: ConfigError where the template fails."""
         try:
             return self._template.render(variables)
         except Exception as error:  # whatever an expression of the template raises

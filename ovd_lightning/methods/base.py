@@ -58,6 +58,10 @@ class Method(ABC):
         clip_high: upper clip where it differs (DAPO: 0.28).
         dual_clip: c > 1: the loss of a token with A < 0 is at most -c A; null: no such bound (SOD: 3).
         kl_coefficient: weight of the k3 KL to the initial student (A.6.2: 0.001). 0 loads no reference model.
+        kl_in_reward: beta of a second KL term: A - beta sum_t (l_old - l_ref) over the trajectory. A.6.2 has "an
+            additional KL control term using the same coefficient", 0.001; the recipe that the paper builds on leaves it
+            out where the first term is on. It takes the sum off the reward: so does this where A = R; an advantage that
+            was normalised within the group is not normalised again.
         entropy_coefficient: weight of an entropy bonus. 0: the paper lists none; the recipe it builds on has 0.001.
         ratio: "token" (what the paper's code base computes) or "trajectory" (eq. 4 as printed: the ratio of whole
             trajectories, which overflows or vanishes for long ones; use it with aggregation: trajectory_mean, since
@@ -86,6 +90,7 @@ class Method(ABC):
         clip_high: PositiveFloat | None = None,
         dual_clip: AboveOne | None = None,
         kl_coefficient: NonNegativeFloat = 0.001,
+        kl_in_reward: NonNegativeFloat = 0.0,
         entropy_coefficient: float = 0.0,
         ratio: Ratio = "token",
         aggregation: Aggregation = "token_mean",
@@ -100,6 +105,7 @@ class Method(ABC):
         self.clip_high = self.clip if clip_high is None else clip_high
         self.dual_clip = dual_clip
         self.kl_coefficient = kl_coefficient
+        self.kl_in_reward = kl_in_reward
         self.entropy_coefficient = entropy_coefficient
         self.ratio = ratio
         self.aggregation: Aggregation = aggregation
@@ -110,7 +116,7 @@ class Method(ABC):
     @property
     def needs_reference(self) -> bool:
         """Whether batches must carry ``reference_logprobs``."""
-        return self.kl_coefficient > 0
+        return self.kl_coefficient > 0 or self.kl_in_reward > 0
 
     @property
     def needs_references(self) -> bool:
@@ -195,7 +201,7 @@ class Method(ABC):
     def by_token(self) -> bool:
         """Whether a token's part of :meth:`objective` depends on no other token's log-probability: what it contributes
         to the gradient is then known as soon as its chunk of logits is. True where that is wrong costs time only."""
-        return self.ratio == "token" and self.mismatch != "sequence_masking"
+        return self.ratio == "token" and self.mismatch != "sequence_masking" and not self.kl_in_reward
 
     def objective(self, batch: Batch, logprobs: Tensor, entropies: Tensor) -> LossOutput:
         """-min(rho A, clip(rho) A) + kl_coefficient k3 - entropy_coefficient H, corrected for the mismatch; -log pi
@@ -207,11 +213,11 @@ class Method(ABC):
         mask = batch.completion_mask
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         advantages, credited = self.token_advantages(batch, old)
-        new, before = logprobs, old
-        if self.ratio == "trajectory":
-            new = F.trajectory_log_ratio(logprobs, old, mask)
-            before = torch.zeros_like(new)
-        loss, rho, clipped = F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
+        if self.kl_in_reward:
+            assert batch.reference_logprobs is not None
+            drift = F.trajectory_log_ratio(old.detach(), batch.reference_logprobs, mask)
+            advantages = torch.where(mask, advantages - self.kl_in_reward * drift, 0.0)
+        loss, rho, clipped = self.surrogate(batch, logprobs, old, advantages)
         policy = batch.policy_mask
         means = {
             "policy/clip_fraction": clipped[policy].float(),
@@ -234,6 +240,17 @@ class Method(ABC):
         if batch.imitation_mask is not None:
             loss = torch.where(batch.imitation_mask, -logprobs, loss)
         return LossOutput((loss * batch.weights).sum(), means, maxima, logprobs.detach())
+
+    def surrogate(
+        self, batch: Batch, logprobs: Tensor, old: Tensor, advantages: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Eq. 4 of every token: (-min(rho A, clip(rho) A), rho without gradient, where a clip removed the gradient),
+        [B, L-1] each."""
+        new, before = logprobs, old
+        if self.ratio == "trajectory":
+            new = F.trajectory_log_ratio(logprobs, old, batch.completion_mask)
+            before = torch.zeros_like(new)
+        return F.clipped_surrogate(new, before, advantages, self.clip, self.clip_high, self.dual_clip)
 
     def correction(
         self, batch: Batch, old: Tensor, means: dict[str, Tensor], maxima: dict[str, Tensor]

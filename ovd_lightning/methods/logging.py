@@ -52,7 +52,7 @@ def log_judgements(
     for name, ledger in ledgers.items():
         teacher.members[name].judge.check_scored(UnparsedScores(ledger.parse_failures, ledger.scores))
     sampled = [y for group in groups for y in group.sampled]
-    written = {y.key: y for group in groups for y in group.demonstrations}
+    written = {y.key: y for group in groups for y in group.mixture if y.source != "student"}
     steps = [step for y in sampled for step in y.steps]
     scored: Sequence[Step | Trajectory] = steps if level == "step" else sampled
     whole = [y for y in sampled if y.score is not None and complete]

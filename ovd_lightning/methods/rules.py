@@ -14,7 +14,7 @@ from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import Scale
 from ovd_lightning.methods.scoring import Scoring
-from ovd_lightning.settings.ranges import NonNegativeInt, OneOrMore, PositiveFloat
+from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, OneOrMore, PositiveFloat
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
 
@@ -125,9 +125,30 @@ class Suffix(Replacement):
 
 
 class Added(Replacement):
-    """The teacher's trajectories stand beside the rejected ones, which go on training."""
+    """The teacher's trajectories stand beside the rejected ones, which go on training.
+
+    Args:
+        replacement: what the teacher writes; null: whole trajectories.
+    """
 
     lazy = adds = True
+
+    def __init__(self, replacement: Replacement | None = None) -> None:
+        self.replacement = replacement or Whole()
+        self.needs_step_scores = self.replacement.needs_step_scores
+        self.kept_share = self.replacement.kept_share
+
+    def expected(self, rejected: float, groups: int) -> int:
+        return self.replacement.expected(rejected, groups)
+
+    def choose(self, rejected: Sequence[Trajectory]) -> Sequence[Trajectory]:
+        return self.replacement.choose(rejected)
+
+    def settled(self, y: Trajectory, threshold: float, scale: Scale) -> bool:
+        return self.replacement.settled(y, threshold, scale)
+
+    def kept_tokens(self, y: Trajectory, threshold: float) -> int:
+        return self.replacement.kept_tokens(y, threshold)
 
     def mixture(self, group: Group, written: Mapping[tuple[int, int], Trajectory]) -> list[Trajectory]:
         return [*group.sampled, *(written[y.key] for y in group.sampled if y.key in written)]
@@ -235,6 +256,53 @@ class StudentGroup(Credit):
         return F.group_advantages(rewards, reference=before or None, sigma_floor=self.sigma_floor)
 
 
+class Decoupled(Reward):
+    """The student's own trajectories, wrong ones included, as GRPO has them: A = (R - mu) / (sigma + eps) within what
+    the student sampled. The teacher's beside them: A = weight R. Ours; with `Added`, which keeps the rejected ones.
+
+    Args:
+        weight: of the teacher's trajectories.
+    """
+
+    lazy = True
+
+    def __init__(self, weight: NonNegativeFloat = 1.0) -> None:
+        self.weight = weight
+
+    def assign(self, group: Group, scale: Scale) -> None:
+        own = F.group_advantages([y.reward for y in group.sampled])
+        credited = {id(y): value for y, value in zip(group.sampled, own, strict=True)}
+        for y in group.mixture:
+            value = credited.get(id(y), self.weight * y.reward)
+            y.advantages = [value] * len(y.completion_ids)
+
+
+class RejectedStep(Reward):
+    """A = R, and -weight on the step that the teacher wrote anew: with `Added` of `Suffix`, which keeps the rejected
+    trajectory beside its continuation, the rejected step is the negative example and the rest of that trajectory
+    trains nothing. Ours. Where no prefix was kept (the first step was rejected, or none), nothing of it trains.
+
+    Args:
+        weight: of the rejected step.
+    """
+
+    lazy = needs_step_scores = True
+    needs_group = False
+
+    def __init__(self, weight: NonNegativeFloat = 0.5) -> None:
+        self.weight = weight
+
+    def assign(self, group: Group, scale: Scale) -> None:
+        super().assign(group, scale)
+        kept = {y.key: y.student_tokens for y in group.mixture if y.source != "student"}
+        for y in group.mixture:
+            if y.source == "student" and y.key in kept:
+                y.advantages = [0.0] * len(y.completion_ids)
+                for step in y.steps:
+                    if 0 < step.start == kept[y.key]:
+                        y.advantages[step.start : step.end] = [-self.weight] * (step.end - step.start)
+
+
 class Score(Reward):
     """A = S(y) on [0, 1], the judge's score as the reward; the outcome where there is none. For tasks without a
     reference."""
@@ -277,8 +345,9 @@ class StepScores(Credit):
 
 def is_lazy(rule: Acceptance | Replacement | Credit) -> bool:
     """Whether a rule does without scores that cannot matter. Its class must say so itself: a subclass that overrides
-    something may need more."""
-    return bool(vars(type(rule)).get("lazy", False))
+    something may need more; as may a rule inside."""
+    inside = getattr(rule, "replacement", None)
+    return bool(vars(type(rule)).get("lazy", False)) and (inside is None or is_lazy(inside))
 
 
 def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[ConfigError]:

@@ -44,16 +44,17 @@ class SGOPD(TokenLevel):
 
     The paper's abstract: a binary verifier is the trust signal. From a third party's reading of the paper: the gate
     on the sign of a1 a2, agree = 1.8, conflict = 1.0, verified teacher rollouts as an auxiliary cross-entropy in three
-    phases with a cosine decay to 0. The form with l_R is that of extrapolated OPD (RUCBM/G-OPD). Ours, for the
-    equations themselves were not at hand: l_R = sg[l_S] by default, so that A_t = kappa_t a2_t; kappa = 1 where a1 = 0
-    (all right or all wrong); no GRPO term; the phases' bounds (held for 10 % of the rounds, 0 from 30 % on).
-    Replications report it within 0.6 points of OPD.
+    phases with a cosine decay to 0. The form with l_R is that of extrapolated OPD (ExOPD, RUCBM/G-OPD). Ours, for the
+    equations themselves were not at hand: l_R is the initial student by default, since the paper says that agreement
+    "extrapolates": in ExOPD that is lambda > 1 beyond the teacher, away from a frozen reference; with l_R = sg[l_S],
+    A_t = kappa_t a2_t only scales the step. kappa = 1 where a1 = 0 (all right or all wrong); no GRPO term; the phases'
+    bounds (held for 10 % of the rounds, 0 from 30 % on). Replications report it within 0.6 points of OPD.
 
     Args:
         teacher: reads the student's tokens; its `demonstrator` writes the trajectories to imitate.
         agree: lambda, on tokens where verifier and teacher agree; above 1 extrapolates.
         conflict: beta, where they do not, in (0, 1]; 1 damps nothing.
-        reference: l_R: "student": the student that starts the round; "initial": the frozen initial student.
+        reference: l_R: "initial": the frozen initial student, as in ExOPD; "student": the one that starts the round.
         imitation: c at the start; 0 wants no demonstrator.
         hold, end: shares of the run at which the decay of c begins and at which it is over.
         demonstrations: teacher trajectories a problem; only the correct ones enter.
@@ -67,7 +68,7 @@ class SGOPD(TokenLevel):
         teacher: TokenTeacher,
         agree: OneOrMore = 1.8,
         conflict: HalfOpenUnitInterval = 1.0,
-        reference: Reference = "student",
+        reference: Reference = "initial",
         imitation: NonNegativeFloat = 1.0,
         hold: ClosedUnitInterval = 0.1,
         end: ClosedUnitInterval = 0.3,

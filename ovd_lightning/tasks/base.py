@@ -132,6 +132,11 @@ class Task(ABC):
     step_separator: str = "\n"
     """A step ends with this text (paper, section 2: "sentences or logical derivations")."""
 
+    @property
+    def step_rule(self) -> str:
+        """What decides where a step ends, for the record of what depends on it."""
+        return self.step_separator
+
     def split_steps(
         self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
     ) -> list[tuple[int, int]]:

@@ -56,7 +56,7 @@ class MixtureTask(Task):
                 yield ConfigError(f"{SETTING}.tasks", f"differ in {what}: {values}.", "Mix tasks that agree in it.")
         if any(task.environment is not None for task in tasks.values()):
             yield ConfigError(f"{SETTING}.tasks", "holds one with an environment.", "Train on it alone.")
-        if len({type(task).split_steps for task in tasks.values()}) > 1:
+        if len({(type(task).split_steps, task.step_rule == task.step_separator) for task in tasks.values()}) > 1:
             yield ConfigError(f"{SETTING}.tasks", "cut steps in different ways.", "Mix tasks that agree in it.")
 
     @property

@@ -21,6 +21,7 @@ from ovd_lightning.tasks.environment import Environment, turn_spans
 from ovd_lightning.tasks.math_benchmarks import ENTRIES, TABLE_4, load_problems
 from ovd_lightning.tasks.math_demonstrations import LETTERS, Demonstration, with_choices
 from ovd_lightning.tasks.rewards import RewardFunction
+from ovd_lightning.tasks.sentences import sentence_spans
 from ovd_lightning.tasks.sources import (
     Row,
     Source,
@@ -58,7 +59,9 @@ class Graded(Task):
     Args:
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
         timeout_s: seconds of processor time after which comparing an answer is given up and counts as wrong.
-        step_separator: a step ends with this text.
+        steps: "blocks": a step ends with ``step_separator``, by default a blank line; "sentences": with a sentence or
+            a line. The paper says "sentences or logical derivations".
+        step_separator: of the blocks.
         environment: replies to the turns of a trajectory, e.g. a ToolEnvironment; a step is then a turn. null: a
             trajectory is one generation.
         reward: module.function that gives the reward of a response to a problem; null: 1 for an equivalent answer,
@@ -69,6 +72,7 @@ class Graded(Task):
         self,
         grading: Mode,
         timeout_s: GradingSeconds = TIMEOUT_S,
+        steps: Literal["blocks", "sentences"] = "blocks",
         step_separator: NonEmptyText = "\n\n",
         environment: Environment | None = None,
         reward: str | RewardFunction | None = None,
@@ -76,14 +80,21 @@ class Graded(Task):
         super().__init__(reward)
         self.grading = grading
         self.timeout_s = timeout_s
+        self.steps = steps
         self.step_separator = step_separator
         self.environment = environment
+
+    @property
+    def step_rule(self) -> str:
+        return self.step_separator if self.steps == "blocks" else "a sentence"
 
     def split_steps(
         self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
     ) -> list[tuple[int, int]]:
         """With an environment a step is a turn with the reply to it."""
         if self.environment is None or mask is None:
+            if self.steps == "sentences":
+                return sentence_spans(token_ids, tokenizer)
             return super().split_steps(token_ids, tokenizer, mask)
         return turn_spans(token_ids, tokenizer, mask)
 
@@ -155,7 +166,7 @@ class MathTask(Graded):
             append to their questions is not repeated.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
-        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
+        **shared: timeout_s, steps, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the data are.
@@ -266,7 +277,7 @@ class MathBenchmark(Graded, Benchmark):
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" or "plain".
         system: system message of style "chat"; null: the instruction of the reference evaluation.
-        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
+        **shared: timeout_s, steps, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that the set is not available or not
@@ -323,7 +334,7 @@ class MathSuite(Suite):
         validation: what is validated on during training. data.validation_limit shortens it.
         folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
-        **shared: grading, style, system, timeout_s, step_separator, environment, reward: see `MathBenchmark`.
+        **shared: grading, style, system, timeout_s, steps, step_separator, environment, reward: see `MathBenchmark`.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.

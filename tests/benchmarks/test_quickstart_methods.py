@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare import picture
 from benchmarks.compare import quickstart_methods as Q
+from benchmarks.compare.settings import METHODS, SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,17 +61,55 @@ def test_the_table_says_what_was_not_logged(tmp_path: Path) -> None:
     assert lines[3].endswith("| 10% | 50% → 25% | 12 |")
 
 
+def test_a_learning_rate_is_chosen_by_validation_and_all_are_shown(tmp_path: Path) -> None:
+    run = measured(tmp_path / "metrics.csv", ROWS) | {"cpu_seconds": 12.3}
+    better = run | {"greedy": 0.1, "curve": [*run["curve"][:-1], run["curve"][-1] | {"greedy": 0.8}]}
+    by_rate: dict[str | None, list[dict[str, Any]]] = {"1e-4": [run, run], "3e-4": [run, better]}
+    assert Q.best_rate(by_rate) == "3e-4", "whatever the test says"
+    lines = Q.rates_table({"grpo": by_rate})
+    assert lines[2] == "| GRPO (RLVR) | 1e-4 | 60.0 ± 0.0 | 65.0 ± 0.0 | 35.0 ± 0.0 |"
+    assert lines[3] == "| GRPO (RLVR) | **3e-4** | 70.0 ± 14.1 | 37.5 ± 38.9 | 35.0 ± 0.0 |"
+
+
+def test_the_picture_has_the_mean_and_the_spread_at_every_evaluation(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the dev extra's matplotlib")
+    run = measured(tmp_path / "metrics.csv", ROWS)
+    other = run | {
+        "curve": [{"spent": 0, "greedy": 0.4, "sampled": 0.1}, {"spent": 400, "greedy": 0.6, "sampled": 0.3}]
+    }
+    assert picture.points([run, other], "greedy") == [(0, pytest.approx(0.3), pytest.approx(0.141421, rel=1e-4)),
+                                                      (300, 0.6, 0.0)]  # fmt: skip
+    free = run | {"curve": [{**point, "spent": 0} for point in run["curve"]]}
+    for name in ("a.svg", "b.svg"):
+        picture.draw({"OVD": [run, other], "GRPO": [free]}, {"greedy": "greedy %", "sampled": "%"}, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "GRPO" in (tmp_path / "a.svg").read_text()
+
+
+def test_every_method_and_overlay_is_there() -> None:
+    for setting in SETTINGS.values():
+        assert set(setting.methods) <= METHODS.keys()
+        assert set(setting.flags) <= METHODS.keys()
+        assert (ROOT / setting.config).is_file()
+    for _, flags in METHODS.values():
+        for flag in flags:
+            if flag.startswith("--method="):
+                assert (ROOT / flag.removeprefix("--method=")).is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_a_real_run_is_compared_and_not_repeated(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "benchmarks.compare.quickstart_methods", "--only", "opd", "--seeds", "0",
-        "--students", "second", "--rounds", "1", "--jobs", "1", "--out", str(tmp_path),
+        "--students", "second", "--rounds", "1", "--jobs", "1", "--out", str(tmp_path), "--rates", "1e-4", "1e-3",
+        "--plot", str(tmp_path / "plot.svg"),
     ]  # fmt: skip
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr[-2000:]
     table = [line for line in first.stdout.splitlines() if line.startswith("| OPD")]
-    assert len(table) == 1
+    assert len(table) == 3, "its row, and one for each learning rate"
+    assert (tmp_path / "plot-second.svg").is_file()
     assert "before training greedy 44.9%" in first.stdout
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert table[0] in again.stdout.splitlines()

@@ -94,6 +94,8 @@ def test_the_packages_own_gradients_are_those_of_equation_7() -> None:
 
 def test_equation_6_has_too_little_mass() -> None:
     result = unbiased.check_mixture(worlds=5)
+    assert all(mass == pytest.approx(1) for mass in result.normalised)
+    assert len(result.normalised) < len(result.alpha), "where nothing is accepted it is not defined"
     for alpha, printed, corrected in zip(result.alpha, result.printed, result.corrected, strict=True):
         assert printed == pytest.approx(1 - alpha * (1 - alpha))
         assert corrected == pytest.approx(1)
@@ -131,9 +133,20 @@ def test_rejecting_all_would_need_a_negative_variance() -> None:
 
 def test_the_corrected_variance_is_exact_and_its_bound_holds() -> None:
     result = variance.check(worlds=6)
-    for v in [*result.varied, *result.sure]:
+    for v in (v for some in (result.varied, result.sure) for worlds in some.values() for v in worlds):
         assert v.identity == pytest.approx(v.mixed, abs=1e-12)
         assert v.mixed <= v.corrected_bound + 1e-12
+
+
+def test_what_is_credited_changes_the_variances() -> None:
+    # pi = (0.1, 0.9) and nothing else is accepted than the right one, which the teacher always gives: every trajectory
+    # of the mixture is the same, so V[g_RS] = 0 whatever is credited. V[g_0] by hand: with R, 0.1 0.9 1.62; with +-1,
+    # G = 0.9 (1, -1) and 0.1 (1, -1), so 0.09 0.64 2
+    world = bandit([0.1, 0.9], [1.0, 0.0], [1, 0], [1.0, 0.0])
+    found = {n: variance.variances(replace(world, reward=f(world))) for n, f in variance.REWARDS.items()}
+    assert found["R"].vanilla == pytest.approx(0.1458)
+    assert found["±1"].vanilla == pytest.approx(0.09 * 0.64 * 2)
+    assert all(v.mixed == pytest.approx(0, abs=1e-12) for v in found.values())
 
 
 # ------------------------------------------------------------- proposition 3.3
@@ -242,7 +255,8 @@ def test_the_theorems_verdicts(tmp_path: Path) -> None:
 def test_a_verdict_follows_the_numbers() -> None:
     # one world in which eq. 8 holds: had the printed bound held everywhere, the table would say so
     holds = variance.variances(bandit([0.1, 0.9], [1.0, 0.0], [1, 0], [1.0, 0.0]))
-    findings = variance.findings(variance.Variance([holds], [holds], holds))
+    everywhere = {name: [holds] for name in variance.REWARDS}
+    findings = variance.findings(variance.Variance(everywhere, everywhere, holds))
     assert next(f for f in findings if f.where == "eq. 8").holds
 
 

@@ -85,6 +85,25 @@ def batches(
     return done
 
 
+def in_float64(method: Method, trajectories: list[Trajectory], now: Any, before: Any = None) -> float:
+    """The method's objective of log-probabilities that a plain model computes in float64, over one batch."""
+
+    def logprobs(model: Any, batch: Batch) -> Tensor:
+        logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1] / T
+        found = torch.log_softmax(logits, dim=-1).gather(2, batch.input_ids[:, 1:, None])[..., 0]
+        return torch.where(batch.completion_mask, found, 0.0)
+
+    ((batch,),) = collate(
+        [Group(problem=problem(), sampled=[], mixture=trajectories)], mini_batches=1, accumulate=1,
+        aggregation=method.aggregation, max_tokens=32, pad_id=PAD, temperature=T, round=0, policy_version=0,
+    )  # fmt: skip
+    doubles = {"advantages": batch.advantages.double(), "weights": batch.weights.double()}
+    with torch.no_grad():
+        batch = replace(batch, old_logprobs=None if before is None else logprobs(before, batch), **doubles)
+        own = logprobs(now, batch)
+        return method.objective(batch, own, torch.zeros_like(own)).loss.item()
+
+
 def assert_same(method: Method, student: Student, parts: list[Batch], expected: Tensor, model: Any) -> list[LossOutput]:
     """The method's loss over the micro-batches, and its gradient, are those of ``expected`` by ``model``."""
     outputs = [method.loss(student, batch) for batch in parts]

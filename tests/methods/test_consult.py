@@ -9,11 +9,14 @@ import pytest
 
 from ovd_lightning.engines.base import Request
 from ovd_lightning.errors import RunError
+from ovd_lightning.judges.contrast import ContrastJudge
 from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.judge_reward import JudgeReward
+from ovd_lightning.methods.luffy import LUFFY
 from ovd_lightning.methods.ovd import OVD
+from ovd_lightning.methods.ropd import ROPD
 from ovd_lightning.methods.rules import Added, Capped, MixedGroup, Soft, StepScores, Suffix
 from ovd_lightning.methods.seqkd import SeqKD
 from ovd_lightning.methods.sg_opd import SGOPD
@@ -40,11 +43,20 @@ def judge(prompt: str) -> dict[str, float]:
 
 
 def write(prompt: str, request: Request) -> str | None:
-    return None if request.seed is not None and request.seed % 7 == 0 else some(prompt, request.seed)
+    if request.seed is not None and request.seed % 7 == 0:
+        return None
+    if prompt.startswith("You design a rubric"):
+        return f'["is {request.seed}", {{"criterion": "is short", "weight": 2}}]'
+    return some(prompt, request.seed)
 
 
 def verbal(engine: ScriptedEngine, token: TokenTeacher) -> VerbalTeacher:
     return VerbalTeacher(engine, VerbalJudge(max_parse_failures=1.0))
+
+
+def contrast(engine: ScriptedEngine, token: TokenTeacher) -> VerbalTeacher:
+    hidden = ScriptedEngine(judge, write)  # the vocabulary of the other one has no brackets
+    return VerbalTeacher(engine, ContrastJudge(engine=hidden, answer="scale", max_parse_failures=1.0))
 
 
 def token(engine: ScriptedEngine, token: TokenTeacher) -> TokenTeacher:
@@ -58,6 +70,8 @@ METHODS: dict[str, Callable[[ScriptedEngine, TokenTeacher], Method]] = {
     "ovd, by step": lambda e, t: OVD(verbal(e, t), threshold=4, credit=StepScores(MixedGroup()), replacement=Suffix()),
     "ovd, capped": lambda e, t: OVD(verbal(e, t), threshold=4, replacement=Capped(1, Added()), acceptance=Soft(3, 5)),
     "judge reward": lambda e, t: JudgeReward(verbal(e, t)),
+    "ropd": lambda e, t: ROPD(contrast(e, t), references=2),
+    "luffy": lambda e, t: LUFFY(Demonstrator(e), demonstrations=2),
     "seqkd": lambda e, t: SeqKD(Demonstrator(e), group_size=3),
     "gkd": lambda e, t: GKD(token(e, t), student_share=0.5, group_size=3),
     "sg-opd": lambda e, t: SGOPD(token(e, t), imitation=0.7, demonstrations=2),

@@ -17,7 +17,9 @@ from ovd_lightning.methods.rules import (
     Added,
     Capped,
     Credit,
+    Decoupled,
     MixedGroup,
+    RejectedStep,
     Replacement,
     Reward,
     Score,
@@ -81,8 +83,9 @@ def outcome(groups: Sequence[Group], engine: ScriptedEngine) -> list[Any]:
 def drawn(rng: random.Random) -> dict[str, Any]:
     """Settings of OVD."""
     acceptances: list[Acceptance] = [Threshold(), Soft(3.0, 20.0), Soft(2.0, 5.0)]
-    replacements: list[Replacement] = [Whole(), Whole(), Added(), Suffix(), Capped(1), Capped(2, Suffix())]
-    credits: list[Credit] = [Reward(), Reward(), MixedGroup(), StudentGroup(), Score(), StepScores()]
+    replacements: list[Replacement] = [Whole(), Whole(), Added(), Added(Suffix()), Suffix(), Capped(1)]
+    replacements += [Capped(2, Suffix()), Added(Capped(1))]
+    credits: list[Credit] = [Reward(), Decoupled(), MixedGroup(), StudentGroup(), Score(), StepScores(), RejectedStep()]
     replacement, credit = rng.choice(replacements), rng.choice(credits)
     by_step = replacement.needs_step_scores or credit.needs_step_scores
     return {

@@ -134,6 +134,25 @@ def test_sod_is_the_formula(tiny_model: str, tiny_untied_model: str, teacher: To
 # ------------------------------------------------------------------ around the loss
 
 
+def test_sods_reward_by_hand(tokenizer: Any, teacher: TokenTeacher) -> None:
+    """R of the authors' code: 1; -1 + 0.1 k for k tool rounds, at most -0.6; less by the length near the limit."""
+    round = make_round(tokenizer, max_tokens=40)
+    group = make_group(round, [RIGHT, WRONG, WRONG, WRONG, WRONG])
+    rounds = [0, 0, 3, 5, 0]
+    for y, k in zip(group.sampled, rounds, strict=True):
+        y.completion_mask = [True, False] * k + [True] * (len(y.completion_ids) - 2 * k)
+    long = group.sampled[-1]
+    long.completion_ids, long.completion_mask = [5] * 35, [True] * 35
+    method = SOD(teacher, reward="tools", overlong_buffer=10, group_size=5, scale_by_std=False)
+    method.annotate([group], round)
+    rewards = [1.0, -1.0, -0.7, -0.6, -1.5]  # the last is 5 tokens into the buffer of 10
+    assert mean(round, "sod/reward") == pytest.approx(sum(rewards) / 5)
+    assert [y.advantages[0] for y in group.mixture] == pytest.approx([r - sum(rewards) / 5 for r in rewards])
+    plain = SOD(teacher, group_size=5, scale_by_std=False)
+    plain.annotate([group], round)
+    assert [y.advantages[0] for y in group.mixture] == pytest.approx([0.8, *[-0.2] * 4])
+
+
 def test_opd_trains_on_what_the_student_sampled(tokenizer: Any, teacher: TokenTeacher) -> None:
     round = make_round(tokenizer)
     group = make_group(round, [RIGHT, WRONG])

@@ -29,7 +29,9 @@ from ovd_lightning.methods.rules import (
     Added,
     Capped,
     Credit,
+    Decoupled,
     MixedGroup,
+    RejectedStep,
     Reward,
     Soft,
     StepScores,
@@ -475,6 +477,40 @@ def test_advantage_rules(annotate: Annotate, rule: Credit, expected: list[float]
     run = capped(annotate, RIGHT, WRONG, WRONG, WRONG, credit=rule)
     assert run.sources == ["student", "teacher", "student", "student"]
     assert run.advantages == pytest.approx(expected, abs=1e-5)
+
+
+def test_decoupled_keeps_the_students_own_advantages_beside_the_teachers(annotate: Annotate) -> None:
+    def decoupled(*texts: str, weight: float = 1.0, **settings: Any) -> Annotated:
+        return annotate(list(texts), credit=Decoupled(weight), **{"replacement": Added(), **settings})
+
+    # sampled rewards 1, 0, 0: mu = 1/3, sigma = sqrt((4 + 1 + 1) / 9 / 2) = 1/sqrt(3); then two of the teacher's, R = 1
+    own = [2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]
+    assert decoupled(RIGHT, WRONG, WRONG).advantages == near([*own, 1, 1])
+    assert decoupled(RIGHT, WRONG, WRONG, weight=0.25).advantages == near([*own, 0.25, 0.25])
+    # a group of which nothing is right learns from the teacher alone, and a wrong teacher teaches nothing
+    assert decoupled(WRONG, WRONG).advantages == [0, 0, 1, 1]
+    assert decoupled(RIGHT, WRONG, write=lambda prompt, request: WRONG).advantages[2:] == [0]
+    # at most one demonstration a group; and whole replacement, which takes the negative examples away
+    assert decoupled(RIGHT, WRONG, WRONG, replacement=Capped(1, Added())).advantages == near([*own, 1])
+    assert decoupled(RIGHT, WRONG, WRONG, replacement=Whole()).advantages == near([own[0], 1, 1])
+
+
+def test_the_rejected_step_is_a_negative_example_beside_its_continuation(annotate: Annotate) -> None:
+    run = annotate(
+        [LATE, RIGHT, WRONG], scores={"1+1=2": 7, "2+0=3": 2, "1+1=3": 0}, replacement=Added(Suffix()),
+        write=lambda prompt, request: "2+0=2\n\\boxed{2}" if prompt.endswith("1+1=2\n") else TAUGHT,
+        credit=RejectedStep(0.25),
+    )  # fmt: skip
+    assert run.sources == ["student"] * 3 + ["mixed", "teacher"]
+    late, right, wrong, mixed, taught = run.mixture
+    first, second, third = late.steps
+    # the accepted prefix and what came after the rejected step train nothing here; the continuation has R = 1
+    assert late.advantages == [
+        *[0.0] * (first.end - first.start), *[-0.25] * (second.end - second.start), *[0.0] * (third.end - third.start)
+    ]  # fmt: skip
+    assert mixed.student_tokens == second.start
+    for y, value in ((right, 1.0), (mixed, 1.0), (taught, 1.0), (wrong, 0.0)):  # of the last, the first was rejected
+        assert y.advantages == [value] * len(y.completion_ids)
 
 
 def near(values: list[float]) -> Any:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.paper.table3_arithmetic import LLAMA, QWEN, fit, odd_averages, odd_cells, rows
+from benchmarks.paper.table3_arithmetic import (
+    BATCH,
+    LLAMA,
+    QWEN,
+    blocks,
+    fit,
+    gains,
+    odd_averages,
+    odd_cells,
+    rows,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +72,24 @@ def test_the_text_goes_by_seven_sets() -> None:
     assert round(sevens["ZeroSearch"], 1) == 34.5
     assert round(sevens["OVD 10/10"] / 100, 3) == 0.486  # the best of section 4.3
     assert not [method for method, mean in sevens.items() if abs(mean - 43.6) < 0.05]
+
+
+def test_impossible_cells_fit_a_batch_of_the_evaluation() -> None:
+    """ "No k/n" is of the sizes of the sets."""
+    cells = [cell for *_, cell, found in odd_cells() if found == "nothing"]
+    assert {cell: fit(cell, BATCH) for cell in cells} == {
+        "43.70": "224/512 cut", "27.90": "143/512", "21.00": "108/512 cut"
+    }  # fmt: skip
+
+
+def test_a_moderate_testing_threshold_is_rarely_the_best() -> None:
+    """Section 4.2 says that 5 "consistently outperforms" 0 and 10."""
+    best = [[max(tests, key=lambda t: tests[t][i]) for tests in blocks().values()] for i in (0, 1)]
+    assert len(best[0]) == 5
+    assert [of.count("5") for of in best] == [1, 2], "by the printed averages, and by the means of their cells"
+
+
+def test_the_abstracts_gain_is_of_the_row_in_which_the_teacher_writes_every_step() -> None:
+    found = {(model, method): round(gain, 1) for model, method, gain in gains()}
+    assert max(found.values()) == found[QWEN, "OVD 10/10"] == 12.9
+    assert max(g for (_, method), g in found.items() if method.endswith("/0")) == found[QWEN, "OVD 10/0"] == 9.9

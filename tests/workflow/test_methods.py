@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.chat_model import save_chat_model, teach
 from tests.workflow import cli
 
 TWO = ["--data.rounds=2", "--checkpoint.every_n_rounds=2"]
 LOGGED = {
     "dapo": {"dapo/filtered_fraction", "dapo/further_groups", "dapo/unfilled_groups", "grpo/overlong_penalty"},
     "dr_grpo": {"mismatch/ratio_mean", "mismatch/ratio_max"},
+    "luffy": {"luffy/teacher_reward", "teacher/demonstrations", "policy/teacher_token_logprob"},
+    "ovd_decoupled": {"ovd/acceptance_rate", "ovd/replaced_fraction", "ovd/teacher_reward"},
+    "ovd_suffix": {"ovd/acceptance_rate", "score/judged_fraction", "teacher/demonstrations"},
     "opd": {"opd/reverse_kl"},
+    "oprd": {"oprd/distance", "oprd/cosine"},
     "gkd": {"gkd/divergence", "gkd/student_share", "teacher/demonstrations"},
     "seqkd": {"seqkd/imitated", "seqkd/teacher_reward"},
     "opsd": {"opsd/divergence"},
     "sg_opd": {"opd/reverse_kl", "sg_opd/agreement", "sg_opd/imitation_weight", "sg_opd/imitated"},
     "sod": {"sod/divergence", "sod/step_weight", "policy/clip_fraction"},
 }
+
+
+BOTH = {"student", "teacher"}
+SOURCES = {
+    "seqkd": {"teacher"}, "gkd": BOTH, "sg_opd": BOTH, "luffy": BOTH, "ovd_decoupled": BOTH,
+    "ovd_suffix": {"student", "mixed", "teacher"},
+}  # fmt: skip
+"""Who wrote what trains; by default the student alone."""
 
 
 def trained(folder: Path) -> list[dict[str, float]]:
@@ -42,18 +57,69 @@ def test_two_rounds_on_real_vllm(method: str, tmp_path: Path) -> None:
         # The engine's log-probabilities are those of the student that trains; all of SeqKD's tokens are the teacher's.
         assert row.get("mismatch/logprob_abs_max", 0) < (1e-3 if method != "seqkd" else 1)
         # Groups are idle for want of an advantage only where a method gives some to trajectories.
-        assert ("ovd/zero_advantage_groups" in row) is (method not in ("opd", "gkd", "seqkd", "opsd"))
-    writes = method in ("gkd", "seqkd", "sg_opd")  # the last in its first rounds only
+        assert ("ovd/zero_advantage_groups" in row) is (method not in ("opd", "oprd", "gkd", "seqkd", "opsd"))
+    writes = method in SOURCES  # SG-OPD in its first rounds only
     assert (sum(row.get("teacher/completion_tokens", 0) for row in rows) > 0) is writes
     assert rows[0]["policy/grad_norm"] > 0  # a later round may have groups without variance alone
     lines = cli.transcripts(tmp_path)
     sources = {line["source"] for line in lines if line["in_mixture"]}
-    assert sources == {
-        "seqkd": {"teacher"}, "gkd": {"student", "teacher"}, "sg_opd": {"student", "teacher"}
-    }.get(method, {"student"})  # fmt: skip
+    assert sources == SOURCES.get(method, {"student"})
     if method == "seqkd":
         assert all(line["correct"] for line in lines if line["in_mixture"])
     assert (tmp_path / "student" / "model.safetensors").is_file()
+
+
+RUBRIC = '[{"criterion": "is short", "weight": 3}, "ends"]'
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_ropd_with_a_rubric_that_is_really_written(tmp_path: Path) -> None:
+    """The embedded teacher answers; a byte model that was taught to write one rubric and to say Yes or No judges."""
+    judge = save_chat_model(tmp_path / "judge", 0, positions=1024)
+
+    def rubric(rng: random.Random) -> tuple[list[dict[str, str]], str]:
+        reference, answer = ("".join(rng.choices("0123456789+-=\n", k=rng.randint(2, 12))) for _ in range(2))
+        return [{"role": "user", "content": f"Contrast {reference} and {answer}."}], RUBRIC
+
+    def verdict(rng: random.Random) -> tuple[list[dict[str, str]], str]:
+        answer = "".join(rng.choices("0123456789+-=\n", k=rng.randint(5, 80)))
+        return [{"role": "user", "content": f"Meets? {answer}"}], rng.choice(["Yes", "No"])
+
+    assert teach(judge, [rubric, verdict] * 4, 150) < 0.2
+    for name, text in (
+        ("contrast", "Contrast {{ references[0][:12] }} and {{ answers[0][:12] }}."),
+        ("criterion", "Meets? {{ response[:80] }}{{ criterion[:0] }}"),
+    ):
+        (tmp_path / f"{name}.jinja").write_text(text)
+    engine = {
+        "class_path": "ovd_lightning.engines.vllm.VLLMEngine",
+        "init_args": {"model": judge, "kv_cache_memory_bytes": 64 << 20, "max_model_len": 1024},
+    }
+    contrast = {
+        "class_path": "ovd_lightning.judges.contrast.ContrastJudge",
+        "init_args": {
+            "engine": engine, "chat": True, "read": "text", "score_tokens": 4,
+            "rubric_tokens": 64, "rubric_temperature": 0.0, "rubric_prompt": str(tmp_path / "contrast.jinja"),
+            "prompt": str(tmp_path / "criterion.jinja"),
+        },
+    }  # fmt: skip
+    teacher = yaml.safe_load((cli.ROOT / "configs/teacher/quickstart.yaml").read_text())
+    teacher["init_args"] |= {"judge": contrast, "demonstrator_chat": False}
+    overlay = tmp_path / "ropd.yaml"
+    method = {"class_path": "ovd_lightning.methods.ropd.ROPD", "init_args": {"teacher": teacher, "group_size": 4}}
+    overlay.write_text(yaml.safe_dump({"method": method}))
+    run = tmp_path / "run"
+    cli.fit(run, f"--config={overlay}", *TWO, "--data.problems_per_round=4")
+    rows = trained(run)
+    assert [row["round"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["ropd/groups_without_rubric"] == 0
+        assert row["ropd/criteria"] == 2
+        assert row["teacher/scores"] == 4 * 4 * 2, "two criteria an answer"
+        assert 0 < row["reward/judge"] < 1
+    assert rows[0]["policy/grad_norm"] > 0
+    assert {line["source"] for line in cli.transcripts(run) if line["in_mixture"]} == {"student"}
 
 
 OUTSIDE = '''

@@ -206,6 +206,9 @@ class Mixture:
     alpha: list[float]
     printed: list[float]
     """Total mass of eq. 6."""
+    normalised: list[float]
+    """Total mass of eq. 6 with its first term read as the distribution of accepted trajectories (eq. 30), where
+    something is accepted."""
     corrected: list[float]
     """Total mass of eq. 25."""
     lost: list[float]
@@ -214,13 +217,17 @@ class Mixture:
 
 def check_mixture(worlds: int = 15) -> Mixture:
     """Every threshold of every world, 0 and "reject all" included."""
-    result = Mixture([], [], [], [])
+    result = Mixture([], [], [], [], [])
     for seed in range(worlds):
         for threshold in range(11):
             world = random_world(seed).with_threshold(threshold)
             result.alpha.append(world.alpha)
             result.printed.append(float(world.printed_mixture.sum()))
             result.corrected.append(float(world.mixture.sum()))
+            if world.alpha > 0:
+                accepted = world.student * world.accept
+                read = world.alpha * accepted / accepted.sum() + (1 - world.alpha) * world.teacher
+                result.normalised.append(float(read.sum()))
             result.lost.append(1 - world.value(world.printed_mixture) / world.value(world.mixture))
     return result
 
@@ -233,6 +240,12 @@ def mixture_findings(result: Mixture) -> list[Finding]:
             "p_train is a distribution",
             max(abs(p - 1) for p in result.printed) < 1e-9,
             f"its mass is 1 − α(1 − α) (within {max(predicted):.0e}), down to {min(result.printed):.3f}",
+        ),
+        Finding(
+            "eq. 6, 11, read with eq. 30",
+            "with π_S given acceptance, which has mass 1, in the first term it is one",
+            max(abs(p - 1) for p in result.normalised) < 1e-9,
+            f"mass 1 within {max(abs(p - 1) for p in result.normalised):.0e}; the same distribution as eq. 25",
         ),
         Finding(
             "eq. 25",

@@ -6,7 +6,7 @@ Variance is the trace of the covariance, as in eq. 37; G(y) = R(y) grad log pi_S
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -74,21 +74,32 @@ def variances(world: World) -> Variances:
     )
 
 
+REWARDS: dict[str, Callable[[World], Tensor]] = {
+    "R": lambda world: world.reward,
+    "R − J(π_S)": lambda world: world.reward - world.value(world.student),
+    "±1": lambda world: 2 * world.reward - 1,
+}
+"""What is credited: the reward (eq. 7), less its mean under the student, and 1 for right and -1 for wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variance:
-    varied: list[Variances]
-    """Worlds whose teacher shows many trajectories."""
-    sure: list[Variances]
+    varied: dict[str, list[Variances]]
+    """What is credited -> worlds whose teacher shows many trajectories."""
+    sure: dict[str, list[Variances]]
     """The same with a teacher that nearly always shows the same one: the best case for the proposition."""
     two_answers: Variances
 
 
 def check(worlds: int = 60) -> Variance:
     """Thresholds 1 to 10 in every world: those that reject something."""
-    varied, sure = (
-        [variances(random_world(seed, sharpness=s).with_threshold(t)) for seed in range(worlds) for t in range(1, 11)]
-        for s in (1, 10)
-    )
+
+    def of(sharpness: float, credited: Callable[[World], Tensor]) -> list[Variances]:
+        some = [random_world(seed, sharpness=sharpness) for seed in range(worlds)]
+        changed = [replace(world, reward=credited(world)) for world in some]
+        return [variances(world.with_threshold(t)) for world in changed for t in range(1, 11)]
+
+    varied, sure = ({name: of(s, credited) for name, credited in REWARDS.items()} for s in (1, 10))
     return Variance(varied, sure, variances(TWO_ANSWERS))
 
 
@@ -96,13 +107,12 @@ SLACK = 1e-12
 
 
 def findings(result: Variance) -> list[Finding]:
-    two, worlds = result.two_answers, [*result.varied, *result.sure]
+    two, worlds = result.two_answers, [w for some in (result.varied, result.sure) for w in some["R"]]
 
-    def tally(condition: Callable[[Variances], bool]) -> str:
-        varied, sure = (sum(map(condition, some)) for some in (result.varied, result.sure))
-        return (
-            f"in {varied} of {len(result.varied)} with a varied teacher, {sure} of {len(result.sure)} with a sure one"
-        )
+    def tally(condition: Callable[[Variances], bool], credited: str = "R") -> str:
+        varied, sure = result.varied[credited], result.sure[credited]
+        counts = [f"{sum(map(condition, some))} of {len(some)}" for some in (varied, sure)]
+        return f"in {counts[0]} with a varied teacher, {counts[1]} with a sure one"
 
     def broken(w: Variances) -> bool:
         return w.mixed > w.bound + SLACK
@@ -132,6 +142,16 @@ def findings(result: Variance) -> list[Finding]:
             not any(map(greater, worlds)),
             f"greater {tally(greater)}; perfect judge and teacher with two right answers: {two.vanilla:.3f} "
             f"becomes {two.mixed:.3f}, promised reduction {two.rejected:.3f}",
+        ),
+        *(
+            Finding(
+                f"the same, crediting {credited}",
+                "V[g_RS] ≤ V[g_0]",
+                not any(map(greater, [*result.varied[credited], *result.sure[credited]])),
+                f"greater {tally(greater, credited)}; eq. 8 broken {tally(broken, credited)}",
+            )
+            for credited in REWARDS
+            if credited != "R"
         ),
         Finding(
             "eq. 43",
@@ -164,13 +184,14 @@ def findings(result: Variance) -> list[Finding]:
 def draw(result: Variance, path: Path) -> None:
     """Left: eq. 8 against the truth, both in units of V[g_0]. Right: what rejection does to the variance, by alpha."""
     figure, (left, right) = panels(2)
-    for worlds, colour, label in ((result.varied, RED, "varied teacher"), (result.sure, BLUE, "sure teacher")):
+    varied, sure = result.varied["R"], result.sure["R"]
+    for worlds, colour, label in ((varied, RED, "varied teacher"), (sure, BLUE, "sure teacher")):
         few = worlds[:300]
         ratio = [w.mixed / w.vanilla for w in few]
         left.scatter([w.bound / w.vanilla for w in few], ratio, s=4, color=colour, label=label)
         right.scatter([w.alpha for w in few], ratio, s=4, color=colour, label=f"variance, {label}")
-    noise = [w.mixed / w.signal_mixed * w.signal_vanilla / w.vanilla for w in result.varied[:300]]
-    right.scatter([w.alpha for w in result.varied[:300]], noise, s=4, color=GREEN, label="noise to signal, varied")
+    noise = [w.mixed / w.signal_mixed * w.signal_vanilla / w.vanilla for w in varied[:300]]
+    right.scatter([w.alpha for w in varied[:300]], noise, s=4, color=GREEN, label="noise to signal, varied")
     left.axline((0, 0), slope=1, color=GREY, lw=1)
     left.text(0.02, 0.02, "eq. 8 holds below the line", transform=left.transAxes, fontsize=8, color=GREY)
     left.set(xlabel="eq. 8's bound / V[g₀]", ylabel="V[g_RS] / V[g₀]", ylim=(-1, 12))
