@@ -7,7 +7,7 @@ score vocabulary during testing", is ``score_reading: sample``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -71,20 +71,24 @@ class TestingRejection:
         return settings
 
     def check(self, teacher: Teacher | None) -> None:
-        """Raises: ConfigError without a verbal teacher, or for a threshold that is not on its scale."""
+        """Raises: ConfigError without one verbal teacher, or for a threshold that is not on its scale."""
+        raise_errors(self._errors(teacher))
+
+    def _errors(self, teacher: Teacher | None) -> Iterator[ConfigError]:
         if not isinstance(teacher, VerbalTeacher):
-            raise ConfigError(
+            yield ConfigError(
                 "benchmark.rejection",
                 "needs a verbal teacher, which scores and rewrites steps, and the method has none.",
                 "Use a method with a VerbalTeacher (configs/method/ovd.yaml), or leave benchmark.rejection out.",
             )
-        if len(teacher.members) > 1:
-            raise ConfigError(
+        elif len(teacher.members) > 1:
+            yield ConfigError(
                 "benchmark.rejection",
                 "asks one teacher, and the method has several, by task.",
                 "Leave it out, or evaluate with `test` and the teacher of the benchmark.",
             )
-        raise_errors(threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale))
+        else:
+            yield from threshold_errors("benchmark.rejection.threshold", self.threshold, teacher.scale)
 
     def needs_teacher(self, teacher: Teacher | None) -> bool:
         """False where theta_test accepts every score: decoding is then plain, and no teacher has to be loaded."""

@@ -102,7 +102,8 @@ class OPRD(TokenLevel):
             "oprd/cosine": torch.cosine_similarity(own.detach(), taught, dim=-1),
         }
         loss = (distance * batch.weights[batch.completion_mask]).sum()
-        return LossOutput(loss, means, {}, torch.zeros_like(batch.weights))  # no log-probability was computed or is used
+        unread = torch.zeros_like(batch.weights)  # no log-probability was computed, nor is one used
+        return LossOutput(loss, means, {}, unread)
 
     def bridge(self, own: Tensor, taught: Tensor, batch: Batch) -> Bridge:
         """The bridge of this run, fitted to these rows where there is none. The same on every rank.
