@@ -71,7 +71,7 @@ def test_every_method_trains_it(method: Path, tmp_path: Path) -> None:
     if method.stem != "seqkd":  # all of whose tokens are the teacher's
         assert max(row["mismatch/logprob_abs_max"] for row in rows) < 1e-4, "the engine has the adapter's weights too"
     if "policy/kl" in rows[0]:
-        assert 0 <= rows[0]["policy/kl"] < rows[-1]["policy/kl"], "to the base, which the first update leaves"
+        assert all(row["policy/kl"] > 0 for row in rows), "to the base, which the first update leaves"
     assert_trained_over_a_frozen_base(tmp_path)
 
 
