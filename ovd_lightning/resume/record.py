@@ -137,7 +137,7 @@ def base_errors(checkpoint: Mapping[str, Any], student: str, base_digest: str | 
         )
 
 
-def student_errors(checkpoint: Mapping[str, Any], student: str, lora: LoRA | None) -> Iterator[ConfigError]:
+def student_errors(checkpoint: Mapping[str, Any], student: str, lora: LoRA | None = None) -> Iterator[ConfigError]:
     """That the checkpoint's weights are not those of the student's architecture, or of its adapter.
 
     Of a sharded checkpoint, whose tensors are in other files, nothing is compared.
