@@ -174,7 +174,10 @@ def _shapes(student: str, lora: LoRA | None) -> dict[str, tuple[int, ...]] | Non
     if model is None:
         return None
     if lora is not None:
-        Adapter(model, lora)
+        try:
+            Adapter(model, lora)
+        except (ImportError, ValueError):  # no peft, or no such targets: the preflight says so
+            return None
     return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
