@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves
 
 from ovd_lightning.student import Student
 from tests.helpers import save_tiny_model
@@ -165,7 +166,11 @@ def test_two_ranks_train_it_as_one(strategy: str, run: Path, tmp_path: Path) -> 
 def test_over_a_quantised_base(bits: str, tmp_path: Path) -> None:
     """QLoRA, by bitsandbytes on the CPU. The engine has the weights dequantised, the checkpoint none of them."""
     pytest.importorskip("bitsandbytes")
-    cli.fit(tmp_path, *LORA, *GRPO_HF, "--data.rounds=2", f"--model.lora.quantize={bits}")
+    opsd = [
+        *cli.HF,
+        "--method=configs/method/opsd.yaml",
+    ]  # this small a student in 4 bits earns no reward to learn from
+    cli.fit(tmp_path, *LORA, *opsd, "--data.rounds=2", f"--model.lora.quantize={bits}")
     rows = cli.rounds(tmp_path)
     assert max(row["mismatch/logprob_abs_mean"] for row in rows) < (1e-4 if bits == "4bit" else 0.1)
     assert all(value.abs().max() > 0 for value in adapter(tmp_path).values())
@@ -185,9 +190,10 @@ def test_with_moments_of_8_bits_a_resumed_run_is_exact_too(tmp_path: Path) -> No
     cli.fit(resumed, *args, f"--ckpt_path={whole}/checkpoints/step-000002.ckpt")
     x, y = (torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (whole, resumed))
     assert all(torch.equal(x["state_dict"][name], y["state_dict"][name]) for name in x["state_dict"])
-    states = [of["optimizer_states"][0]["state"] for of in (x, y)]
-    assert any(state["state1"].dtype == torch.uint8 for state in states[0].values())
-    assert all(torch.equal(states[0][i]["state1"], states[1][i]["state1"]) for i in states[0])
+    one, two = (tree_leaves(of["optimizer_states"][0]["state"]) for of in (x, y))
+    moments = [(a, b) for a, b in zip(one, two, strict=True) if isinstance(a, torch.Tensor)]
+    assert {torch.uint8, torch.float32} <= {a.dtype for a, _ in moments}
+    assert all(torch.equal(a, b) for a, b in moments)
     a, b = cli.rounds(whole)[1:], cli.rounds(resumed)
     assert [cli.timeless(row) for row in a] == [cli.timeless(row) for row in b]
 
