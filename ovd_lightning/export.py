@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -9,10 +10,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_lightning.files import move, partial, remove
+from ovd_lightning.lora import Adapter
 from ovd_lightning.weights import checkpoint_weights
 
 
-def export(model: PreTrainedModel, folder: Path, tokenizer: str | PreTrainedTokenizerBase, write: bool = True) -> None:
+def export(
+    model: PreTrainedModel,
+    folder: Path,
+    tokenizer: str | PreTrainedTokenizerBase,
+    write: bool = True,
+    adapter: Adapter | None = None,
+) -> None:
     """Write safetensors, config, generation settings and tokenizer into ``folder``, which appears when all is there.
 
     Generation settings are those that came with the model, also where transformers would refuse to save them: the
@@ -21,12 +29,14 @@ def export(model: PreTrainedModel, folder: Path, tokenizer: str | PreTrainedToke
     Args:
         tokenizer: or the path of one.
         write: False on all ranks but one; gathering sharded parameters is collective, so every rank calls this.
+        adapter: of the model, which is written as one with it; also written alone, into ``folder``/adapter.
     Raises: OSError where the weights cannot be written. What else cannot is a warning that names it.
     """
     weights = {}
     for name, tensor in checkpoint_weights(model):
         if write:
             weights[name] = _alone(tensor.cpu())
+    trained = adapter.state() if adapter is not None else {}
     if not write:
         return
     from huggingface_hub import save_torch_state_dict
@@ -37,14 +47,17 @@ def export(model: PreTrainedModel, folder: Path, tokenizer: str | PreTrainedToke
     scratch.mkdir()
     try:
         save_torch_state_dict(weights, scratch, max_shard_size="50GB", metadata={"format": "pt"})
+        if adapter is not None:
+            adapter.save(scratch / "adapter", trained)
     except BaseException:
         remove(scratch)
         raise
     del weights
 
     def settings() -> None:
-        config = model.config
+        config = copy(model.config)
         config.dtype = str(model.dtype).removeprefix("torch.")
+        config.__dict__.pop("quantization_config", None)  # what is written is not quantised
         config.architectures = [type(model).__name__.removeprefix("FSDP")]
         config.to_json_file(scratch / "config.json", use_diff=True)  # save_pretrained would refuse some that load
 

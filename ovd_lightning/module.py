@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning as L
@@ -10,13 +11,14 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
-from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.lengths import spans_within
+from ovd_lightning.lora import LoRA, base_name, empty_model, lora_errors, package_errors
 from ovd_lightning.methods.base import Method
 from ovd_lightning.parallel import computed_in, data_parallel, reduce_gradients, shard, share_buckets
 from ovd_lightning.pieces import summed
-from ovd_lightning.pretrained import loading
-from ovd_lightning.resume.record import KEY, class_path, compare, make
+from ovd_lightning.pretrained import attention_errors, loading
+from ovd_lightning.resume.record import KEY, base_errors, class_path, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
 from ovd_lightning.round.metrics import RoundMetrics
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeFloat, PositiveInt
@@ -36,6 +38,7 @@ class OVDModule(L.LightningModule):
         student: checkpoint folder or hub id of the initial student, which is also the KL reference.
         method: what is sampled, credited and minimised.
         learning_rate: AdamW (A.6.2: 1e-6, constant).
+        optimizer: adamw, or adamw_8bit: its two moments in a byte each, by bitsandbytes (arXiv 2110.02861).
         betas, weight_decay: AdamW.
         lr_scheduler: of the learning rate.
         warmup_fraction: share of all updates with linear warm-up (A.6.2, Web Q&A: 0.95 of "linear").
@@ -49,6 +52,9 @@ class OVDModule(L.LightningModule):
             sends less, while every rank holds the whole gradient in float32. Nothing else changes.
         head_dtype: float32: logits are not rounded to the dtype of the computation. Of use together with the engine's
             ``head_dtype``, where both compute in half precision; null: they are rounded like everything else.
+        attn_implementation: as transformers names them: eager, sdpa, flash_attention_2 ...; null: its choice.
+        compile: torch.compile of each block of the transformer; the first rounds take longer.
+        lora: train a low-rank adapter over frozen weights, which are the KL reference as well; null: train everything.
     """
 
     def __init__(
@@ -66,6 +72,10 @@ class OVDModule(L.LightningModule):
         micro_batch_tokens: PositiveInt | None = None,
         reduce_every_micro_batch: bool = False,
         head_dtype: Literal["float32"] | None = None,
+        attn_implementation: str | None = None,
+        compile: bool = False,
+        lora: LoRA | None = None,
+        optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
     ) -> None:
         super().__init__()
         self.student_path = student
@@ -81,6 +91,11 @@ class OVDModule(L.LightningModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.reduce_every_micro_batch = reduce_every_micro_batch
         self.head_dtype = head_dtype
+        self.attn_implementation = attn_implementation
+        self.compile_blocks = compile
+        self.optimizer_name = optimizer
+        self.lora = lora
+        self.strict_loading = lora is None  # with an adapter, a checkpoint has that alone: see state_dict
         self.student: Any = None
         self.train_metrics = RoundMetrics()
         """What the training steps of the current round measured; the rollout callback takes and logs it."""
@@ -89,6 +104,29 @@ class OVDModule(L.LightningModule):
         self._reference: list[Any] = []  # in a list, so that it is no submodule: never sharded, never saved
 
     # ----------------------------------------------------------------- model
+
+    def errors(self, trainer: L.Trainer) -> Iterator[ConfigError]:
+        """What is wrong with these settings, before a weight is loaded."""
+        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+        if self.micro_batch_tokens is not None:
+            yield from self._piece_errors(sharded, "float16" in self.computes_in(trainer))
+        if self.optimizer_name == "adamw_8bit":
+            yield from package_errors("model.optimizer", "bitsandbytes", "qlora")
+            if sharded:
+                problem = "is adamw_8bit, which bitsandbytes does not have for the shards of FSDP2."
+                yield ConfigError("model.optimizer", problem, "Use adamw, whose moments FSDP2 shards, or ddp.")
+        yield from attention_errors(self.student_path, self.attn_implementation, self.computes_in(trainer))
+        if self.lora is not None:
+            yield from lora_errors(self.lora, empty_model(self.student_path), sharded)
+
+    @staticmethod
+    def _piece_errors(sharded: bool, scaled: bool) -> Iterator[ConfigError]:
+        setting, hint = "model.micro_batch_tokens", "Leave it out, and raise trainer.accumulate_grad_batches."
+        if sharded:
+            problem = "is set, but under FSDP2 all ranks enter each block equally often, whatever their rows' lengths."
+            yield ConfigError(setting, problem, hint)
+        if scaled:
+            yield ConfigError(setting, "is set, but gradients in float16 are formed with a scale of all of them.", hint)
 
     def setup(self, stage: str) -> None:
         share_buckets(self.trainer.strategy)
@@ -99,7 +137,15 @@ class OVDModule(L.LightningModule):
         from ovd_lightning.student import Student
 
         with loading("model.student", self.student_path):
-            self.student = Student(self.student_path, self.dtype_name, self.chunk_size, self.gradient_checkpointing)
+            self.student = Student(
+                self.student_path,
+                self.dtype_name,
+                self.chunk_size,
+                self.gradient_checkpointing,
+                self.attn_implementation,
+                self.compile_blocks,
+                self.lora,
+            )
             if self.head_dtype is not None:
                 self.student.unround_logits()
         self._spread(self.student)
@@ -113,13 +159,20 @@ class OVDModule(L.LightningModule):
 
     @property
     def reference(self) -> Any:
-        """The frozen initial student, loaded when first needed and never if the method has no KL term. Under FSDP2 it
-        is sharded like the student, and kept in the dtype in which that computes."""
+        """The frozen initial student, loaded when first needed and never if the method has no KL term, nor with an
+        adapter, without which the student is the initial one. Under FSDP2 it is sharded like the student, and kept in
+        the dtype in which that computes."""
         if not self._reference:
             from ovd_lightning.student import Student
 
             half = self.device_mesh is not None and computed_in(str(self.trainer.precision)) is not None
-            model = Student(self.student_path, "bfloat16" if half else self.dtype_name, self.chunk_size)
+            model = Student(
+                self.student_path,
+                "bfloat16" if half else self.dtype_name,
+                self.chunk_size,
+                attn_implementation=self.attn_implementation,
+                compile=self.compile_blocks,
+            )
             self._reference.append(model.requires_grad_(False).eval())
             if self.head_dtype is not None:
                 model.unround_logits()
@@ -141,7 +194,7 @@ class OVDModule(L.LightningModule):
                 if piece.old_logprobs is not None:
                     piece.old_logprobs.copy_(self.student(*inputs, entropy=False)[0])
                 if piece.reference_logprobs is not None:
-                    piece.reference_logprobs.copy_(self.reference(*inputs, entropy=False)[0])
+                    piece.reference_logprobs.copy_(self._reference_logprobs(*inputs))
             self.method.annotate_batch(batch)
         return batch
 
@@ -152,23 +205,19 @@ class OVDModule(L.LightningModule):
         spans = spans_within(batch.attention_mask.sum(dim=-1).tolist(), self.micro_batch_tokens)
         return [batch] if len(spans) == 1 else [batch.some(slice(span.start, span.stop)) for span in spans]
 
+    def _reference_logprobs(self, *inputs: Any) -> Tensor:
+        """[B, L-1] under the initial student."""
+        if self.lora is None:
+            return self.reference(*inputs, entropy=False)[0]
+        with self.student.initial():
+            return self.student(*inputs, entropy=False)[0]
+
     def computes_in(self, trainer: L.Trainer) -> set[str]:
         """The dtypes of the parameters and of the products."""
         names = {"32": "float32", "bf16": "bfloat16", "16": "float16", "64": "float64"}
         precision = str(trainer.precision).split("-")[0]
-        return {self.dtype_name, names.get(precision, precision)}
-
-    def errors(self, trainer: L.Trainer) -> Iterator[ConfigError]:
-        """Settings that the trainer's do not allow."""
-        if self.micro_batch_tokens is None:
-            return
-        hint = "Leave it out, and raise trainer.accumulate_grad_batches."
-        setting = "model.micro_batch_tokens"
-        if isinstance(trainer.strategy, ModelParallelStrategy):
-            problem = "is set, but under FSDP2 all ranks enter each block equally often, whatever their rows' lengths."
-            yield ConfigError(setting, problem, hint)
-        if "float16" in self.computes_in(trainer):
-            yield ConfigError(setting, "is set, but gradients in float16 are formed with a scale of all of them.", hint)
+        quantized = {self.lora.quantize} if self.lora is not None and self.lora.quantize else set()
+        return {self.dtype_name, names.get(precision, precision), *quantized}
 
     # -------------------------------------------------------------- training
 
@@ -219,9 +268,13 @@ class OVDModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         from transformers import get_scheduler
 
-        optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
-        )
+        trained = [p for p in self.student.parameters() if p.requires_grad]
+        settings = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
+        if self.optimizer_name == "adamw_8bit":
+            from bitsandbytes.optim import AdamW8bit as AdamW
+        else:
+            from torch.optim import AdamW
+        optimizer = AdamW(trained, **settings)
         self._configured = [optimizer_settings(optimizer)]
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)
@@ -234,6 +287,11 @@ class OVDModule(L.LightningModule):
         for optimizer, configured in zip(self.trainer.optimizers, self._configured, strict=True):
             apply_settings(optimizer, configured, schedulers)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Without the frozen weights under an adapter, of which a checkpoint has a digest alone."""
+        state = super().state_dict(*args, **kwargs)
+        return state if self.lora is None else {n: t for n, t in state.items() if base_name(n) is None}
+
     def resume_settings(self) -> dict[str, Any]:
         """What a checkpoint records of it: plain data."""
         return {
@@ -241,6 +299,8 @@ class OVDModule(L.LightningModule):
             "method.init_args.group_size": self.method.group_size,
             "model.student": self.student_path,
             "model.dtype": self.dtype_name,
+            "model.optimizer": self.optimizer_name,
+            "model.lora": None if self.lora is None else asdict(self.lora),
             "model.learning_rate": self.learning_rate,
             "model.betas": list(self.betas),
             "model.weight_decay": self.weight_decay,
@@ -253,10 +313,12 @@ class OVDModule(L.LightningModule):
         # Of the state that is saved: a checkpoint from the middle of a round may be that of the round before.
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         settings = {**data.resume_settings(), **self.resume_settings()}
-        checkpoint[KEY] = make(settings, int(checkpoint["global_step"]), data.resumed)
+        checkpoint[KEY] = make(settings, int(checkpoint["global_step"]), data.resumed, self.student.base_digest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises: ConfigError for a checkpoint that training cannot go on from with these settings."""
+        """Raises: ConfigError for an adapter of another base, and for a checkpoint that training cannot go on from with
+        these settings."""
+        raise_errors(base_errors(checkpoint, self.student_path, self.student.base_digest))
         if self.trainer.state.fn != "fit":
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -232,9 +232,12 @@ def check_run(
     stage: str,
     world_size: int = 1,
     accumulate: int = 1,
+    model_errors: Iterable[ConfigError] = (),
 ) -> None:
     """All checks of a run, the cheapest first; mistakes that do not hide one another are reported together.
 
+    Args:
+        model_errors: what the module knows of its own settings.
     Raises: ConfigError.
     """
     training = stage == "fit"
@@ -243,6 +246,8 @@ def check_run(
     with collecting(found):
         check_checkpoint("model.student", student)
         found += length_errors(student, positions_of(student, engine), max_tokens if training else 0)
+    if not found:
+        found += model_errors
     if not engine.trainable:
         found.append(
             ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")

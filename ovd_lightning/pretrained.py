@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError
+from ovd_lightning.lora import empty_model
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HINT = "Give the folder of a Hugging Face checkpoint, or a hub id like Qwen/Qwen2.5-0.5B."
@@ -93,3 +94,28 @@ def check_checkpoint(setting: str, path: str, trust_remote_code: bool = False) -
     for file in folder.glob("*.safetensors"):
         with loading(setting, str(file)), safe_open(file, framework="pt"):  # reads the header: a cut file is found
             pass
+
+
+def attention_errors(student: str, name: str | None, computes_in: set[str]) -> Iterator[ConfigError]:
+    """That transformers has no attention of this name for the student, or lacks what it takes.
+
+    Args:
+        computes_in: dtypes of the parameters and of the products.
+    """
+    model = None if name is None else empty_model(student)
+    if name is None or model is None:
+        return
+    setting, hint = "model.attn_implementation", "Use sdpa, eager, or null for the choice of transformers."
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError, OSError) as error:  # unknown, not for this model, a package or a device that lacks
+        yield ConfigError(setting, f"is {name}: {next(iter(str(error).splitlines()), '')}", hint)
+        return
+    if model.config._attn_implementation != name:
+        yield ConfigError(setting, f"is {name}, which {type(model).__name__} cannot be given.", hint)
+    elif "flash" in name and computes_in == {"float32"}:
+        yield ConfigError(
+            setting,
+            f"is {name}, whose kernels compute in half precision, and the run computes in float32.",
+            "Set trainer.precision to bf16-mixed, or use sdpa.",
+        )

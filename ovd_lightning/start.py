@@ -79,6 +79,7 @@ def check_start(
     progress, notes = check(
         checkpoint,
         {**data.resume_settings(), **module.resume_settings()},
+        lora=module.lora,
         max_steps=-1 if max_steps is None else max_steps,
         over=over,
         weights_only=weights_only,
@@ -93,7 +94,7 @@ def check_start(
 
 def check_evaluated(checkpoint: Path, module: OVDModule, weights_only: bool | None) -> None:
     """What an evaluation's checkpoint must be. Raises: ConfigError."""
-    raise_errors(student_errors(read(checkpoint, weights_only), module.student_path))
+    raise_errors(student_errors(read(checkpoint, weights_only), module.student_path, module.lora))
 
 
 def continues(checkpoint: Path | None, folder: str | Path | None) -> bool:

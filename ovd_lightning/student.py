@@ -11,6 +11,7 @@ log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.export import export
 from ovd_lightning.head import Head, UnknownHead
 from ovd_lightning.lengths import slices_by_length
+from ovd_lightning.lora import Adapter, LoRA, base_name
 from ovd_lightning.loss_head import Divergence, Expected, TokenLogprobs, quantities
-from ovd_lightning.weights import checkpoint_weights, named_weights
+from ovd_lightning.weights import checkpoint_weights, fingerprint, named_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,18 +55,36 @@ class Student(nn.Module):
         dtype: dtype of the parameters.
         chunk_size: trained positions whose logits exist at a time; a chunk costs chunk_size x V x 4 bytes.
         gradient_checkpointing: recompute the transformer's activations in the backward pass.
+        attn_implementation: as transformers names them; None: its choice.
+        compile: each block of the transformer, by torch.compile, for any length at once.
+        lora: train an adapter; the checkpoint's own weights are frozen.
     """
 
     pass_cost: float | None = None
     """What one more pass through the transformer costs, in tokens; None: as the model's size and its device have it.
     Infinite under FSDP2, whose ranks must enter each block equally often."""
 
+    adapter: Adapter | None = None
+    base_digest: str | None = None
+    """With an adapter, of the frozen weights under it."""
+
     def __init__(
-        self, path: str, dtype: str = "float32", chunk_size: int = 1024, gradient_checkpointing: bool = False
+        self,
+        path: str,
+        dtype: str = "float32",
+        chunk_size: int = 1024,
+        gradient_checkpointing: bool = False,
+        attn_implementation: str | None = None,
+        compile: bool = False,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
-        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype]).eval()
+        settings = {} if lora is None else lora.loading(DTYPES[dtype])
+        self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **settings).eval()
+        if lora is not None:
+            self.adapter = Adapter(self.hf, lora)
+            self.base_digest = fingerprint((n, p) for n, p in self.hf.named_parameters() if base_name(n) is not None)
         try:
             self._head = Head(self.hf)
         except UnknownHead as error:
@@ -78,6 +98,11 @@ class Student(nn.Module):
                 )
             for block in self.blocks():
                 _recompute(block)
+        if attn_implementation is not None:  # now: the head was tried on the CPU, where flash attention has no kernel
+            self.hf.set_attn_implementation(attn_implementation)
+        if compile:
+            for block in self.blocks():
+                block.compile(dynamic=True)
 
     def unround_logits(self) -> None:
         """Logits are sums in float32, whatever the products are computed in: see `Head.unrounded`.
@@ -202,9 +227,19 @@ class Student(nn.Module):
             cost = WEIGHTS_COST + work / sum(p.numel() for p in self.hf.parameters())
         return [(rows, max(lengths[rows])) for rows in _known_slices(tuple(lengths), cost)]
 
+    def initial(self) -> AbstractContextManager[None]:
+        """In it, the student with an adapter is what it was before training: the adapter is switched off.
+
+        Raises: ValueError for a student without one.
+        """
+        if self.adapter is None:
+            raise ValueError("a student without an adapter is only what it is now")
+        return self.adapter.off()
+
     def named_weights(self, checkpoint: bool = False) -> Iterator[tuple[str, Tensor]]:
         """(name, full tensor) of every parameter and every buffer that a checkpoint holds.
 
+        With an adapter, of base and adapter as one model, which exists a layer at a time; the base stays as it is.
         Collective under a sharding strategy: every rank must take them all.
 
         Args:
@@ -215,12 +250,15 @@ class Student(nn.Module):
     def export(self, folder: Path, tokenizer: str | PreTrainedTokenizerBase, write: bool = True) -> None:
         """Write a checkpoint that transformers and vLLM load: safetensors, config, generation settings, tokenizer.
 
+        Of a student with an adapter it is of both as one model; the adapter alone, as peft writes it, is in ``adapter``
+        of that folder.
+
         Args:
             tokenizer: or the path of one.
             write: False on all ranks but one; gathering sharded parameters is collective, so every rank calls this.
         Raises: OSError where the weights cannot be written. What else cannot is a warning.
         """
-        export(self.hf, folder, tokenizer, write)
+        export(self.hf, folder, tokenizer, write, self.adapter)
 
 
 def _recompute(block: nn.Module) -> None:

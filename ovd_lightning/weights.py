@@ -7,13 +7,16 @@ What leaves the process, for vLLM or for a file, has the names and shapes that `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ovd_lightning import lora
 from ovd_lightning.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -21,13 +24,23 @@ CHUNK = 1 << 22
 """Entries that are looked at together: 32 MiB of temporary memory as int64."""
 
 
+@dataclass(slots=True, frozen=True)
+class _Weight:
+    """A weight before it is gathered from its shards, dequantised, or summed with its adapter's."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    full: Callable[[], Tensor]
+
+
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """(name in memory, full tensor) of every parameter, a tied one once, and of every buffer that a checkpoint holds.
 
-    Collective under a sharding strategy: every rank must take them all.
+    With an adapter, of the model that it makes of the base, under the base's names. Collective under a sharding
+    strategy: every rank must take them all.
     """
-    for name, tensor in _own(model):
-        yield name, _full(tensor)
+    for name, weight in _own(model):
+        yield name, weight.full()
 
 
 def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -38,30 +51,36 @@ def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     Raises: ConfigError where transformers cannot turn its names back.
     """
     for group in _groups(model):
-        yield from _written(model, {name: _full(tensor) for name, tensor in group.items()}).items()
+        yield from _written(model, {name: weight.full() for name, weight in group.items()}).items()
 
 
 def checkpoint_shapes(model: PreTrainedModel) -> tuple[Shapes, set[str]]:
     """Names and shapes that :func:`checkpoint_weights` gives, and further names that only repeat a tied weight."""
-    everything = {name: tensor.to("meta") for name, tensor in _own(model)}
+    everything = _empty(dict(_own(model)))
     shapes = {name: tuple(tensor.shape) for name, tensor in _written(model, everything).items()}
     once = {name for name, _ in model.named_parameters()}
     tied = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False) if name not in once}
     return {**tied, **shapes}, set(tied)
 
 
-def _own(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """As they lie in memory, shards where they are sharded."""
+def _own(model: PreTrainedModel) -> Iterator[tuple[str, _Weight]]:
     for name, parameter in model.named_parameters():
-        yield name, parameter.detach()
+        plain = lora.base_name(name)
+        if plain is None:  # a part of an adapter: it comes with the weight that it adapts
+            continue
+        composed = lora.composed(model, name, parameter)
+        if composed is None:
+            yield plain, _Weight(parameter.shape, parameter.dtype, partial(lora.full, parameter.detach()))
+        else:
+            yield plain, _Weight(*composed, partial(lora.compose, model, name, parameter))
     saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name in saved:
-            yield name, buffer
+            yield name, _Weight(buffer.shape, buffer.dtype, partial(lora.full, buffer))
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def _empty(weights: dict[str, _Weight]) -> dict[str, Tensor]:
+    return {name: torch.empty(w.shape, dtype=w.dtype, device="meta") for name, w in weights.items()}
 
 
 def _written(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -78,13 +97,12 @@ def _written(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tens
         ) from error
 
 
-def _groups(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+def _groups(model: PreTrainedModel) -> list[dict[str, _Weight]]:
     """The weights in the smallest parts that can be converted apart from one another: tensors, layers, everything."""
     own = dict(_own(model))
 
-    def shapes(state: dict[str, Tensor]) -> Shapes:
-        meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
-        return {name: tuple(tensor.shape) for name, tensor in _written(model, meta).items()}
+    def shapes(state: dict[str, _Weight]) -> Shapes:
+        return {name: tuple(tensor.shape) for name, tensor in _written(model, _empty(state)).items()}
 
     def layer(name: str) -> str:
         parts = name.split(".")
@@ -93,7 +111,7 @@ def _groups(model: PreTrainedModel) -> list[dict[str, Tensor]]:
 
     whole = shapes(own)
     for part in (str, layer):
-        groups: dict[str, dict[str, Tensor]] = {}
+        groups: dict[str, dict[str, _Weight]] = {}
         for name, tensor in own.items():
             groups.setdefault(part(name), {})[name] = tensor
         apart: Shapes = {}

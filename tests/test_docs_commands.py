@@ -93,7 +93,7 @@ def anchors(text: str) -> set[str]:
 
 # ------------------------------------------------------------------------------------------ commands of the guides
 
-GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "eight_gpus",
+GUIDES = ("README", "start", "commands", "notebook", "data", "reward", "teacher", "one_gpu", "lora", "eight_gpus",
           "reading", "student")  # fmt: skip
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = """

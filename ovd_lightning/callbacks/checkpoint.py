@@ -98,7 +98,7 @@ class RoundCheckpoint(ModelCheckpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begun = True
         if trainer.is_global_zero and whole_on_each_rank(trainer):
-            parameters = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            parameters = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
             all_ = -(-trainer.datamodule.rounds // self.every_n_rounds)  # type: ignore[attr-defined]
             files = 1 + (all_ if self.save_top_k == -1 else min(all_, max(1, self.save_top_k)))  # one is being written
             needed = 3 * parameters * files  # with AdamW's two moments

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Engine, Sampling, TokensUsed
-from ovd_lightning.errors import ConfigError, located, raise_errors
+from ovd_lightning.errors import ConfigError, located
 from ovd_lightning.evaluation.wandb_tables import Rollout, log_rollouts, rollouts, wandb_loggers
 from ovd_lightning.files import write_text
 from ovd_lightning.module import OVDModule
@@ -103,8 +103,6 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = self._parts(trainer, pl_module)
-        if stage == "fit":
-            raise_errors(module.errors(trainer))
         check_run(
             student=module.student_path,
             method=module.method,
@@ -115,6 +113,7 @@ class RolloutCallback(L.Callback):
             stage=stage,
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
+            model_errors=module.errors(trainer),
         )
         if stage == "fit":
             module.method.check(self.engine, self.sampling)

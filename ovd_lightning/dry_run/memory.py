@@ -88,6 +88,10 @@ class Setup:
     loss_copies: int = Method.loss_copies
     gradient_copies: int = 0
     """Gradients of pieces of a micro-batch, beside the micro-batch's."""
+    adapter: Adapted | None = None
+    """Of a student whose own weights are frozen; None: everything is trained."""
+    moment_bytes: int | None = None
+    """Of each of AdamW's two moments; None: as a trained parameter."""
 
     @property
     def casts(self) -> bool:
@@ -98,6 +102,15 @@ class Setup:
     def gathered_bytes(self) -> int:
         """Of a parameter that FSDP2 has gathered, and of the reference's parameters."""
         return HALF if self.autocast and self.sharding == "fsdp2" else self.parameter_bytes
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Adapted:
+    """What model.lora trains, in float32."""
+
+    parameters: int
+    tensors: int
+    quantize: Literal["4bit", "8bit"] | None = None
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -122,18 +135,43 @@ class Account:
         return max(self.phases.values())
 
 
+def trained(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
+    """(parameters, bytes of each, tensors) that have a gradient."""
+    if setup.adapter is None:
+        return shape.parameters, setup.parameter_bytes, shape.tensors
+    return setup.adapter.parameters, SINGLE, setup.adapter.tensors
+
+
+def weights(shape: ModelShape, setup: Setup) -> tuple[int, str]:
+    """(bytes of the student's own weights, how): the linear layers packed where they are quantised, but for the head.
+
+    A block of 64 weights of 4 bits has a scale of 8 bits, and 256 scales one of 32 (NF4, double quantisation).
+    """
+    bits = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8}
+    quantize = setup.adapter.quantize if setup.adapter is not None else None
+    if quantize is None:
+        return shape.parameters * setup.parameter_bytes, f"{shape.parameters:,} x {setup.parameter_bytes} B"
+    packed = shape.matrix_parameters - shape.vocabulary * shape.hidden
+    plain = shape.parameters - packed
+    total = round(packed * bits[quantize] / 8) + plain * setup.parameter_bytes
+    return total, f"{packed:,} in {bits[quantize]:.3g} bits, {plain:,} x {setup.parameter_bytes} B"
+
+
 def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     """(kept for the backward pass, needed on top while one block's gradient is made, kept of one block).
 
     With T tokens, hidden size h, q = heads x head_dim, intermediate size f and e bytes a value, a block keeps
-    T (26 h + 8 q + 8 f) bytes under automatic precision, T e/4 (24 h + 16 q + 16 f) without; attention has no padding
-    mask to keep. With checkpointing it keeps its input, T e h, and the rest is recomputed. The last norm and the loss's
-    rows add 20 T h, a block's backward pass three tensors of T f, or one and a matrix's gradient.
+    T (26 h + 8 q + 8 f) bytes under automatic precision, an adapter T (10 h + 2 q + 2 f) more, and without automatic
+    precision T e/4 (24 h + 16 q + 16 f); attention has no padding mask to keep. With checkpointing it keeps its input,
+    T e h, and the rest is recomputed. The last norm and the loss's rows add 20 T h, a block's backward pass three
+    tensors of T f, or one and a matrix's gradient.
     """
     tokens = setup.rows * setup.length
     q, f, h = shape.heads * shape.head_dim, shape.intermediate, shape.hidden
     if setup.autocast:
         value, block = HALF, tokens * (26 * h + 8 * q + 8 * f)
+        if setup.adapter is not None:  # each adapted layer keeps its input in half precision once more
+            block += tokens * HALF * (5 * h + q + f)
     else:
         value = setup.parameter_bytes
         block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
@@ -143,9 +181,15 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     transient = max(max(3 * tokens * value * f, tokens * value * f + matrix) - 16 * tokens * h, 0)
     if setup.gradient_checkpointing:
         return shape.layers * tokens * setup.parameter_bytes * h + end, block + transient, block
-    # The half-precision copies of the weights are kept as well, but for the head's: the loss makes its own.
-    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.casts else 0
-    return shape.layers * block + end + copies, transient, block
+    return shape.layers * block + end + half_copies(shape, setup), transient, block
+
+
+def half_copies(shape: ModelShape, setup: Setup) -> int:
+    """Automatic precision keeps weights in half precision for the backward pass, but for the head's: the loss makes its
+    own. Those that are in half precision already, as under an adapter, have no copy."""
+    if not setup.casts or setup.parameter_bytes == HALF:
+        return 0
+    return HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden)
 
 
 def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
@@ -159,6 +203,8 @@ def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
     entries, matrix = rows * shape.vocabulary, shape.vocabulary * shape.hidden
     chunk = setup.loss_copies * SINGLE * (entries + BLOCKS * max(min(BLOCK, entries), shape.vocabulary))
     half = HALF * entries if setup.autocast or setup.parameter_bytes == HALF else 0
+    if setup.adapter is not None:  # the head has no gradient; the logits' has a copy beside theirs
+        return max(chunk + half, setup.loss_copies * SINGLE * entries + 2 * half), 0
     if not setup.autocast:
         return chunk + half, matrix * setup.parameter_bytes
     pairs = ((chunk + half, matrix * (SINGLE + 2 * HALF)), (chunk, matrix * (2 * SINGLE + HALF)))
@@ -173,14 +219,19 @@ def account(
     frozen: Sequence[Part] = (),
 ) -> Account:
     """Everything on the device of one rank; ``frozen``: other models that stay on it."""
-    size = shape.parameters * setup.parameter_bytes
     shards = setup.ranks if setup.sharding == "fsdp2" else 1
-    shard = -(-size // shards)
-    each = f"{shape.parameters:,} x {setup.parameter_bytes} B" + (f" / {shards} ranks" if shards > 1 else "")
-    static = [
-        Part(name="parameters", bytes=shard, how=each),
+    over = f" / {shards} ranks" if shards > 1 else ""
+    size, how = weights(shape, setup)
+    count, width, _ = trained(shape, setup)
+    shard, each = -(-count * width // shards), f"{count:,} x {width} B{over}"
+    frozen_or_not = "parameters" if setup.adapter is None else "frozen parameters"
+    static = [Part(name=frozen_or_not, bytes=-(-size // shards), how=how + over)]
+    if setup.adapter is not None:
+        static.append(Part(name="adapter", bytes=shard, how=each))
+    moments = f"two moments, each {each}" if setup.moment_bytes is None else f"two moments of {setup.moment_bytes} B"
+    static += [
         Part(name="gradients", bytes=shard, how=each),
-        Part(name="AdamW state", bytes=optimizer_state(shape, setup), how=f"two moments, each {each}"),
+        Part(name="AdamW state", bytes=optimizer_state(shape, setup), how=moments),
     ]
     if setup.reference:
         held = -(-shape.parameters * setup.gathered_bytes // shards)
@@ -211,13 +262,15 @@ def account(
             bytes=chunk,
             how=f"{setup.loss_copies} x {rows:,} rows x {shape.vocabulary:,} x 4 B, and temporary tensors",
         ),
-        Part(name="loss: head's gradient", bytes=head, how=f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"),
     ]
+    if head:
+        how = f"{shape.vocabulary:,} x {shape.hidden:,}, being added up"
+        step.append(Part(name="loss: head's gradient", bytes=head, how=how))
     # The head's is made anew for every chunk.
-    copies = HALF * (shape.matrix_parameters - shape.vocabulary * shape.hidden) if setup.casts else 0
+    copies = half_copies(shape, setup)
     if copies and setup.gradient_checkpointing:  # otherwise among the activations
         step.append(Part(name="half-precision weights", bytes=copies, how="cached by autocast in the forward pass"))
-    pieces = setup.gradient_copies * size
+    pieces = setup.gradient_copies * count * width
     if pieces:
         step.append(Part(name="gradients of pieces", bytes=pieces, how="of model.micro_batch_tokens, added up"))
     unsharded = 0
@@ -230,11 +283,11 @@ def account(
             step.append(Part(name="FSDP2: whole gradient", bytes=whole, how=how))
             unsharded += whole
     forward = copies if setup.gradient_checkpointing else 0
-    own = shape.vocabulary * shape.hidden * setup.parameter_bytes
+    own = shape.vocabulary * shape.hidden * setup.parameter_bytes if setup.adapter is None else 0
     held = own if shape.tied else 0  # a tied head's gradient waits for the embedding's
     step_peak = pieces + unsharded + kept + max(forward + chunk + head, 2 * own, backward + held)
 
-    update = Part(name="AdamW's step", bytes=shard, how="one tensor of the parameters' size (foreach)")
+    update = Part(name="AdamW's step", bytes=shard, how="one tensor of their size (foreach)")
     gathered = None
     if shards > 1 and engines:
         largest = max(shape.vocabulary * shape.hidden, 2 * shape.intermediate * shape.hidden)
@@ -268,7 +321,8 @@ def account(
 def optimizer_state(shape: ModelShape, setup: Setup) -> int:
     """AdamW's two moments in the parameters' dtype, and a float32 step count a tensor."""
     shards = setup.ranks if setup.sharding == "fsdp2" else 1
-    return 2 * -(-shape.parameters * setup.parameter_bytes // shards) + SINGLE * shape.tensors
+    count, width, tensors = trained(shape, setup)
+    return 2 * -(-count * (setup.moment_bytes or width) // shards) + SINGLE * tensors
 
 
 def gib(bytes: float) -> str:

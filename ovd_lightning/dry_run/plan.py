@@ -16,6 +16,7 @@ from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token
 from ovd_lightning.dry_run.cost import Disk, Times, disk_of, times_of
 from ovd_lightning.dry_run.memory import (
     Account,
+    Adapted,
     EngineMemory,
     Part,
     Setup,
@@ -30,6 +31,7 @@ from ovd_lightning.engines.local import LocalEngine
 from ovd_lightning.engines.openai import OpenAIEngine
 from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, raise_errors
+from ovd_lightning.lora import empty_model, lora_errors
 from ovd_lightning.module import OVDModule
 from ovd_lightning.preflight import engine_settings, length_errors
 from ovd_lightning.pretrained import check_path, is_hub_id
@@ -257,13 +259,15 @@ def _setup(
         chunk=module.chunk_size,
         rows=max(budget // length, 1) if budget is not None and cut else rows,
         length=length,
-        reference=module.method.needs_reference,
+        reference=module.method.needs_reference and module.lora is None,
         sharding=sharding,
         ranks=ranks,
         accumulates=accumulate > 1 and not module.reduce_every_micro_batch,
         context=CONTEXT if device == "gpu" else 0,
         loss_copies=module.method.loss_copies,
         gradient_copies=(2 if accumulate > 1 else 1) if cut else 0,
+        adapter=_adapted(module),
+        moment_bytes=1 if module.optimizer_name == "adamw_8bit" else None,
     )
 
 
@@ -278,6 +282,16 @@ def largest_rows(problems: int, mixture: int, ranks: int, mini_batches: int, acc
     """
     groups = ceil(ceil(problems / ranks) / mini_batches)
     return ceil(groups * ceil(mixture / problems) / accumulate)
+
+
+def _adapted(module: OVDModule) -> Adapted | None:
+    """Raises: ConfigError for an adapter that the student cannot have."""
+    if module.lora is None:
+        return None
+    model = empty_model(module.student_path)
+    raise_errors(lora_errors(module.lora, model, sharded=False))  # puts the adapter in
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad] if model is not None else []
+    return Adapted(parameters=sum(sizes), tensors=len(sizes), quantize=module.lora.quantize)
 
 
 def _bytes(dtype: str) -> int:

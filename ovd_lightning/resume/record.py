@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_lightning.errors import ConfigError, raise_errors
+from ovd_lightning.lora import Adapter, LoRA, base_name, empty_model
 from ovd_lightning.resume.damage import read
 
 KEY = "ovd_lightning"
@@ -18,6 +19,8 @@ FIXED = {
     "data.epochs_per_round": "the updates of a round are counted by it",
     "data.mini_batches": "the updates of a round are counted by it",
     "data.problems_per_round": "it says which problems are next",
+    "model.optimizer": "the checkpoint holds its state",
+    "model.lora": "the checkpoint holds what was trained, an adapter or all weights",
     "seed_everything": "it says which problems are next, and what is sampled",
 }
 """Settings that a resumed run shares with its checkpoint, and why."""
@@ -37,13 +40,16 @@ def class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
-def make(settings: Mapping[str, Any], updates: int, resumed: Progress) -> dict[str, Any]:
+def make(
+    settings: Mapping[str, Any], updates: int, resumed: Progress, base_digest: str | None = None
+) -> dict[str, Any]:
     """The record of a checkpoint that is written now.
 
     Args:
         settings: setting -> value, plain data: those of ``FIXED``, and those whose change is worth a line.
         updates: global_step.
         resumed: of the checkpoint that the run itself was resumed from.
+        base_digest: of the frozen weights that an adapter was trained over.
     """
     rounds, inside = divmod(updates - resumed.updates, _updates_per_round(settings))
     return {
@@ -51,6 +57,7 @@ def make(settings: Mapping[str, Any], updates: int, resumed: Progress) -> dict[s
         "rounds": resumed.rounds + rounds,
         "updates_in_round": inside,
         "settings": dict(settings),
+        "base_digest": base_digest,
     }
 
 
@@ -118,14 +125,37 @@ def _conflicts(
         )
 
 
-def student_errors(checkpoint: Mapping[str, Any], student: str) -> Iterator[ConfigError]:
-    """That the checkpoint's weights are not those of the student's architecture.
+def base_errors(checkpoint: Mapping[str, Any], student: str, base_digest: str | None) -> Iterator[ConfigError]:
+    """That an adapter was trained over other weights than ``student``'s, whose digest is given."""
+    then = checkpoint.get(KEY, {}).get("base_digest")
+    if then is not None and base_digest is not None and then != base_digest:
+        yield ConfigError(
+            "model.student",
+            f"is {student}, and the checkpoint's adapter was trained over other weights (digest {then}, here "
+            f"{base_digest}).",
+            "Give the student that the run began with.",
+        )
+
+
+def student_errors(checkpoint: Mapping[str, Any], student: str, lora: LoRA | None = None) -> Iterator[ConfigError]:
+    """That the checkpoint's weights are not those of the student's architecture, or of its adapter.
 
     Of a sharded checkpoint, whose tensors are in other files, nothing is compared.
     """
     prefix = "student.hf."
     saved = {n.removeprefix(prefix): tuple(t.shape) for n, t in checkpoint.get("state_dict", {}).items()}
-    expected = (_shapes(student) if saved else None) or {}
+    adapted = bool(saved) and all(base_name(name) is None for name in saved)
+    if adapted and lora is None:
+        yield ConfigError("model.lora", "is null, and the checkpoint holds an adapter.", "Set it as the run had it.")
+        return
+    if saved and not adapted and lora is not None:
+        yield ConfigError(
+            "model.lora",
+            "is set, and the checkpoint holds a whole student.",
+            "Set it to null, or begin a new run from the trained student (model.student: runs/.../student).",
+        )
+        return
+    expected = (_shapes(student, lora) if saved else None) or {}
     wrong = [n for n, shape in saved.items() if n in expected and expected[n] != shape]
     wrong += [n for n in expected if n not in saved]
     if wrong:
@@ -138,24 +168,24 @@ def student_errors(checkpoint: Mapping[str, Any], student: str) -> Iterator[Conf
         )
 
 
-def _shapes(student: str) -> dict[str, tuple[int, ...]] | None:
-    """Parameter -> shape, without loading one; None where the configuration alone does not say."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(Path(student).expanduser() if Path(student).exists() else student)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError):  # not there, or of unknown type: the preflight names it
+def _shapes(student: str, lora: LoRA | None) -> dict[str, tuple[int, ...]] | None:
+    """What is trained -> shape, without loading a parameter; None where the configuration alone does not say."""
+    model = empty_model(student)
+    if model is None:
         return None
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if lora is not None:
+        try:
+            Adapter(model, lora)
+        except (ImportError, ValueError):  # no peft, or no such targets: the preflight says so
+            return None
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
 def check(
     path: Path,
     now: Mapping[str, Any],
     *,
+    lora: LoRA | None = None,
     max_steps: int = -1,
     over: str | None = None,
     weights_only: bool | None = None,
@@ -164,6 +194,7 @@ def check(
 
     Args:
         now: the settings of this run, see :func:`make`.
+        lora: of this run's student.
         max_steps: of the trainer; below 0: no limit.
         over: what to do where all rounds are trained; None: the run has not come to its end, so that its evaluation
             and its student are left to do.
@@ -171,7 +202,8 @@ def check(
     """
     checkpoint = read(path, weights_only)
     progress, notes = compare(checkpoint, now)
-    raise_errors([*student_errors(checkpoint, now["model.student"]), *_nothing_left(progress, now, max_steps, over)])
+    wrong = student_errors(checkpoint, now["model.student"], lora)
+    raise_errors([*wrong, *_nothing_left(progress, now, max_steps, over)])
     return progress, notes
 
 
