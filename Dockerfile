@@ -1,5 +1,5 @@
 # CPU: everything of `make setup`, vLLM included. The image itself has not been built yet; its pip commands were run in a
-# fresh environment with Python 3.11 on Linux, and the quickstart in that.
+# fresh environment with Python 3.11 on Linux.
 #   docker build -t ovd-lightning .
 #   docker run --rm -v "$PWD/runs:/work/runs" ovd-lightning fit --config quickstart
 FROM python:3.11-slim-bookworm
