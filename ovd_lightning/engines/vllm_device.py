@@ -60,7 +60,8 @@ def alive(name: str, llm: Any) -> Iterator[None]:
             f"{name}: {first}. Lower engine.init_args.gpu_memory_utilization; `dry_run` shows what else takes memory."
         ) from error
     except Exception as error:
-        resources = getattr(getattr(llm.llm_engine, "engine_core", None), "resources", None)
+        engine = getattr(llm, "llm_engine", None)
+        resources = getattr(getattr(engine, "engine_core", None), "resources", None)
         if isinstance(error, EngineDeadError) or getattr(resources, "engine_dead", False):
             raise RunError(f"{name}: the engine's process has ended; why is in its own lines above.") from error
         raise
