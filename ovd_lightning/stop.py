@@ -36,6 +36,8 @@ SAME_S = 1.0
 to its group."""
 PARENT_S = 600.0
 """Seconds that a rank which rank 0 started waits for rank 0 to save and end it; less where rank 0 is gone."""
+ALONE_S = 5.0
+"""Seconds after its own error in which a rank expects rank 0 to end by the same one."""
 FAILED_S = 20.0
 """Seconds that a rank has to end by itself after an error: what it still waits for may wait for the others."""
 
@@ -315,9 +317,21 @@ def _started_by_rank_zero() -> bool:
 
 
 def tell_rank_zero() -> None:
-    """That another rank cannot go on: it saves, and ends all of them. Other launchers end the ranks themselves."""
-    if _started_by_rank_zero():
-        os.kill(os.getppid(), signal.SIGTERM)
+    """That another rank cannot go on: it saves, and ends all of them. Other launchers end the ranks themselves.
+
+    After a while, in which rank 0 may end by itself: a wrong setting is found by every rank.
+    """
+    if not _started_by_rank_zero():
+        return
+    parent = os.getppid()
+
+    def tell() -> None:
+        if os.getppid() == parent:
+            os.kill(parent, signal.SIGTERM)
+
+    timer = threading.Timer(ALONE_S, tell)
+    timer.daemon = True
+    timer.start()
 
 
 def _within(seconds: float, work: Callable[[], None]) -> bool:

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 
 from ovd_lightning import stop
+from ovd_lightning.errors import ConfigError
 from ovd_lightning.files import write_text
 from ovd_lightning.types import Batch
 
@@ -40,9 +41,11 @@ class SignalsCallback(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """A rank that fails leaves its error in the run's folder and has rank 0 end the others, which would wait for it
         in their next collective for half an hour."""
-        if trainer.global_rank and not isinstance(exception, stop.Stopped):
+        if not trainer.global_rank or isinstance(exception, stop.Stopped):
+            return
+        if not isinstance(exception, ConfigError):
             write_failure(Path(trainer.default_root_dir), trainer.global_rank, exception)
-            stop.tell_rank_zero()
+        stop.tell_rank_zero()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         signals = stop.current()

@@ -264,7 +264,7 @@ class VLLMEngine(LocalEngine):
 
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm, (shapes, tied) = self.llm, self._layout
-        with self.awake(), untouched(), alive(self.name):
+        with self.awake(), untouched(), alive(self.name, self.llm):
             self._wake("weights")
             send_weights(llm, CheckedWeights(self.name, named_weights, shapes, tied), tied, self._in_process)
             self._drop_cache()
@@ -288,7 +288,7 @@ class VLLMEngine(LocalEngine):
         """As ``LLM.generate``; ``ready`` gets vLLM's output for each prompt as soon as it is finished."""
         if not prompts:
             return []
-        with self.awake(), untouched(), alive(self.name):
+        with self.awake(), untouched(), alive(self.name, self.llm):
             self._wake(*POOLS)
             engine = self.llm.llm_engine
             expect(len(prompts))

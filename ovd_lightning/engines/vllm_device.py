@@ -43,17 +43,25 @@ def use_own_cache() -> None:
 
 
 @contextmanager
-def alive(name: str) -> Iterator[None]:
-    """Raises: RunError where the process of an engine has ended, or its GPU's memory."""
+def alive(name: str, llm: Any) -> Iterator[None]:
+    """Raises: RunError where the process of an engine has ended, or its GPU's memory.
+
+    Args:
+        llm: of vLLM. What it raises when its process is gone depends on where that is noticed.
+    """
     import torch
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
-    except EngineDeadError as error:
-        raise RunError(f"{name}: the engine's process has ended; why is in its own lines above.") from error
     except torch.OutOfMemoryError as error:
         first = str(error).partition(". ")[0]
         raise RunError(
             f"{name}: {first}. Lower engine.init_args.gpu_memory_utilization; `dry_run` shows what else takes memory."
         ) from error
+    except Exception as error:
+        engine = getattr(llm, "llm_engine", None)
+        resources = getattr(getattr(engine, "engine_core", None), "resources", None)
+        if isinstance(error, EngineDeadError) or getattr(resources, "engine_dead", False):
+            raise RunError(f"{name}: the engine's process has ended; why is in its own lines above.") from error
+        raise
