@@ -1,0 +1,1 @@
+"""What real models show: their answers, kept in files, and tables made from them (docs/real_models.md)."""
