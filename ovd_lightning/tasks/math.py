@@ -277,6 +277,8 @@ class MathBenchmark(Graded, Benchmark):
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
         style: "chat" or "plain".
         system: system message of style "chat"; null: the instruction of the reference evaluation.
+        prompt: what is asked in place of the reference evaluation's prompt, with the template's own system message, as
+            in training; {question} is replaced by the question. null: the reference evaluation's.
         **shared: timeout_s, steps, step_separator, environment, reward: see `Graded`.
 
     Raises:
@@ -294,30 +296,36 @@ class MathBenchmark(Graded, Benchmark):
         shots: NonNegativeInt | None = None,
         style: Style = "chat",
         system: str | None = None,
+        prompt: QuestionPrompt | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(grading, **shared)
         self.entry = find_entry(ENTRIES, benchmark, "MathBenchmark.benchmark")
         self.name, self.title = self.entry.name, self.entry.title
-        raise_errors(self._errors(shots, style, system))
+        raise_errors(self._errors(shots, style, system, prompt))
+        self.template = prompt
         self.shots = self.entry.shots if shots is None else shots
         self.folder = folder
         self.style = style
-        self.system = (INSTRUCTION if system is None else system) if style == "chat" else None
+        self.system = (INSTRUCTION if system is None and prompt is None else system) if style == "chat" else None
 
-    def _errors(self, shots: int | None, style: Style, system: str | None) -> Iterator[ConfigError]:
+    def _errors(self, shots: int | None, style: Style, system: str | None, prompt: str | None) -> Iterator[ConfigError]:
         available = len(self.entry.demonstrations)
         if shots is not None and shots > available:
             problem = f"is {shots}; {self.name} has {available} worked examples."
             yield ConfigError("MathBenchmark.shots", problem, "Use fewer.")
         if system is not None and style != "chat":
             yield ConfigError("MathBenchmark.system", f"is set, but style is {style!r}.", 'Use style "chat".')
+        if shots and prompt is not None:
+            yield ConfigError("MathBenchmark.shots", f"is {shots}, but prompt takes their place.", "Set one of them.")
 
     def load(self) -> list[Problem]:
         setting = "MathBenchmark.benchmark" if self.folder is None else "MathBenchmark.folder"
         return load_problems(self.entry, self.folder, setting)
 
     def prompt(self, problem: Problem) -> str:
+        if self.template is not None:
+            return self.template.replace(_PLACE, problem.question)
         shown = self.entry.demonstrations[: self.shots] if _single_choice(problem) else ()
         return _chat(shown, problem.question) if self.style == "chat" else _plain(shown, problem.question)
 
@@ -334,7 +342,7 @@ class MathSuite(Suite):
         validation: what is validated on during training. data.validation_limit shortens it.
         folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
-        **shared: grading, style, system, timeout_s, steps, step_separator, environment, reward: see `MathBenchmark`.
+        **shared: grading, style, system, prompt, timeout_s, steps, step_separator, environment, reward: see `MathBenchmark`.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.

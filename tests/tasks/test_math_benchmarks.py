@@ -363,3 +363,15 @@ def documented(entry: Entry) -> str:
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_documentation_lists_every_entry_as_it_is(name: str) -> None:
     assert documented(ENTRIES[name]) in DOCS.read_text(encoding="utf-8")
+
+
+def test_a_prompt_takes_the_place_of_the_reference_evaluations(copies: str) -> None:
+    """What is trained with one prompt can be evaluated with it."""
+    suite = MathSuite(["svamp", "sat_math"], ["svamp"], folder=copies, prompt="Q: {question} In a \\boxed{}.")
+    for task in suite.tasks("test").values():
+        problem = next(iter(task.problems("test")))
+        assert task.prompt(problem) == f"Q: {problem.question} In a \\boxed{{}}."
+        assert task.system is None  # the template's own
+    assert MathBenchmark("svamp", prompt="{question}", system="Be short.").system == "Be short."
+    with pytest.raises(ConfigError, match=r"MathBenchmark\.shots: is 5, but prompt"):
+        MathBenchmark("sat_math", prompt="{question}", shots=5)

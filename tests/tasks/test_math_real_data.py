@@ -104,3 +104,11 @@ def test_the_two_examples_of_the_paper_are_in_the_training_pool() -> None:
     assert [p.question for p in problems] == [LOCK, ELLIPSE]
     assert [p.answers[0] for p in problems] == ["124", "\\frac{2\\sqrt{462}}{5}"]
     assert len(MathTask(pool).problems("train")) == 1208
+
+
+@pytest.mark.parametrize("tested", ["svamp", "gsm8k"])
+def test_what_real_small_trains_on_is_not_tested_on(tested: str) -> None:
+    def words(name: str) -> set[str]:
+        return {re.sub(r"\W+", " ", p.question.lower()).strip() for p in MathBenchmark(name, FOLDER).problems("test")}
+
+    assert not words(tested) & (words("asdiv") | words("mawps"))
