@@ -1,17 +1,19 @@
 """How well a model judges: what its digits say about answers whose correctness is known.
 
-python -m benchmarks.real.judging Qwen/Qwen2.5-Coder-0.5B-Instruct student.jsonl teacher.jsonl
-python -m benchmarks.real.judging HuggingFaceTB/SmolLM2-135M-Instruct student.jsonl teacher.jsonl --levels [trajectory]
+python -m benchmarks.real.judging Qwen/Qwen2.5-Coder-0.5B-Instruct '[student.jsonl, teacher.jsonl]'
+python -m benchmarks.real.judging HuggingFaceTB/SmolLM2-135M-Instruct '[student.jsonl, teacher.jsonl]' \\
+    --levels '[step]' --variants '["A.4"]'
 
-As many right as wrong answers are judged, of both files together. One thing is varied at a time, from the paper's prompt
-with a chat template and without the reference. Distributions are kept beside the first file, and not asked for again.
+As many right as wrong answers of all files together are judged: boxed and complete ones, whose verdict is the answer's
+and not the format's. Distributions are kept, and not asked for again. A trajectory's score is the judge's mean score,
+or the least of its steps'; θ 7 keeps those that have at least 7.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,10 @@ from ovd_lightning.tokens import decode
 
 PROMPTS = Path(__file__).with_name("prompts")
 Level = Literal["step", "trajectory"]
+HEAD = (
+    "asked", "level", "mass", "entropy", "mean, right", "mean, wrong", "AUC", "calibration error",
+    "θ 7 keeps of right", "of wrong",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +47,22 @@ class Variant:
     reference: bool = False
 
 
-VARIANTS = (
-    Variant("A.4"),
-    Variant("A.4, no template", chat=False),
-    Variant("A.4, reference", reference=True),
-    Variant("A.4, reference, no template", chat=False, reference=True),
-    Variant("short", str(PROMPTS / "short.jinja")),
-    Variant("short, reference", str(PROMPTS / "short.jinja"), reference=True),
-    Variant("check first", str(PROMPTS / "check.jinja")),
-    Variant("check first, reference", str(PROMPTS / "check.jinja"), reference=True),
+VARIANTS = tuple(  # with and without the reference next to each other: the engine keeps what they share
+    Variant(f"{name}, reference" if reference else name, prompt, chat, reference)
+    for name, prompt, chat in (
+        ("A.4", "a4.jinja", True),
+        ("A.4, no template", "a4.jinja", False),
+        ("short", str(PROMPTS / "short.jinja"), True),
+        ("marks", str(PROMPTS / "check.jinja"), True),
+    )
+    for reference in (False, True)
 )
 
 
 def main(
     judge: str,
     files: list[Path],
-    count: int = 64,
+    count: int = 48,
     levels: list[Level] | None = None,
     variants: list[str] | None = None,
     keep: Path = Path("judged.jsonl"),
@@ -72,26 +78,21 @@ def main(
         keep: JSONL of distributions; what it has is not asked for again.
     """
     chosen = balanced([answer for file in files for answer in read(file)], count)
-    engine = VLLMEngine(judge, max_model_len=2048, kv_cache_memory_bytes=512 << 20)
-    ask = Asker(engine, keep)
-    rows = [
-        row(variant, level, chosen, ask)
-        for level in levels or ["trajectory", "step"]
-        for variant in VARIANTS
-        if variants is None or variant.name in variants
-    ]
+    ask = Asker(VLLMEngine(judge, max_model_len=2048, kv_cache_memory_bytes=1 << 30), keep)
     right = sum(answer.correct for answer in chosen)
     print(f"{Path(judge).name}, {right} right and {len(chosen) - right} wrong answers:\n")
+    rows = []
+    for level in levels or ["trajectory", "step"]:
+        for variant in VARIANTS:
+            if variants is None or variant.name in variants:
+                rows.append(row(variant, level, chosen, ask))
+                print(rows[-1], flush=True)
     print(table(HEAD, rows))
 
 
-HEAD = ("asked", "level", "mass", "entropy", "mean, right", "mean, wrong", "AUC", "calibration error", "θ 7 keeps, right",
-        "wrong")  # fmt: skip
-
-
 def balanced(answers: Sequence[Answer], count: int) -> list[Answer]:
-    """As many right as wrong ones, in a fixed random order; complete answers only."""
-    order = sorted((a for a in answers if a.text.strip()), key=lambda a: (a.model, a.problem, a.sample))
+    """As many right as wrong ones, in a fixed random order."""
+    order = sorted((a for a in answers if a.found and not a.truncated), key=lambda a: (a.model, a.problem, a.sample))
     random.Random(0).shuffle(order)
     right = [a for a in order if a.correct][: count // 2]
     return right + [a for a in order if not a.correct][: count - len(right)]
@@ -109,12 +110,12 @@ class Asker:
         """Of each request ``{"distribution": [v] or None, "mass": float}``."""
         judge = VerbalJudge(self.engine, prompt=variant.prompt, reference=variant.reference, chat=variant.chat)
         keys = [json.dumps([self.engine.model, variant.chat, judge.prompt(request)]) for request in requests]
-        missing = list(dict.fromkeys(i for i, key in enumerate(keys) if key not in self.known))
+        missing = [i for i, key in enumerate(keys) if key not in self.known and keys.index(key) == i]
         if missing and not self.started:
             self.engine.start()
             self.started = True
-        for start in range(0, len(missing), 32):
-            part = missing[start : start + 32]
+        for start in range(0, len(missing), 16):
+            part = missing[start : start + 16]
             found = judge.judge([requests[i] for i in part], unparsed=UnparsedScores(least=float("inf")))
             with self.keep.open("a", encoding="utf-8") as out:
                 for i, judgement in zip(part, found, strict=True):
@@ -124,46 +125,44 @@ class Asker:
         return [self.known[key] for key in keys]
 
 
-def row(variant: Variant, level: Level, answers: Sequence[Answer], ask: Asker) -> list[str]:
-    """A line of the table: of the answers' scores, for steps the minimum of their expected scores."""
-    tokenizer, task = ask.engine.tokenizer, training_task(None)
-    requests: list[JudgeRequest] = []
-    spans: list[list[int]] = []
-    for answer in answers:
-        if level == "trajectory":
-            asked = [JudgeRequest(problem=answer.as_problem, response=answer.text)]
-        else:
-            ids = tokenizer.encode(answer.text, add_special_tokens=False)
-            steps = [decode(tokenizer, ids[a:b]) for a, b in task.split_steps(ids, tokenizer)]
-            asked = [
-                JudgeRequest(problem=answer.as_problem, previous=tuple(steps[:k]), step=step)
-                for k, step in enumerate(steps)
-            ]
-        spans.append(list(range(len(requests), len(requests) + len(asked))))
-        requests += asked
-    judged = ask(variant, requests)
-    expected = [
-        None if j["distribution"] is None else sum(s * p for s, p in enumerate(j["distribution"])) for j in judged
+def requests_of(answer: Answer, level: Level, tokenizer: Any) -> list[JudgeRequest]:
+    """The whole answer, or its steps, as the training task of configs/real_small.yaml cuts them."""
+    if level == "trajectory":
+        return [JudgeRequest(problem=answer.as_problem, response=answer.text)]
+    ids = tokenizer.encode(answer.text, add_special_tokens=False)
+    steps = [decode(tokenizer, ids[start:end]) for start, end in training_task(None).split_steps(ids, tokenizer)]
+    return [
+        JudgeRequest(problem=answer.as_problem, previous=tuple(steps[:k]), step=step) for k, step in enumerate(steps)
     ]
-    scores = [min((expected[i] or 0.0 for i in span), default=0.0) for span in spans]
+
+
+def row(variant: Variant, level: Level, answers: Sequence[Answer], ask: Asker) -> list[str]:
+    """A line of the table."""
+    wanted = [requests_of(answer, level, ask.engine.tokenizer) for answer in answers]
+    judged = iter(ask(variant, [request for requests in wanted for request in requests]))
+    of_answers = [[next(judged) for _ in requests] for requests in wanted]
+    every = [judgement for of_answer in of_answers for judgement in of_answer]
+    scores = [min(map(expected, of_answer)) for of_answer in of_answers]
     correct = [answer.correct for answer in answers]
-    of: Callable[[bool], list[float]] = lambda verdict: [
-        s for s, c in zip(scores, correct, strict=True) if c is verdict
-    ]  # noqa: E731
-    right, wrong = of(True), of(False)
+    right, wrong = ([s for s, c in zip(scores, correct, strict=True) if c is verdict] for verdict in (True, False))
     area = numbers.auc(right, wrong)
     return [
         variant.name,
         level,
-        f"{numbers.mean([j['mass'] for j in judged]):.3f}",
-        f"{numbers.mean([F.entropy(j['distribution']) for j in judged if j['distribution']]):.2f}",
+        f"{numbers.mean([judgement['mass'] for judgement in every]):.3f}",
+        f"{numbers.mean([F.entropy(j['distribution']) for j in every if j['distribution']]):.2f}",
         f"{numbers.mean(right):.2f}",
         f"{numbers.mean(wrong):.2f}",
         f"{area:.2f} ± {numbers.auc_error(area, len(right), len(wrong)):.2f}",
-        f"{numbers.calibration_error([s / 9 for s in scores], correct):.2f}",
-        f"{numbers.mean([float(s >= 7) for s in right]):.0%}",
-        f"{numbers.mean([float(s >= 7) for s in wrong]):.0%}",
+        f"{numbers.calibration_error([score / 9 for score in scores], correct):.2f}",
+        f"{numbers.mean([float(score >= 7) for score in right]):.0%}",
+        f"{numbers.mean([float(score >= 7) for score in wrong]):.0%}",
     ]
+
+
+def expected(judgement: dict[str, Any]) -> float:
+    """E[S] on 0-9; 0 without a score."""
+    return sum(score * p for score, p in enumerate(judgement["distribution"] or [1.0]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ python -m benchmarks.real.texts HuggingFaceTB/SmolLM2-135M-Instruct Qwen/Qwen2.5
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from benchmarks.real.answers import Answer, read, training_task
 from benchmarks.real.numbers import mean
 from benchmarks.speed.report import table
 from ovd_lightning.engines.base import Completion
-from ovd_lightning.engines.render import encode
+from ovd_lightning.engines.render import as_text, encode
 from ovd_lightning.pretrained import load_tokenizer
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.tokens import decode, encode_prompt
@@ -55,40 +55,50 @@ def yes(is_so: bool) -> str:
     return "yes" if is_so else "no"
 
 
+def percent(values: Sequence[bool]) -> str:
+    return f"{mean([float(value) for value in values]):.1%}"
+
+
 def prompts(tokenizer: Any) -> Facts:
     """What the chat template does with messages."""
     user = encode_prompt("One?", tokenizer, chat=True)
     system = encode_prompt("One?", tokenizer, chat=True, system="SYSTEM")
     spelt = encode_prompt(SPELT, tokenizer, chat=True)
-    whole = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "One?"}], tokenize=True, add_generation_prompt=True, return_dict=False
-    )
-    begun = encode(tokenizer, [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}])
-    control = {tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")}
-    count: Callable[[list[int]], int] = lambda ids: sum(i in control for i in ids)  # noqa: E731
+    message = {"role": "user", "content": "One?"}
+    whole = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
+    begun = encode(tokenizer, [message, {"role": "assistant", "content": "Two."}])
+    appended = begun[: len(user)] == user and decode(tokenizer, begun[len(user) :]) == "Two."
+    special = specials(tokenizer)
+    count: Callable[[list[int]], int] = lambda ids: sum(i in special for i in ids)  # noqa: E731
+    replaced = "SYSTEM" in tokenizer.decode(system) and count(system) == count(user)
     return [
         ("vocabulary", f"{len(tokenizer):,}"),
-        ("system message of the template itself", repr(decode(tokenizer, user).split("\n")[1][:40])),
-        ("a system message takes its place", yes("SYSTEM" in tokenizer.decode(system) and count(system) == count(user))),
+        ("system message of the template itself", repr(decode(tokenizer, user).split("\n")[1])),
+        ("a system message takes its place", yes(replaced)),
         ("prompt is transformers' own, token by token", yes(user == whole)),
-        ("prompt ends with", repr(tokenizer.decode(user[-3:]))),
-        ("a begun answer is only appended", yes(begun[: len(user)] == user and decode(tokenizer, begun[len(user) :]) == "Two.")),
+        ("prompt ends with", repr("<|im_start|>" + tokenizer.decode(user).rpartition("<|im_start|>")[2])),
+        ("a begun answer is only appended", yes(appended)),
         ("special tokens in a message that spells four", str(count(spelt) - count(user))),
         ("that message decodes to itself", yes(SPELT in tokenizer.decode(spelt))),
-    ]  # fmt: skip
+    ]
+
+
+def specials(tokenizer: Any) -> set[int]:
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {*tokenizer.all_special_ids, *added}
 
 
 def endings(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
     """How answers end. An answer that ended has the end of its turn as its last token, and nowhere else."""
     ended = [a for a in answers if not a.truncated]
-    end = tokenizer.eos_token_id
-    special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    end, special = tokenizer.eos_token_id, specials(tokenizer)
+    inside = sum(any(i in special for i in a.token_ids[:-1]) for a in answers)
     return [
         ("end of sequence", f"{tokenizer.eos_token} ({end})"),
         ("answers that ended", f"{len(ended)} of {len(answers)}"),
         ("... by it", f"{sum(a.token_ids[-1] == end for a in ended)}"),
-        ("answers with a special token before their end", f"{sum(any(i in special for i in a.token_ids[:-1]) for a in answers)}"),
-    ]  # fmt: skip
+        ("answers with a special token before their end", str(inside)),
+    ]
 
 
 def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
@@ -98,59 +108,64 @@ def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
         [decode(tokenizer, a.token_ids[s:e]) for s, e in task.split_steps(a.token_ids, tokenizer)] for a in answers
     ]
     every = [step for of_answer in steps for step in of_answer]
+    repeated = [a.strip() == b.strip() for of_answer in steps for a, b in pairwise(of_answer)]
     task.step_separator = "\n\n"
     paragraphs = [len(task.split_steps(a.token_ids, tokenizer)) for a in answers]
     lengths = sorted(len(a.token_ids) for a in answers)
-    again = [tokenizer.encode(a.text, add_special_tokens=False, split_special_tokens=True) for a in answers]
+    again = [as_text(tokenizer, a.text) for a in answers]
     own = [[i for i in a.token_ids if i != tokenizer.eos_token_id] for a in answers]
+    other = [a != b for a, b in zip(own, again, strict=True)]
     return [
         ("answers", str(len(answers))),
-        ("correct", f"{mean([a.correct for a in answers]):.1%}"),
-        ("with a box", f"{mean(['boxed{' in a.text for a in answers]):.1%}"),
-        ("cut off at the limit", f"{mean([a.truncated for a in answers]):.1%}"),
+        ("correct", percent([a.correct for a in answers])),
+        ("with a box", percent(["boxed{" in a.text for a in answers])),
+        ("that go on with a question of their own", percent(["\nQuestion:" in a.text for a in answers])),
+        ("cut off at the limit", percent([a.truncated for a in answers])),
         ("tokens, median and 90 %", f"{lengths[len(lengths) // 2]}, {lengths[len(lengths) * 9 // 10]}"),
         ("steps an answer, by lines", f"{mean([len(s) for s in steps]):.1f}, at most {max(map(len, steps))}"),
         ("steps an answer, by empty lines", f"{mean(paragraphs):.1f}, at most {max(paragraphs)}"),
-        ("answers with one step, by lines", f"{mean([len(s) == 1 for s in steps]):.1%}"),
+        ("answers with one step, by lines", percent([len(s) == 1 for s in steps])),
         ("steps without a visible character", str(sum(not step.strip() for step in every))),
-        ("steps without a letter or digit", f"{mean([not any(map(str.isalnum, step)) for step in every]):.1%}"),
-        ("steps that repeat the one before", f"{mean([a.strip() == b.strip() for s in steps for a, b in pairwise(s)]):.1%}"),
-        ("answers whose text encodes to other tokens", f"{mean([a != b for a, b in zip(own, again, strict=True)]):.1%}"),
-    ]  # fmt: skip
+        ("steps without a letter or digit", percent([not any(map(str.isalnum, step)) for step in every])),
+        ("steps that repeat the one before", percent(repeated)),
+        ("answers whose text encodes to other tokens", percent(other)),
+    ]
 
 
 def demonstrations(tokenizers: dict[str, Any], answers: Sequence[Answer]) -> Facts:
     """The teacher's answers in the student's tokens."""
     student, teacher = tokenizers["student"], tokenizers["teacher"]
-    translated = []
+    read_back: list[bool] = []
+    complete: list[bool] = []
+    cut: list[bool] = []
+    boundaries: list[tuple[int, int]] = []
+    lengths: list[tuple[int, int]] = []
     for a in answers:
         written = Completion(text=a.text, token_ids=list(a.token_ids), logprobs=None, truncated=a.truncated)
-        translated.append(student_tokens(written, student, same=False))
-    whole = [[i for i in a.token_ids if i != teacher.eos_token_id] for a in answers]
-    bare = [[i for i in ids if i != student.eos_token_id] for ids in translated]
-    pieces = [set(pieces_of(student, one)) ^ set(pieces_of(teacher, two)) for one, two in zip(bare, whole, strict=True)]
-    all_pieces = [
-        set(pieces_of(student, one)) | set(pieces_of(teacher, two)) for one, two in zip(bare, whole, strict=True)
-    ]
-    ended = [ids[-1] == student.eos_token_id for ids in translated]
+        ids = student_tokens(written, student, same=False)
+        read_back.append(decode(student, ids) == a.text)
+        (complete if not a.truncated else cut).append(ids[-1] == student.eos_token_id)
+        bare = [i for i in ids if i != student.eos_token_id]
+        whole = [i for i in a.token_ids if i != teacher.eos_token_id]
+        ours, theirs = set(boundaries_of(student, bare)), set(boundaries_of(teacher, whole))
+        boundaries.append((len(ours ^ theirs), len(ours | theirs)))
+        lengths.append((len(bare), len(whole)))
+    differ, all_of_them = map(sum, zip(*boundaries, strict=True))
+    ours_long, theirs_long = map(sum, zip(*lengths, strict=True))
     return [
         ("demonstrations", str(len(answers))),
-        ("text is the same after encoding and decoding", f"{mean([decode(student, ids) == a.text for ids, a in zip(translated, answers, strict=True)]):.1%}"),
-        ("student's tokens for one of the teacher's", f"{sum(map(len, bare)) / sum(map(len, whole)):.3f}"),
-        ("token boundaries that differ", f"{sum(map(len, pieces)) / sum(map(len, all_pieces)):.1%}"),
-        ("that ended, and have the student's end of sequence", f"{sum(e for e, a in zip(ended, answers, strict=True) if not a.truncated)} of {sum(not a.truncated for a in answers)}"),
-        ("that were cut off, and have it nevertheless", f"{sum(e for e, a in zip(ended, answers, strict=True) if a.truncated)} of {sum(a.truncated for a in answers)}"),
-        ("longer than the student's 256 tokens", f"{sum(len(ids) > 256 for ids in translated)}"),
-    ]  # fmt: skip
+        ("text is the same after encoding and decoding", percent(read_back)),
+        ("student's tokens for one of the teacher's", f"{ours_long / theirs_long:.3f}"),
+        ("token boundaries that only one of the two has", f"{differ / all_of_them:.1%}"),
+        ("ended, and have the student's end of sequence", f"{sum(complete)} of {len(complete)}"),
+        ("cut off, and have it nevertheless", f"{sum(cut)} of {len(cut)}"),
+        ("longer than 256 of the student's tokens", str(sum(ours > 256 for ours, _ in lengths))),
+    ]
 
 
-def pieces_of(tokenizer: Any, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """(start, end) of each token in the text's bytes, as byte-level vocabularies have them."""
-    places, at = [], 0
-    for token in tokenizer.convert_ids_to_tokens(list(ids)):
-        places.append((at, at + len(token)))
-        at += len(token)
-    return places
+def boundaries_of(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Where tokens end in the text's bytes: one character of a byte-level token is one byte."""
+    return list(accumulate(map(len, tokenizer.convert_ids_to_tokens(list(ids)))))
 
 
 if __name__ == "__main__":
