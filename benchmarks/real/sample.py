@@ -26,6 +26,7 @@ def sample(
     problems: int = 200,
     samples: int = 1,
     temperature: float | None = None,
+    prompt: Path | None = None,
     folder: str | None = None,
     batch: int = 32,
 ) -> None:
@@ -37,10 +38,13 @@ def sample(
         problems: how many.
         samples: answers a problem.
         temperature: of sampling; null: the config's.
+        prompt: file of another prompt than the config's, with {question} in it.
         folder: with local copies of the sets; null: from the hub.
         batch: answers between two writes.
     """
     task, rollout = training_task(folder), config()["rollout"]
+    if prompt is not None:
+        task.template = prompt.read_text(encoding="utf-8")
     chosen = [(p, i) for p in task.ordered(0, problems, 0) for i in range(samples)]
     done = {(a.problem, a.sample) for a in read(file)}
     missing = [(p, i) for p, i in chosen if (p.id, i) not in done]
