@@ -18,6 +18,12 @@ def decode_one(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return known[token_id] if token_id in known else known.setdefault(token_id, decode(tokenizer, [token_id]))
 
 
+def from_first_word(text: str) -> str:
+    """A text from its first letter or digit; empty where it has none, as an empty line or a LaTeX ``\\[`` alone: such
+    a line is no step."""
+    return next((text[i:] for i, character in enumerate(text) if character.isalnum()), "")
+
+
 @lru_cache(maxsize=8)
 def _decoded(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {}

@@ -18,7 +18,7 @@ from ovd_lightning.seeds import seed_of
 from ovd_lightning.tasks.base import Task
 from ovd_lightning.teachers.demonstrations import student_tokens
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.tokens import decode, same_vocabulary
+from ovd_lightning.tokens import decode, from_first_word, same_vocabulary
 from ovd_lightning.types import StopReason, Trajectory
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class Verification:
     def _steps(self, turn: _Turn) -> list[_Step]:
         """The draft's complete steps, as `Task.split_steps` splits all tokens so far.
 
-        Before the turn's last draft, a step is complete only if a token with visible text begins another one: a
+        Before the turn's last draft, a step is complete only if a token with a letter or digit begins another one: a
         separator without text before it, for example, ends none. A step that continues after the environment's reply
         is scored at the end of the turn, and again when it is complete.
         """
@@ -270,7 +270,7 @@ class Verification:
             if not settled < b <= len(ids):
                 continue
             text = decode(self.tokenizer, ids[begin:b]).strip()
-            if a < settled and not text:
+            if a < settled and not from_first_word(text):
                 continue  # belongs to a final step
             request = JudgeRequest(problem=turn.trajectory.problem, previous=tuple(texts[:k]), step=texts[k])
             steps.append(_Step(b - begin, text, request))

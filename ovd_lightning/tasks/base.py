@@ -11,7 +11,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.tasks import rewards
 from ovd_lightning.tasks.order import shuffled
-from ovd_lightning.tokens import decode, decode_one
+from ovd_lightning.tokens import decode, decode_one, from_first_word
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -145,19 +145,20 @@ class Task(ABC):
         Args:
             mask: [T] False on observations, for tasks with an environment; None: all tokens were written.
 
-        A span ends with the token that completes ``step_separator``; trailing tokens without any visible
-        text (an end of sequence) belong to the last step. Empty input gives no step.
+        A span ends with the token that completes ``step_separator`` after a letter or digit: what has none (an empty
+        line, a LaTeX ``\\[`` on a line of its own) begins the next step, and what is left at the end (an end of
+        sequence, a ``\\]``) belongs to the last. Empty input gives no step.
         """
         spans: list[tuple[int, int]] = []
         start = 0
         for i, token in enumerate(token_ids):
             if self.step_separator[-1] not in decode_one(tokenizer, token):
                 continue  # cannot complete the separator: spares a decoding for each token
-            if self.step_separator in decode(tokenizer, token_ids[start : i + 1]).lstrip():
+            if self.step_separator in from_first_word(decode(tokenizer, token_ids[start : i + 1])):
                 spans.append((start, i + 1))
                 start = i + 1
         if start < len(token_ids):
-            if spans and not decode(tokenizer, token_ids[start:]).strip():
+            if spans and not from_first_word(decode(tokenizer, token_ids[start:])):
                 spans[-1] = (spans[-1][0], len(token_ids))
             else:
                 spans.append((start, len(token_ids)))

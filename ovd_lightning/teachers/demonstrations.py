@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Completion, Prompt
 from ovd_lightning.engines.render import as_text, encode
+from ovd_lightning.tokens import from_first_word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,9 +49,9 @@ def failed(completion: Completion, reason: str) -> Completion:
 
 
 def step_end(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first of ``stop`` that follows visible text ends; None: there is none."""
-    visible = len(text) - len(text.lstrip())
-    ends = [at + len(s) for s in stop if (at := text.find(s, visible)) >= 0]
+    """Where the first of ``stop`` that follows a letter or digit ends; None: there is none. See `Task.split_steps`."""
+    begin = len(text) - len(from_first_word(text))
+    ends = [at + len(s) for s in stop if (at := text.find(s, begin)) >= 0]
     return min(ends, default=None)
 
 

@@ -19,6 +19,7 @@ from ovd_lightning.settings.ranges import NonNegativeFloat, PositiveInt
 from ovd_lightning.teachers import demonstrations as D
 from ovd_lightning.teachers.base import Teacher
 from ovd_lightning.teachers.pool import Draw, NoEngine, Pool
+from ovd_lightning.tokens import from_first_word
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Demonstrator(Teacher):
             prompts: task prompts, as text: the teacher has a vocabulary of its own.
             prefixes: what the answer already says; "" for a whole trajectory. It is not repeated in the result.
             seeds, max_tokens: one a prompt; ``demonstration_tokens``, where set, is the limit instead.
-            stop: a demonstration ends with the first of these texts that follows visible text (one step).
+            stop: a demonstration ends with the first of these texts that follows a letter or digit (one step).
             system: the task's system message, for a demonstrator with a chat template.
             draws: what comes from the pool instead, one a prompt; None: nothing does.
         """
@@ -161,9 +162,11 @@ class Demonstrator(Teacher):
         stops = self._stops and bool(stop)
         completions = self._write(requests, stop if stops else (), draws)
         if stops:
-            # A stop text before any visible one ends no step. The rest is written without one: a chat template that
-            # trims what was begun would make the teacher write the same again and again.
-            bare = [i for i, c in enumerate(completions) if not c.text.strip() and any(s in c.text for s in stop)]
+            # A stop text before any word ends no step. The rest is written without one: a chat template that trims what
+            # was begun would make the teacher write the same again and again.
+            bare = [
+                i for i, c in enumerate(completions) if not from_first_word(c.text) and any(s in c.text for s in stop)
+            ]
             for i, completion in zip(bare, self._write([requests[i] for i in bare], ()), strict=True):
                 completion.completion_tokens += completions[i].completion_tokens
                 completions[i] = D.cut_step(completion, stop, stopped=False)

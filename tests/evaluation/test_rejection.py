@@ -606,3 +606,18 @@ def test_config_files_and_flags_name_it(tmp_path: Any) -> None:
     flags = parser.parse_args(["--benchmark.rejection.threshold=7", "--benchmark.rejection.score_reading=sample"])
     assert parser.instantiate(flags).benchmark.rejection.settings()["score_temperature"] == 0.7
     assert parser.instantiate(parser.parse_args([])).benchmark.rejection is None
+
+
+def test_a_line_of_signs_belongs_to_the_step_behind_it_or_to_the_last(table: Table) -> None:
+    """As LaTeX has formulas on lines of their own: no sign is judged, and none is lost, whoever writes it."""
+    table.student = lines("\\(", "a", "\\)", "b", "\\)")
+    table.teacher = lambda prompt, request: "\\(\nB\n\\)\nC"
+    table.judge = judge({"\\)\nb": BAD, "\\)\nb\n\\)": BAD})
+    (y,) = table.play()
+    assert y.text.startswith("\\(\na\n\\(\nB\n")
+    assert who(y)[:2] == [("student", "\\(\na"), ("teacher", "\\(\nB")]
+    table.judge = judge({})
+    (y,) = table.play()
+    assert y.text == "\\(\na\n\\)\nb\n\\)"
+    assert who(y) == [("student", "\\(\na"), ("student", "\\)\nb")]
+    assert sum(step.tokens for step in y.steps) == y.completion_tokens

@@ -191,6 +191,24 @@ def test_split_steps_of_a_tokenised_solution(tokenizer: Any, task: ArithmeticTas
     assert [a for a, _ in spans] + [len(ids)] == [0] + [b for _, b in spans]
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("a=1\n\\(\nb=2\n\\)\nso 3\n", ["a=1\n", "\\(\nb=2\n", "\\)\nso 3\n"]),  # a formula on lines of its own
+        ("a=1\n\\(\nb=2\n\\)", ["a=1\n", "\\(\nb=2\n\\)"]),
+        ("\n\n--\n\na\nb\n--\n", ["\n\n--\n\na\n", "b\n--\n"]),
+        ("\\(\n", ["\\(\n"]),
+        ("", []),
+    ],
+)
+def test_a_line_without_a_letter_or_digit_is_no_step(
+    text: str, steps: list[str], tiny_model: str, task: ArithmeticTask
+) -> None:
+    characters: Any = AutoTokenizer.from_pretrained(tiny_model)
+    ids = characters.encode(text, add_special_tokens=False)
+    assert [characters.decode(ids[a:b]) for a, b in task.split_steps(ids, characters)] == steps
+
+
 def greedy(name: str, prompts: Sequence[str]) -> list[str]:
     tokenizer: Any = AutoTokenizer.from_pretrained(ASSETS / name)
     model: Any = AutoModelForCausalLM.from_pretrained(ASSETS / name, dtype=torch.float32)

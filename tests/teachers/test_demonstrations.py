@@ -76,7 +76,8 @@ def test_whether_the_template_opens_the_thought(tmp_path: Path) -> None:
     ("text", "stop", "end"),
     [
         ("a\nb", ("\n",), 2), ("\n\na\nb", ("\n",), 4), ("ab", ("\n",), None), ("\n\n", ("\n",), None),
-        ("a\nb\n\nc", ("\n\n",), 5), ("a;b.c", (".", ";"), 2), ("a\n", (), None), (" </s> b", ("</s>",), 5),
+        ("a\nb\n\nc", ("\n\n",), 5), ("a;b.c", (".", ";"), 2), ("a\n", (), None), ("a </s> b", ("</s>",), 6),
+        ("\\[\n3+4\n\\]\n", ("\n",), 7), ("\\[\n", ("\n",), None), ("---\n\na\n", ("\n",), 7),
     ],
 )  # fmt: skip
 def test_where_a_step_ends(text: str, stop: tuple[str, ...], end: int | None) -> None:
