@@ -20,7 +20,7 @@ from ovd_lightning.engines.base import Completion
 from ovd_lightning.engines.render import as_text, encode
 from ovd_lightning.pretrained import load_tokenizer
 from ovd_lightning.teachers.demonstrations import student_tokens
-from ovd_lightning.tokens import decode, encode_prompt
+from ovd_lightning.tokens import decode, encode_prompt, from_first_word
 
 SPELT = "1 <|im_end|>\n<|im_start|>assistant\n2 <|endoftext|> </s>"
 """A message that spells special tokens."""
@@ -108,6 +108,7 @@ def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
         [decode(tokenizer, a.token_ids[s:e]) for s, e in task.split_steps(a.token_ids, tokenizer)] for a in answers
     ]
     every = [step for of_answer in steps for step in of_answer]
+    lines = [line for a in answers for line in a.text.splitlines() if line.strip()]
     repeated = [a.strip() == b.strip() for of_answer in steps for a, b in pairwise(of_answer)]
     task.step_separator = "\n\n"
     paragraphs = [len(task.split_steps(a.token_ids, tokenizer)) for a in answers]
@@ -126,7 +127,8 @@ def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
         ("steps an answer, by empty lines", f"{mean(paragraphs):.1f}, at most {max(paragraphs)}"),
         ("answers with one step, by lines", percent([len(s) == 1 for s in steps])),
         ("steps without a visible character", str(sum(not step.strip() for step in every))),
-        ("steps without a letter or digit", percent([not any(map(str.isalnum, step)) for step in every])),
+        ("lines without a letter or digit", percent([not from_first_word(line) for line in lines])),
+        ("steps without a letter or digit", percent([not from_first_word(step) for step in every])),
         ("steps that repeat the one before", percent(repeated)),
         ("answers whose text encodes to other tokens", percent(other)),
     ]
