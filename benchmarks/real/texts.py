@@ -6,6 +6,7 @@ python -m benchmarks.real.texts HuggingFaceTB/SmolLM2-135M-Instruct Qwen/Qwen2.5
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -120,6 +121,7 @@ def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
         ("answers", str(len(answers))),
         ("correct", percent([a.correct for a in answers])),
         ("with a box", percent(["boxed{" in a.text for a in answers])),
+        ("without a box, whose last number is the reference", str(sum(map(right_in_words, answers)))),
         ("that go on with a question of their own", percent(["\nQuestion:" in a.text for a in answers])),
         ("cut off at the limit", percent([a.truncated for a in answers])),
         ("tokens, median and 90 %", f"{lengths[len(lengths) // 2]}, {lengths[len(lengths) * 9 // 10]}"),
@@ -132,6 +134,12 @@ def prose(tokenizer: Any, answers: Sequence[Answer]) -> Facts:
         ("steps that repeat the one before", percent(repeated)),
         ("answers whose text encodes to other tokens", percent(other)),
     ]
+
+
+def right_in_words(answer: Answer) -> bool:
+    """As far as a pattern can say."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer.text)
+    return answer.found is None and bool(numbers) and numbers[-1].replace(",", "") in answer.gold
 
 
 def demonstrations(tokenizers: dict[str, Any], answers: Sequence[Answer]) -> Facts:
