@@ -34,7 +34,7 @@ QUESTIONS = [
     ("There are 20 cookies for 4 children. How many cookies does each child get?", "5"),
 ]
 METHODS: dict[str, list[str]] = {
-    "ovd": [],
+    "ovd": ["--method.init_args.credit=ovd_lightning.methods.rules.Score"],  # whose reward is not 0 after 48 tokens
     "seqkd": ["--method=seqkd", "--method.init_args.verified=false"],
     "grpo": ["--method=grpo"],
     "judge_reward": ["--method=judge_reward"],
@@ -82,11 +82,15 @@ def test_a_round(method: str, tmp_path: Path) -> None:
     if method in ("ovd", "seqkd"):
         assert row["policy/grad_norm"] > 0
         assert row["teacher/demonstrations"] > 0
-    if method != "seqkd":  # whose tokens are all the teacher's
+        assert "teacher" in {line["source"] for line in trained}
+    else:  # whose tokens are all the student's
         assert 0 < row["mismatch/logprob_abs_max"] < 1e-2
+    if method != "seqkd":
         assert 0 < row["completion/length_mean"] <= 48
-    if method == "judge_reward":
+    if method in ("ovd", "judge_reward"):
         assert row["score/mass"] > 0.5
+        assert row["teacher/scores"] > 0
+    if method == "judge_reward":
         assert 0 <= row["reward/judge"] <= 1
     answers = [
         json.loads(line) for file in (folder / "evaluations").glob("*.jsonl") for line in file.read_text().splitlines()
