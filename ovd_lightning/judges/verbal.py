@@ -8,7 +8,8 @@ as text and parsed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovd_lightning.engines.asked import Asked
@@ -24,6 +25,8 @@ from ovd_lightning.tokens import decode
 from ovd_lightning.types import Problem
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ovd_lightning.tasks.base import Task
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -255,19 +258,18 @@ class VerbalJudge(Judge):
         def useful(row: list[float]) -> bool:
             return math.fsum(map(math.exp, row)) >= self.min_mass
 
-        rows, count = asked.rows([as_prompt(p, self.chat) for p in prompts], single, useful)
+        masses, begun, count = self._next_texts(prompts, single, asked, useful)
         after_one: list[list[float] | None] = [[-math.inf]] * len(prompts)
         if ten:
             # P(10) = P("1") P("0" | "1"), and what follows "1" otherwise leaves it a 1; where the vocabulary has "10"
             # as a token of its own (numbers of up to three digits), the judge may write it that way too.
-            ones = [as_prompt(p, self.chat, begun="1") for p in prompts]
+            ones = [as_prompt(p, self.chat, begun=f"{b}1") for p, b in zip(prompts, begun, strict=True)]
             after_one, _ = asked.rows(ones, ["0"], lambda row: True)
         judgements = []
-        for row, after in zip(rows, after_one, strict=True):
-            if row is None or after is None:
+        for mass, after in zip(masses, after_one, strict=True):
+            if mass is None or after is None:
                 judgements.append(Judgement(None, 0.0))
                 continue
-            mass = dict(zip(single, map(math.exp, row), strict=True))
             scores = [mass.get(d, 0.0) + mass.get(" " + d, 0.0) for d in DIGITS]
             if ten:
                 zero = math.exp(after[0])
@@ -278,6 +280,30 @@ class VerbalJudge(Judge):
                 self.ledger.unscored = f"only {total:.2g} of its probability on score tokens"
             judgements.append(Judgement([p / total for p in scores] if total >= self.min_mass else None, total))
         return judgements, count
+
+    def _next_texts(
+        self, prompts: Sequence[str], single: Sequence[str], asked: Asked, useful: Callable[[list[float]], bool]
+    ) -> tuple[list[dict[str, float] | None], list[str], int]:
+        """(probability of each text that comes next, what the judge begins its answer with, prompts sent).
+
+        Without a template the text goes on after "to 9:" with a space, which vocabularies like Qwen's and Llama 3's
+        have as a token of its own. Where it is likelier than all scores, they are read behind it as well:
+        P(d) + P(space) P(d | space).
+        """
+        tokenizer = self.engine.tokenizer
+        space = [" "] if not self.chat and tokenizer is not None and space_stands_alone(tokenizer) else []
+        rows, count = asked.rows([as_prompt(p, self.chat) for p in prompts], [*single, *space], useful)
+        masses = [
+            None if row is None else dict(zip([*single, *space], map(math.exp, row), strict=True)) for row in rows
+        ]
+        leads = [mass is not None and mass.get(" ", 0.0) > math.fsum(mass[text] for text in single) for mass in masses]
+        behind = [i for i, leading in enumerate(leads) if leading]
+        more, sent = asked.rows([as_prompt(prompts[i], self.chat, begun=" ") for i in behind], single, useful)
+        for i, row in zip(behind, more, strict=True):
+            mass = masses[i]
+            if mass is not None and row is not None:
+                masses[i] = {t: mass[t] + mass[" "] * math.exp(v) for t, v in zip(single, row, strict=True)}
+        return masses, [" " if leading else "" for leading in leads], count + sent
 
     def _single_token_texts(self, texts: Sequence[str]) -> list[str]:
         """Those of ``texts`` that are one token, each token once (" 7" is often two tokens, or the same as "7").
@@ -322,6 +348,13 @@ class VerbalJudge(Judge):
         if value is None:
             self.ledger.unscored = repr(completion.text[:100])
         return value
+
+
+@lru_cache(maxsize=32)
+def space_stands_alone(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the space before a digit is a token of its own."""
+    space, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in (" ", "0 7"))
+    return len(space) == 1 and len(spaced) == 3 and spaced[1] == space[0]
 
 
 def _engine_setting(judge: Judge) -> str:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from ovd_lightning.engines.cache import AnswerCache
+from ovd_lightning.engines.hf import HFEngine
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.base import UnparsedScores
-from ovd_lightning.judges.verbal import VerbalJudge
+from ovd_lightning.judges.template import step_prompt
+from ovd_lightning.judges.verbal import VerbalJudge, space_stands_alone
+from ovd_lightning.packaged import PACKAGE
 from tests.helpers import ScriptedEngine
 
 
@@ -87,6 +90,42 @@ def test_ten_as_a_token_of_its_own_counts_too() -> None:
     engine = ScriptedEngine(judge, tokenizer=SpacedTokenizer(**{"10": 50, "_10": 51}))
     (judgement,) = VerbalJudge(engine, scale="one_to_ten").score(["p:"])
     assert judgement.distribution == pytest.approx([0, 0, 0.5, 0, 0, 0, 0, 0, 0, 0.5])
+
+
+def spaced(prompt: str) -> dict[str, float]:
+    """A space, and the digit behind it, where the vocabulary has no " 7"."""
+    if prompt.endswith(" 1"):
+        return {"0": 0.4}
+    return {"7": 0.5, "3": 0.25, "1": 0.25} if prompt.endswith(": ") else {" ": 0.8, "7": 0.1, "1": 0.02}
+
+
+def test_a_score_behind_a_space_is_read(tokenizer: Any) -> None:
+    """As a Qwen without its template writes it; read without the space, a thousandth of the probability decided."""
+    assert space_stands_alone(tokenizer)
+    engine = ScriptedEngine(spaced, tokenizer=tokenizer)
+    judge = VerbalJudge(engine)
+    (judgement,) = judge.score(["p:"])
+    assert engine.judged == ["p:", "p: "]
+    assert judge.ledger.asked == 2
+    # P(7) = 0.1 + 0.8 * 0.5, P(3) = 0.8 * 0.25, P(1) = 0.02 + 0.8 * 0.25
+    assert judgement.mass == pytest.approx(0.92)
+    expected = [0, 0.22, 0, 0.2, 0, 0, 0, 0.5, 0, 0]
+    assert judgement.distribution == pytest.approx([p / 0.92 for p in expected])
+    (ten,) = VerbalJudge(engine, scale="one_to_ten").score(["p:"])
+    assert ten.distribution == pytest.approx([p / 0.92 for p in [0.132, 0, 0.2, 0, 0, 0, 0.5, 0, 0, 0.088]])
+    engine.judged.clear()
+    VerbalJudge(engine).score(["p: "])  # whose text ends with it
+    assert engine.judged == ["p: "]
+
+
+@pytest.mark.parametrize("asset", ["teacher", "tools/teacher", "web/teacher"])
+def test_the_embedded_teachers_answer_at_once(asset: str) -> None:
+    """So that no round of a quickstart asks twice."""
+    judge = VerbalJudge(HFEngine(str(PACKAGE / "assets" / asset)))
+    judge.engine.start()
+    (judgement,) = judge.score([step_prompt("1+1=?", [], "1+1=2", judge.scale)])
+    assert judge.ledger.asked == 1
+    assert judgement.distribution is not None
 
 
 def test_a_chat_judge_gets_one_user_message_and_its_own_one(tokenizer: Any) -> None:
