@@ -6,12 +6,14 @@ python -m benchmarks.real.judging HuggingFaceTB/SmolLM2-135M-Instruct '[student.
 
 As many right as wrong answers of all files together are judged: boxed and complete ones, whose verdict is the answer's
 and not the format's. Distributions are kept, and not asked for again. A trajectory's score is the judge's mean score,
-or the least of its steps'; θ 7 keeps those that have at least 7.
+or the least of its steps'. θ 7 keeps it with the probability that every score, drawn as OVD draws it (temperature 0.7),
+is at least 7.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,9 +157,16 @@ def row(variant: Variant, level: Level, answers: Sequence[Answer], ask: Asker) -
         f"{numbers.mean(wrong):.2f}",
         f"{area:.2f} ± {numbers.auc_error(area, len(right), len(wrong)):.2f}",
         f"{numbers.calibration_error([score / 9 for score in scores], correct):.2f}",
-        f"{numbers.mean([float(score >= 7) for score in right]):.0%}",
-        f"{numbers.mean([float(score >= 7) for score in wrong]):.0%}",
+        *(
+            f"{numbers.mean([k for k, c in zip(map(kept, of_answers), correct, strict=True) if c is verdict]):.0%}"
+            for verdict in (True, False)
+        ),
     ]
+
+
+def kept(judgements: Sequence[dict[str, Any]]) -> float:
+    """Probability that every drawn score is at least 7."""
+    return math.prod(sum(F.temper(j["distribution"], 0.7)[7:]) if j["distribution"] else 0.0 for j in judgements)
 
 
 def expected(judgement: dict[str, Any]) -> float:
