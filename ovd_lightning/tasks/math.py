@@ -342,7 +342,8 @@ class MathSuite(Suite):
         validation: what is validated on during training. data.validation_limit shortens it.
         folder: a folder with local copies of the sets, see docs/benchmarks.md; null: from the hub.
         shots: worked examples in front of a single-choice question; null: as many as the reference evaluation shows.
-        **shared: grading, style, system, prompt, timeout_s, steps, step_separator, environment, reward: see `MathBenchmark`.
+        **shared: grading, style, system, prompt, timeout_s, steps, step_separator, environment, reward: see
+            `MathBenchmark`.
 
     Raises:
         ConfigError: a name is unknown or comes twice, or there is none.

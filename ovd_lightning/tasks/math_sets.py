@@ -26,7 +26,7 @@ class MathSets(Graded):
         prompt: what the student is asked; {question} is replaced by the question.
         system: system message where rollout.chat is true; null: the chat template's own.
         grading: "strict" takes the last box of a response; "qwen" follows the reference evaluation.
-        **shared: timeout_s, step_separator, environment, reward: see `Graded`.
+        **shared: timeout_s, steps, step_separator, environment, reward: see `Graded`.
 
     Raises:
         ConfigError: a setting is wrong; when problems are first asked for, also that a set is not available.
