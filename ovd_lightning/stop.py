@@ -190,7 +190,7 @@ class Signals:
         self._saved.wait()
         time.sleep(max(self._first_at + LIMIT_S - time.monotonic(), LOGGERS_S + 1))
         _kill_children()
-        os._exit(128 + number)
+        os._exit(128 + number if self.status is None else self.status)
 
     def begin(self) -> None:
         """The main thread has begun to end the process; does not return where the other thread has."""

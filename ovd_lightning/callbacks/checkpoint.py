@@ -88,7 +88,9 @@ class RoundCheckpoint(ModelCheckpoint):
                 check_writable("trainer.default_root_dir", self.dirpath)
             signals = stop.current()
             if signals is not None:
-                signals.last_words = lambda: self._last_words(trainer, str(stop.Stopped(signals.received or 15)))
+                signals.last_words = lambda: self._last_words(
+                    trainer, str(stop.Stopped(signals.received or 15)), signals
+                )
         super().setup(trainer, pl_module, stage)
 
     @staticmethod
@@ -213,7 +215,8 @@ class RoundCheckpoint(ModelCheckpoint):
         by_signal = stopped is not None
         if trainer.state.fn == "fit" and (by_signal or (self._begun and not isinstance(exception, ConfigError))):
             with stop.shielded():
-                self._last_words(trainer, str(exception) if by_signal else f"ended by {type(exception).__name__}")
+                reason = str(exception) if by_signal else f"ended by {type(exception).__name__}"
+                self._last_words(trainer, reason, signals)
         if signals is not None:
             signals.last_words = None
         if stopped is not None:
@@ -221,10 +224,11 @@ class RoundCheckpoint(ModelCheckpoint):
         elif signals is not None and trainer.world_size > 1:
             signals.end_soon()  # other ranks may wait for this one, and it for them
 
-    def _last_words(self, trainer: L.Trainer, reason: str) -> None:
+    def _last_words(self, trainer: L.Trainer, reason: str, signals: stop.Signals | None) -> None:
+        """In another thread where the main one waits for a rank that has failed: the signals are not `stop.current`."""
         if not trainer.is_global_zero:
             return
-        signals, failure = stop.current(), read_failure(Path(trainer.default_root_dir))
+        failure = read_failure(Path(trainer.default_root_dir))
         if failure is not None and signals is not None:
             signals.status, reason = 1, failure
         try:

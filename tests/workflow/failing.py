@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import psutil
 
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.engines.base import Completion, Poll, Ready, Request, Sampling
@@ -36,8 +35,8 @@ class DyingEngine(VLLMEngine):
         self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = lambda: None
     ) -> list[Any]:
         if self.version:
-            (core,) = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
-            core.send_signal(signal.SIGKILL)
+            (core,) = [p for p in multiprocessing.active_children() if "EngineCore" in p.name]
+            core.kill()
         return super().generate_as_ready(requests, sampling, ready, poll)
 
 
