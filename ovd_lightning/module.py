@@ -270,11 +270,10 @@ class OVDModule(L.LightningModule):
 
         trained = [p for p in self.student.parameters() if p.requires_grad]
         settings = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
+        kind: Any = torch.optim.AdamW
         if self.optimizer_name == "adamw_8bit":
-            from bitsandbytes.optim import AdamW8bit as AdamW
-        else:
-            from torch.optim import AdamW
-        optimizer = AdamW(trained, **settings)
+            from bitsandbytes.optim import AdamW8bit as kind
+        optimizer = kind(trained, **settings)
         self._configured = [optimizer_settings(optimizer)]
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(self.lr_scheduler, optimizer, round(total * self.warmup_fraction), total)

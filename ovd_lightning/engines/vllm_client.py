@@ -201,7 +201,8 @@ def read_sampled(data: bytes, parameters: dict[str, Any]) -> Sampled:
         raise BadAnswer(f"{len(ids)} tokens where 1 to {parameters['max_tokens']} were asked for")
     if not versions:
         raise BadAnswer("no version of the weights")
-    if len(logprobs) != len(ids) or any(token not in row for token, row in zip(ids, logprobs, strict=True)):
+    asked = parameters.get("logprobs") is not None
+    if asked and (len(logprobs) != len(ids) or any(t not in row for t, row in zip(ids, logprobs, strict=True))):
         raise BadAnswer(f"log-probabilities of {len(logprobs)} positions for {len(ids)} tokens")
     return Sampled(
         token_ids=ids, logprobs=logprobs, prompt_logprobs=prompt, truncated=finish == "length", versions=versions

@@ -4,8 +4,10 @@ And what is said where one dies."""
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import InvalidStateError
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +54,42 @@ def alive(name: str, llm: Any) -> Iterator[None]:
     import torch
     from vllm.v1.engine.exceptions import EngineDeadError
 
+    core = getattr(getattr(llm, "llm_engine", None), "engine_core", None)
     try:
-        yield
+        with _woken(core):
+            yield
     except torch.OutOfMemoryError as error:
         first = str(error).partition(". ")[0]
         raise RunError(
             f"{name}: {first}. Lower engine.init_args.gpu_memory_utilization; `dry_run` shows what else takes memory."
         ) from error
     except Exception as error:
-        engine = getattr(llm, "llm_engine", None)
-        resources = getattr(getattr(engine, "engine_core", None), "resources", None)
-        if isinstance(error, EngineDeadError) or getattr(resources, "engine_dead", False):
+        if isinstance(error, EngineDeadError) or getattr(getattr(core, "resources", None), "engine_dead", False):
             raise RunError(f"{name}: the engine's process has ended; why is in its own lines above.") from error
         raise
+
+
+@contextmanager
+def _woken(core: Any) -> Iterator[None]:
+    """vLLM 0.32 notices when its engine's process is gone, but leaves whoever waits for an answer of it waiting."""
+    if not hasattr(core, "outputs_queue"):  # the engine is in this process
+        yield
+        return
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(0.5):
+            if core.resources.engine_dead:
+                core.outputs_queue.put_nowait(EngineDeadError())
+                for future in list(core.utility_results.values()):
+                    with suppress(InvalidStateError):
+                        future.set_exception(EngineDeadError())
+                return
+
+    threading.Thread(target=watch, daemon=True, name="engine-watch").start()
+    try:
+        yield
+    finally:
+        left.set()

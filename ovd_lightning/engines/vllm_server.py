@@ -337,7 +337,7 @@ class VLLMServerEngine(LocalEngine):
                 "seed": None if greedy else seed,
                 "stop": list(sampling.stop),
                 "include_stop_str_in_output": True,
-                "logprobs": 0,
+                "logprobs": 0 if sampling.logprobs else None,
                 "detokenize": bool(sampling.stop),  # vLLM needs text to look for a stop text in; ours is decoded below
             }
             for limit, seed in zip(limits, self.seeds(requests), strict=True)
@@ -350,7 +350,7 @@ class VLLMServerEngine(LocalEngine):
             completions[index] = Completion(
                 text=self.decode(ids),
                 token_ids=ids,
-                logprobs=[row[token] for row, token in zip(sampled.logprobs, ids, strict=True)],
+                logprobs=[row[t] for row, t in zip(sampled.logprobs, ids, strict=True)] if sampling.logprobs else None,
                 truncated=sampled.truncated,
                 prompt_tokens=len(prompts[index]),
                 completion_tokens=len(ids),

@@ -45,7 +45,7 @@ def shown_metrics(metric: str | None, results: Sequence[dict[str, float]]) -> li
 
 
 def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
-    """Prints both tables, why runs failed, and where every last value of every run is."""
+    """Prints both tables, why runs failed, where every last value of every run is, and what draws them."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,6 +93,7 @@ def print_tables(sweep: Sweep, jobs: Sequence[Job], folder: Path) -> None:
         console.print(f"  no run logged the sweep's metric {sweep.metric}", soft_wrap=True, highlight=False)
     write_results(jobs, folder)
     console.print(f"  every last value: {folder / RESULTS}", soft_wrap=True, highlight=False)
+    console.print(f"  side by side: python -m ovd_lightning compare {folder}", soft_wrap=True, highlight=False)
 
 
 def write_results(jobs: Sequence[Job], folder: Path) -> None:
