@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
@@ -145,6 +144,8 @@ def empty_model(student: str) -> PreTrainedModel | None:
 
 def linear_layers(model: Any) -> list[str]:
     """Names of the modules that can be adapted: the language-model head is none, it may share the embedding."""
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     return [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
 

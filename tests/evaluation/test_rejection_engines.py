@@ -17,7 +17,7 @@ from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.evaluation.rejection import TestingRejection, VerifiedCompletion
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.teachers.verbal import VerbalTeacher
-from ovd_lightning.tokens import decode
+from ovd_lightning.tokens import decode, from_first_word
 from tests.helpers import EOS, PAD, ScriptedEngine, problem
 
 KINDS = ["hf", pytest.param("vllm", marks=pytest.mark.vllm)]
@@ -175,7 +175,8 @@ def test_a_draft_ends_with_the_token_that_completes_the_separator(kind: str, sep
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("separator", ["\n", "\n\n"])
 def test_drafted_steps_are_those_that_the_task_finds_in_the_text(kind: str, separator: str, separators: str) -> None:
-    """Bare separators, several in one token, and tokens that go on behind one."""
+    """Bare separators, several in one token, and tokens that go on behind one. What has no letter or digit after a
+    step's end belongs to it, and came when it had been judged."""
     student = engine(kind, separators)
     task = ArithmeticTask(train_size=1)
     task.step_separator = separator
@@ -189,7 +190,10 @@ def test_drafted_steps_are_those_that_the_task_finds_in_the_text(kind: str, sepa
     for y in answers:
         spans = task.split_steps(y.token_ids, tokenizer)
         assert [s.tokens for s in y.steps] == [b - a for a, b in spans]
-        assert [s.text for s in y.steps] == [decode(tokenizer, y.token_ids[a:b]).strip() for a, b in spans]
+        for step, (a, b) in zip(y.steps, spans, strict=True):
+            whole = decode(tokenizer, y.token_ids[a:b]).strip()
+            assert whole.startswith(step.text)
+            assert not from_first_word(whole.removeprefix(step.text))
         assert y.truncated == (y.token_ids[-1] != EOS)
         assert y.unchecked_steps == 0
     assert statistics.mean(len(y.steps) for y in answers) > 2

@@ -90,7 +90,8 @@ class TableEngine(Engine):
         for prompt in prompts:
             assert isinstance(prompt, str)
             distribution = self.scores[prompt.split("Solution: ")[1].split("\n")[0]]
-            rows.append([math.log(max(distribution[int(text)], 1e-300)) for text in texts])
+            given = [distribution[int(text)] if text.isdigit() else 0.0 for text in texts]
+            rows.append([math.log(max(probability, 1e-300)) for probability in given])
         return torch.tensor(rows, dtype=torch.float64)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
