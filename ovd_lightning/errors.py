@@ -84,9 +84,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     same = [other for other in known if other.rpartition(".")[2] == last]
     if same:
         return max(same, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    if matches:
-        return matches[0]
+    for other in difflib.get_close_matches(name, known, cutoff=0.8):
+        if difflib.SequenceMatcher(None, last, other.rpartition(".")[2]).ratio() >= 0.75:  # model.lr is no model.lora
+            return other
     lasts = {other.rpartition(".")[2]: other for other in reversed(known)}
     part = difflib.get_close_matches(last, lasts, n=1, cutoff=0.75)
     return lasts[part[0]] if part else None

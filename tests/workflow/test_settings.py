@@ -151,7 +151,7 @@ def test_true_draws_a_seed_and_records_it(monkeypatch: pytest.MonkeyPatch) -> No
         (["--accumulate=4"], "accumulate: is no setting."),
         (["--rounds=4"], "rounds: is no setting. Did you mean --data.rounds?"),
         (["--threshold=4"], "Did you mean --method.init_args.threshold?"),
-        (["--model.lr=1e-3"], "model has betas, chunk_size, dtype,"),
+        (["--model.lr=1e-3"], "model has attn_implementation, betas, chunk_size, compile, dtype,"),
         (["--data.rounds=three"], "data.rounds: is three. It takes a whole number."),
         (["--data.rounds=2.5"], "data.rounds: is 2.5. It takes a whole number."),
         (["--data.rounds"], "data.rounds: has no value."),
