@@ -256,10 +256,12 @@ def answer(**choice: Any) -> bytes:
 
 
 def test_answers_are_validated() -> None:
-    good = read_sampled(answer(), {"max_tokens": 1})
+    asked = {"max_tokens": 1, "logprobs": 0}
+    good = read_sampled(answer(), asked)
     assert (good.token_ids, good.logprobs, good.truncated, good.versions) == ([5], [{5: -1.0}], True, {"a"})
-    aborted = read_sampled(answer(finish_reason="abort", token_ids=[], logprobs=None), {"max_tokens": 1})
+    aborted = read_sampled(answer(finish_reason="abort", token_ids=[], logprobs=None), asked)
     assert not aborted.versions
+    assert read_sampled(answer(logprobs=None), {"max_tokens": 1}).logprobs == [], "nobody reads them"
     for data, problem in (
         (b"<html>", "no completion"),
         (b"{}", "no completion"),
@@ -270,7 +272,7 @@ def test_answers_are_validated() -> None:
         (answer(logprobs=None), "log-probabilities of 0 positions"),
     ):
         with pytest.raises(BadAnswer, match=problem):
-            read_sampled(data, {"max_tokens": 1})
+            read_sampled(data, asked)
 
 
 def test_shards_keep_the_order_and_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
