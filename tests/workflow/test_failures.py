@@ -50,7 +50,7 @@ def test_a_rank_that_fails_ends_all_of_them(rank: str, tmp_path: Path) -> None:
     said, seconds = failed(
         run, *cli.HF, f"--method={method}", "--trainer.devices=2", "--trainer.strategy=ddp", FAILS=rank
     )
-    assert seconds < 60
+    assert seconds < 180  # half a minute on an idle machine; without this it is half an hour
     assert "LookupError: no luck on this rank" in said
     if rank == "1":
         assert "rank 1 ended by LookupError: no luck on this rank" in said
@@ -64,7 +64,7 @@ def test_an_engine_that_dies_ends_the_run(tmp_path: Path) -> None:
         tmp_path, "--method=configs/method/grpo.yaml", "--engine=tests.workflow.failing.DyingEngine",
         VLLM_ENABLE_V1_MULTIPROCESSING="1",
     )  # fmt: skip
-    assert seconds < 60
+    assert seconds < 180  # half a minute on an idle machine; without this it is half an hour
     assert "error: vllm:" in said
     assert "the engine's process has ended" in said
     assert "Traceback" not in said[said.rindex("1 of 3 rounds") :]
