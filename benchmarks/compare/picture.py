@@ -36,7 +36,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], kinds: Mapping[str, st
     figure, axes = plt.subplots(1, len(kinds), figsize=(4.5 * len(kinds) + 2, 3.4), sharex=True, squeeze=False)
     for axis, (kind, label) in zip(axes[0], kinds.items(), strict=True):
         for number, (name, own) in enumerate(runs.items()):
-            colour = plt.cm.tab20(number % 20)  # type: ignore[attr-defined]
+            colour = plt.cm.tab20(number % 20)
             found = points(own, kind)
             mean, deviation = 100 * found[-1][1], 100 * found[-1][2]
             if found[-1][0] == 0:

@@ -207,8 +207,13 @@ def main() -> None:
     rates: list[str | None] = args.rates or [None]
     # Seed by seed, so that what is there after an interruption covers every method.
     wanted = [(student, name, r, seed) for seed in args.seeds for student in students for name in names for r in rates]
+
+    def one(run: tuple[str, str, str | None, int]) -> dict[str, Any]:
+        student, name, rate, seed = run
+        return train(setting, student, name, rate, seed, args.out / args.task, flags)
+
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = pool.map(lambda w: train(setting, *w, args.out / args.task, flags), wanted)
+        done = pool.map(one, wanted)
         results = dict(zip(wanted, done, strict=True))
     for student in students:
         by_method: dict[str, dict[str | None, list[dict[str, Any]]]] = {
