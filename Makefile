@@ -1,4 +1,4 @@
-# make setup | quickstart | quickstart-web | test | test-fast | test-real | lint | format | docs | clean
+# make setup | quickstart | quickstart-web | test | test-fast | test-extras | test-real | lint | format | docs | clean
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.yaml
@@ -17,7 +17,7 @@ define fit
 	$(RUN) ovd_lightning fit --config $(1) $(addprefix --config ,$(OVERLAY)) $(ARGS)
 endef
 
-.PHONY: help setup quickstart quickstart-web test test-fast test-real lint format docs clean
+.PHONY: help setup quickstart quickstart-web test test-fast test-extras test-real lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make quickstart-web   the same for Web Q&A: search in an invented world (configs/quickstart_web.yaml)"
 	@echo "make test             install, then run every test"
 	@echo "make test-fast        install, then run the tests that are not marked slow"
+	@echo "make test-extras      install into build/extras, and run the tests that need lm_eval or bitsandbytes"
 	@echo "make test-real        install, fetch two small real models (1.3 GB) from the hub, and run the method on them"
 	@echo "make lint             ruff, mypy, and the layers of the imports"
 	@echo "make format           let ruff format and repair what it can"
@@ -50,6 +51,14 @@ test: setup
 
 test-fast: setup
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# In an environment of its own: transformers and peft import them, and what they need, in every process.
+EXTRAS := build/extras
+
+test-extras:
+	@bash requirements/install.sh "$(PYTHON)" "$(EXTRAS)"
+	$(EXTRAS)/bin/python -m pip install -q -c requirements/constraints.txt -e ".[qlora,lm-eval]"
+	OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest -n 2 --dist loadfile -m extras
 
 # Real models: of the folder OVD_REAL_MODELS, with smollm2 and qwen-coder-0.5b in it; or fetched once from the hub.
 REAL = $(if $(OVD_REAL_MODELS),$(OVD_REAL_MODELS),$(HOME)/.cache/ovd_lightning/real_models)

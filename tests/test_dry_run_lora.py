@@ -41,7 +41,7 @@ def static(**changes: Any) -> dict[str, int]:
     return {part.name: part.bytes for part in account(shape, setup(**changes), [], []).static}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_8bit", marks=pytest.mark.extras)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_always_there_is_what_is_built(dtype: str, optimizer: str, tmp_path: Path) -> None:
     config = saved({**WEIGHTS, "tie_word_embeddings": True}, tmp_path)
@@ -64,6 +64,7 @@ def test_what_is_always_there_is_what_is_built(dtype: str, optimizer: str, tmp_p
     assert found["AdamW state"] == pytest.approx(state, rel=0 if optimizer == "adamw" else 0.25)  # and tables of bytes
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_packed_weights_take_what_is_said(bits: Any, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")

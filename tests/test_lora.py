@@ -239,6 +239,7 @@ def test_packed_weights_are_not_sharded(tiny_model: str) -> None:
 # ------------------------------------------------------------------ a quantised base
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_quantised_base_is_given_away_dequantised(bits: Any, tmp_path: Path) -> None:
     """By bitsandbytes, on the CPU: names and shapes are the plain model's, values near its, and what the student

@@ -1,25 +1,21 @@
-"""vLLM in this process. All use of vLLM's interface is here and in ``vllm_weights.py``, written against 0.32.
-
-One engine gives all three kinds of log-probabilities. In the mode ``processed_logprobs`` a sampled token's is of
-softmax(logits / temperature); the score of given tokens (``prompt_logprobs``) never passes the sampler, and a request
-at temperature 0 is processed at temperature 1, so both of these are of softmax(logits).
-"""
+"""vLLM in this process, written against 0.32; what it is asked for is in ``vllm_sampling.py``."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
-from ovd_lightning.engines.local import CheckedWeights, LocalEngine, untouched
+from ovd_lightning.engines.base import Poll, ignore
+from ovd_lightning.engines.local import CheckedWeights, untouched
 from ovd_lightning.engines.vllm_device import alive, cpu_cache_bytes, own_device, use_own_cache
 from ovd_lightning.engines.vllm_installed import check_installed, installed
-from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, checkpoint_layout, send_weights
+from ovd_lightning.engines.vllm_sampling import Arrived, Sampled, VLLMSampling
+from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, send_weights
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.settings.ranges import HalfOpenUnitInterval, PositiveInt
@@ -30,13 +26,9 @@ if TYPE_CHECKING:
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 POOLS = ("weights", "kv_cache")
 """What sleeps, in the order in which it wakes."""
-MAX_CANDIDATES = 128
-"""vLLM's limit for ``logprob_token_ids`` of one request."""
-NEXT_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False, "skip_clone": True}
-"""Sampling parameters of a request that scores. ``skip_clone``: vLLM need not copy what is inside."""
 
 
-class VLLMEngine(LocalEngine):
+class VLLMEngine(VLLMSampling):
     """Samples and scores with vLLM, and takes the student's weights after every update.
 
     Runs in this process unless ``VLLM_ENABLE_V1_MULTIPROCESSING=1`` is set or ``tensor_parallel_size`` exceeds 1.
@@ -60,6 +52,8 @@ class VLLMEngine(LocalEngine):
         sleep: Free the GPU's memory between rounds: weights move to host memory, the cache is dropped.
         options: Further keyword arguments of ``vllm.LLM``; they override all of the above.
     """
+
+    most_candidates = 128  # vLLM's limit for ``logprob_token_ids``
 
     def __init__(
         self,
@@ -258,10 +252,6 @@ class VLLMEngine(LocalEngine):
 
     # -- weights
 
-    @cached_property
-    def _layout(self) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-        return checkpoint_layout(self.model, self.trust_remote_code)
-
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         llm, (shapes, tied) = self.llm, self._layout
         with self.awake(), untouched(), alive(self.name, self.llm):
@@ -308,93 +298,36 @@ class VLLMEngine(LocalEngine):
                 raise
             return [outputs[index] for index in range(len(prompts))]
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Log-probabilities of a greedy completion are at temperature 1."""
-        return self.generate_as_ready(requests, sampling, ignore)
-
-    def generate_as_ready(
-        self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = ignore
-    ) -> list[Completion]:
+    def _sample(
+        self,
+        prompts: list[list[int]],
+        parameters: list[dict[str, Any]],
+        arrived: Arrived = ignore,
+        poll: Poll = ignore,
+    ) -> list[Sampled]:
         from vllm import SamplingParams
 
-        prompts = self.encode_requests(request.prompt for request in requests)
-        greedy = sampling.temperature == 0
-        limits = self.limits(requests, prompts, sampling.max_tokens)
-        parameters = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=1.0 if greedy else sampling.top_p,
-                max_tokens=limit,
-                seed=None if greedy else seed,
-                stop=list(sampling.stop),
-                include_stop_str_in_output=True,
-                logprobs=0 if sampling.logprobs else None,
-                detokenize=bool(sampling.stop),  # vLLM needs text to look for a stop text in; ours is decoded below
-                skip_clone=True,
-            )
-            for limit, seed in zip(limits, self.seeds(requests), strict=True)
-        ]
-        completions: dict[int, Completion] = {}
+        found: dict[int, Sampled] = {}
 
-        def arrived(index: int, output: Any) -> None:
-            result = output.outputs[0]
-            ids = list(result.token_ids)
-            completions[index] = Completion(
-                text=self.decode(ids),
-                token_ids=ids,
-                logprobs=[entry[token].logprob for entry, token in zip(result.logprobs, ids, strict=True)]
-                if sampling.logprobs
-                else None,
-                truncated=result.finish_reason == "length",
-                prompt_tokens=len(output.prompt_token_ids),
-                completion_tokens=len(ids),
-            )
-            ready(index, completions[index])
+        def ready(index: int, output: Any) -> None:
+            found[index] = _read(output)
+            arrived(index, found[index])
 
-        self._run(prompts, parameters, arrived, poll)
-        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in completions.values()))
-        return [completions[index] for index in range(len(requests))]
+        # skip_clone: vLLM need not copy what is inside
+        self._run(prompts, [SamplingParams(**each, skip_clone=True) for each in parameters], ready, poll)
+        return [found[index] for index in range(len(prompts))]
 
-    def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
-        import torch
-        from vllm import SamplingParams
 
-        encoded = self.encode_requests(prompts)
-        self.count(sum(map(len, encoded)), len(encoded))
-        chunks = [list(token_ids[i : i + MAX_CANDIDATES]) for i in range(0, len(token_ids), MAX_CANDIDATES)]
-        parameters = [SamplingParams(**NEXT_TOKEN, logprob_token_ids=chunk) for chunk in chunks] * len(encoded)
-        outputs = iter(self._run([ids for ids in encoded for _ in chunks], parameters))
-        values: list[float] = []
-        for chunk in chunks * len(encoded):
-            entry = next(outputs).outputs[0].logprobs[0]
-            values += [entry[token].logprob for token in chunk]
-        return torch.tensor(values, dtype=torch.float32).reshape(len(encoded), len(token_ids))
+def _read(output: Any) -> Sampled:
+    """From vLLM's ``RequestOutput``."""
 
-    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
-        """The last token is scored as a candidate for the next one, so the pair may fill the whole context."""
-        import torch
-        from vllm import SamplingParams
+    def rows(entries: Any) -> list[dict[int, float]]:
+        return [{token: entry.logprob for token, entry in (row or {}).items()} for row in entries or ()]
 
-        self.check_pairs(prompts, completions)
-        pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
-        self.count(sum(len(p) + len(c) for p, c in pairs), 0)
-        full = [(p, c) for p, c in pairs if c]
-        parameters = [
-            SamplingParams(
-                **NEXT_TOKEN,
-                logprob_token_ids=[completion[-1]],
-                prompt_logprobs=0 if len(completion) > 1 else None,
-            )
-            for _, completion in full
-        ]
-        outputs = iter(self._run([p + c[:-1] for p, c in full], parameters))
-        scores = []
-        for prompt, completion in pairs:
-            values: list[float] = []
-            if completion:
-                output = next(outputs)
-                for position, token in enumerate(completion[:-1], start=len(prompt)):
-                    values.append(output.prompt_logprobs[position][token].logprob)
-                values.append(output.outputs[0].logprobs[0][completion[-1]].logprob)
-            scores.append(torch.tensor(values, dtype=torch.float32))
-        return scores
+    (result,) = output.outputs
+    return Sampled(
+        token_ids=list(result.token_ids),
+        logprobs=rows(result.logprobs),
+        prompt_logprobs=rows(output.prompt_logprobs),
+        truncated=result.finish_reason == "length",
+    )

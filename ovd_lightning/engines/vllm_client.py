@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from ovd_lightning.engines.endpoint import Endpoint, Failure
 from ovd_lightning.engines.protocol import FLOOR, BadAnswer
+from ovd_lightning.engines.vllm_sampling import Sampled
 from ovd_lightning.errors import RunError
 from ovd_lightning.service import Call
 
@@ -21,33 +21,9 @@ WORKER = "ovd_lightning.engines.vllm_worker.StudentWorker"
 """As vLLM names the class that it mixes into its workers."""
 UNTRAINED = "default"
 """The version that a server starts with: the weights of the checkpoint that it was started with."""
-CANDIDATES = 19
-"""Of the 20 log-probabilities of one position that vLLM reports without ``--max-logprobs``."""
 CHECK_S = 30.0
 """Patience with an answer before a run."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class Sampled:
-    """One completion, and which weights it is of."""
-
-    token_ids: list[int]
-    logprobs: list[dict[int, float]]
-    """Per position, of the sampled token and of those that were asked for (see `candidates`)."""
-    prompt_logprobs: list[dict[int, float]]
-    """Per position of the prompt, of its token; empty for the first one, and where they were not asked for."""
-    truncated: bool
-    versions: frozenset[str]
-    """Of the weights that sampled its tokens; empty for a request that the server aborted."""
-
-
-def candidates(token_ids: list[int]) -> dict[str, Any]:
-    """Parameters that ask for the log-probabilities of given tokens, at most `CANDIDATES`.
-
-    vLLM lists the sampled token and then them, and cuts the list to their number: the last is asked for twice.
-    """
-    return {"logprobs": len(token_ids) + 1, "logprob_token_ids": [*token_ids, token_ids[-1]]}
 
 
 class VLLMServer(Endpoint):
@@ -196,7 +172,7 @@ def read_sampled(data: bytes, parameters: dict[str, Any]) -> Sampled:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswer(f"no completion: {type(error).__name__} {error} in {data[:200]!r}") from None
     if finish not in ("stop", "length"):  # aborted, because the weights are being replaced
-        return Sampled(token_ids=[], logprobs=[], prompt_logprobs=[], truncated=False, versions=frozenset())
+        return Sampled(token_ids=[], logprobs=[], prompt_logprobs=[], truncated=False)
     if not ids or len(ids) > parameters["max_tokens"]:
         raise BadAnswer(f"{len(ids)} tokens where 1 to {parameters['max_tokens']} were asked for")
     if not versions:

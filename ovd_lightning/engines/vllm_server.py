@@ -11,18 +11,19 @@ import os
 import secrets
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from ovd_lightning.engines.base import Completion, Poll, Prompt, Ready, Request, Sampling, ignore
+from ovd_lightning.engines.base import Poll, ignore
 from ovd_lightning.engines.endpoint import key_errors
-from ovd_lightning.engines.local import CheckedWeights, LocalEngine
-from ovd_lightning.engines.vllm_client import CANDIDATES, UNTRAINED, Sampled, VLLMServer, candidates
+from ovd_lightning.engines.local import CheckedWeights
+from ovd_lightning.engines.vllm_client import UNTRAINED, VLLMServer
+from ovd_lightning.engines.vllm_sampling import Arrived, Sampled, VLLMSampling
 from ovd_lightning.engines.vllm_server_check import SHARED, server_misfits
 from ovd_lightning.engines.vllm_transfer import (
     PREFIX,
@@ -33,7 +34,6 @@ from ovd_lightning.engines.vllm_transfer import (
     shared_memory,
     transfer_by,
 )
-from ovd_lightning.engines.vllm_weights import checkpoint_layout
 from ovd_lightning.errors import ConfigError, RunError, raise_errors
 from ovd_lightning.service import send_together
 from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -41,13 +41,11 @@ from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, Posi
 if TYPE_CHECKING:
     from torch import Tensor
 
-ONE_TOKEN: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False}
 PASSES = 3
 """Requests are repeated so often because their server did not hold the weights."""
-Arrived = Callable[[int, Sampled], None]
 
 
-class VLLMServerEngine(LocalEngine):
+class VLLMServerEngine(VLLMSampling):
     """Samples and scores on one or several vLLM servers, and sends them the student's weights after every update.
 
     Requests are divided among the servers by their prompts, in order, so that a group of samples shares a server's
@@ -75,6 +73,8 @@ class VLLMServerEngine(LocalEngine):
         backoff_s: Wait before the first retry; doubles with each, up to 30 s.
         max_concurrency: Requests in flight, of each rank at each server.
     """
+
+    most_candidates = 19  # of the 20 log-probabilities of a position that vLLM reports without ``--max-logprobs``
 
     def __init__(
         self,
@@ -198,10 +198,6 @@ class VLLMServerEngine(LocalEngine):
 
     # -- weights
 
-    @cached_property
-    def _layout(self) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-        return checkpoint_layout(self.model, self.trust_remote_code)
-
     def sync(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Every rank enters, since weights may be sharded; what keeps rank 0 from sending them is raised on each."""
         rank, world_size = ranks()
@@ -267,13 +263,15 @@ class VLLMServerEngine(LocalEngine):
 
     # -- work
 
-    def _run_all(
-        self, prompts: list[list[int]], parameters: list[dict[str, Any]], arrived: Arrived = ignore
+    def _sample(
+        self,
+        prompts: list[list[int]],
+        parameters: list[dict[str, Any]],
+        arrived: Arrived = ignore,
+        poll: Poll = ignore,
     ) -> list[Sampled]:
-        """The completions, in order, all of the weights that were sent last.
+        """The completions, in order, all of the weights that were sent last. ``arrived`` runs in another thread.
 
-        Args:
-            arrived: gets each as soon as it is there, in another thread.
         Raises: RunError for a request that failed after its retries, and when a server does not keep the weights.
         """
         if self._closed:
@@ -293,6 +291,7 @@ class VLLMServerEngine(LocalEngine):
                     stale.append(index)
                     return
                 found[index] = sampled
+                poll()
                 arrived(index, sampled)
 
             shares = self._shares(waiting, prompts)
@@ -309,6 +308,11 @@ class VLLMServerEngine(LocalEngine):
             waiting = sorted(stale)
         raise RunError(f"{self.name}: {len(waiting)} requests were answered {PASSES} times by other weights")
 
+    def _candidates(self, token_ids: list[int]) -> dict[str, Any]:
+        """vLLM's server lists the sampled token and then them, and cuts the list to their number: the last is asked for
+        twice."""
+        return {"logprobs": len(token_ids) + 1, "logprob_token_ids": [*token_ids, token_ids[-1]]}
+
     def _shares(self, waiting: list[int], prompts: list[list[int]]) -> list[tuple[VLLMServer, list[int]]]:
         """Which requests go to which server: equal prompts to the same one."""
         rank, _ = ranks()
@@ -318,80 +322,3 @@ class VLLMServerEngine(LocalEngine):
             place = places.setdefault(tuple(prompts[index]), len(places))
             shares[(place + rank) % len(shares)].append(index)
         return [(server, share) for server, share in zip(self.servers, shares, strict=True) if share]
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Log-probabilities of a greedy completion are at temperature 1."""
-        return self.generate_as_ready(requests, sampling, ignore)
-
-    def generate_as_ready(
-        self, requests: Sequence[Request], sampling: Sampling, ready: Ready, poll: Poll = ignore
-    ) -> list[Completion]:
-        prompts = self.encode_requests(request.prompt for request in requests)
-        greedy = sampling.temperature == 0
-        limits = self.limits(requests, prompts, sampling.max_tokens)
-        parameters = [
-            {
-                "temperature": sampling.temperature,
-                "top_p": 1.0 if greedy else sampling.top_p,
-                "max_tokens": limit,
-                "seed": None if greedy else seed,
-                "stop": list(sampling.stop),
-                "include_stop_str_in_output": True,
-                "logprobs": 0 if sampling.logprobs else None,
-                "detokenize": bool(sampling.stop),  # vLLM needs text to look for a stop text in; ours is decoded below
-            }
-            for limit, seed in zip(limits, self.seeds(requests), strict=True)
-        ]
-        completions: dict[int, Completion] = {}
-
-        def arrived(index: int, sampled: Sampled) -> None:
-            poll()
-            ids = sampled.token_ids
-            completions[index] = Completion(
-                text=self.decode(ids),
-                token_ids=ids,
-                logprobs=[row[t] for row, t in zip(sampled.logprobs, ids, strict=True)] if sampling.logprobs else None,
-                truncated=sampled.truncated,
-                prompt_tokens=len(prompts[index]),
-                completion_tokens=len(ids),
-            )
-            ready(index, completions[index])
-
-        self._run_all(prompts, parameters, arrived)
-        self.count(sum(map(len, prompts)), sum(c.completion_tokens for c in completions.values()))
-        return [completions[index] for index in range(len(requests))]
-
-    def next_token_logprobs(self, prompts: Sequence[Prompt], token_ids: Sequence[int]) -> Tensor:
-        import torch
-
-        encoded = self.encode_requests(prompts)
-        self.count(sum(map(len, encoded)), len(encoded))
-        chunks = [list(token_ids[i : i + CANDIDATES]) for i in range(0, len(token_ids), CANDIDATES)] * len(encoded)
-        parameters = [{**ONE_TOKEN, **candidates(chunk)} for chunk in chunks]
-        each = len(chunks) // max(len(encoded), 1)
-        answers = self._run_all([ids for ids in encoded for _ in range(each)], parameters)
-        values = [a.logprobs[0][token] for a, chunk in zip(answers, chunks, strict=True) for token in chunk]
-        return torch.tensor(values, dtype=torch.float32).reshape(len(encoded), len(token_ids))
-
-    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Tensor]:
-        """The last token is scored as a candidate for the next one, so the pair may fill the whole context."""
-        import torch
-
-        self.check_pairs(prompts, completions)
-        pairs = [(list(p), list(c)) for p, c in zip(prompts, completions, strict=True)]
-        self.count(sum(len(p) + len(c) for p, c in pairs), 0)
-        full = [(p, c) for p, c in pairs if c]
-        parameters = [
-            {**ONE_TOKEN, **candidates(completion[-1:]), "prompt_logprobs": 0 if len(completion) > 1 else None}
-            for _, completion in full
-        ]
-        answers = iter(self._run_all([p + c[:-1] for p, c in full], parameters))
-        scores = []
-        for prompt, completion in pairs:
-            values: list[float] = []
-            if completion:
-                answer = next(answers)
-                values = [answer.prompt_logprobs[len(prompt) + i][t] for i, t in enumerate(completion[:-1])]
-                values.append(answer.logprobs[0][completion[-1]])
-            scores.append(torch.tensor(values, dtype=torch.float32))
-        return scores

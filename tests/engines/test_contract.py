@@ -300,7 +300,7 @@ def test_completions_as_they_are_finished(engine: Engine) -> None:
     completions = engine.generate_as_ready(requests, Sampling(max_tokens=24), lambda i, c: arrived.append((i, c)))
     assert ids(completions) == ids(expected)
     assert dict(arrived) == dict(enumerate(completions))
-    if engine.name.startswith("vllm"):
+    if engine.name.startswith("vllm:"):  # a server's answers may overtake one another on their way
         assert arrived[0][0] == 1
 
     def refuse(index: int, completion: Completion) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.workflow import cli
 
 PAGE = (cli.ROOT / "docs/student.md").read_text(encoding="utf-8")
-pytest.importorskip("lm_eval", reason="the extra [lm-eval] is not installed")
+pytest.importorskip("lm_eval", reason="the extra [lm-eval] is not installed: make test-extras")
 
 
 def block(title: str) -> str:
@@ -23,6 +23,7 @@ def block(title: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 def test_every_problem_is_answered_and_judged_as_by_the_run(tmp_path: Path) -> None:
     cli.fit(tmp_path / "runs/first", *cli.HF, "--run.wandb=disabled", "--data.test_limit=48", "--benchmark.samples=0")
     last = sorted((tmp_path / "runs/first/evaluations").glob("test-*.jsonl"))[-1]

@@ -171,6 +171,7 @@ def test_two_ranks_train_it_as_one(strategy: str, run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_over_a_quantised_base(bits: str, tmp_path: Path) -> None:
     """QLoRA, by bitsandbytes on the CPU. The engine has the weights dequantised, the checkpoint none of them."""
@@ -191,6 +192,7 @@ def test_over_a_quantised_base(bits: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extras
 def test_with_moments_of_8_bits_a_resumed_run_is_exact_too(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
