@@ -69,7 +69,7 @@ class ContrastJudge(RubricJudge):
             Request(prompt=as_prompt(self.rubric_prompt(c), self.chat), seed=c.seed, max_tokens=self.rubric_tokens)
             for c in contrasts
         ]
-        sampling = Sampling(max_tokens=self.rubric_tokens, temperature=self.rubric_temperature)
+        sampling = Sampling(max_tokens=self.rubric_tokens, temperature=self.rubric_temperature, logprobs=False)
         asked = Asked(self.engine, self.cache)
         completions, _ = asked.completions(requests, sampling, lambda c: parse_rubric(c.text) is not None)
         rubrics = [None if c.error is not None else parse_rubric(c.text) for c in completions]
