@@ -115,18 +115,29 @@ def test_the_step_takes_no_more_than_the_account_says(
     assert estimate <= measured * 1.5, f"measured {measured:,}, estimated {estimate:,}"
 
 
+def of_math_lora(folder: Path, *more: str) -> Any:
+    """The plan of configs/math_lora.yaml on a GPU with 24 GB."""
+    (folder / "config.json").write_text(json.dumps(MATH_1_5B))
+    teacher = f"--method.init_args.teacher.init_args.engine.init_args.model={folder}"
+    config = ["dry_run", "--config=configs/math_lora.yaml", f"--model.student={folder}", teacher]
+    done = cli.run(*config, *more, "--gpu_memory=24", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
 def test_the_papers_student_on_24_gb(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(MATH_1_5B))
-    teacher = f"--method.init_args.teacher.init_args.engine.init_args.model={tmp_path}"
-    args = ["dry_run", "--config=configs/math_lora.yaml", f"--model.student={tmp_path}", teacher, "--json"]
-    plans = {}
-    for name, more in (("lora", []), ("qlora", ["--model.lora.quantize=4bit"]), ("everything", ["--model.lora=null"])):
-        done = cli.run(*args, *more, "--gpu_memory=24")
-        assert done.returncode == 0, done.stderr[-3000:]
-        plans[name] = json.loads(done.stdout)
-    parts = {part["name"]: part["bytes"] for part in plans["lora"]["memory"]["static"]}
+    plan = of_math_lora(tmp_path)
+    parts = {part["name"]: part["bytes"] for part in plan["memory"]["static"]}
     assert parts["frozen parameters"] == 2 * 1_543_714_304
     assert parts["adapter"] == parts["gradients"] == 4 * 36_929_536
     assert "reference model" not in parts
-    assert [plans[name]["fits"] for name in plans] == [True, True, False]
-    assert plans["qlora"]["memory"]["static"][0]["bytes"] < 0.5 * parts["frozen parameters"]
+    assert plan["fits"]
+    assert not of_math_lora(tmp_path, "--model.lora=null")["fits"]
+
+
+@pytest.mark.extras
+def test_the_papers_student_in_4_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    plan = of_math_lora(tmp_path, "--model.lora.quantize=4bit")
+    assert plan["fits"]
+    assert plan["memory"]["static"][0]["bytes"] < 0.5 * 2 * 1_543_714_304
