@@ -1,5 +1,6 @@
 """``python -m ovd_lightning``. Heavy imports wait until there is something to do."""
 
+import atexit
 import gc
 import os
 import sys
@@ -108,6 +109,7 @@ def main() -> None:
         return
     from ovd_lightning.stop import ending_on_signals
 
+    atexit.register(gc.freeze)  # nothing is left to free: the interpreter's collections at its end take seconds
     with ending_on_signals():
         with importing():
             from ovd_lightning.cli import main as run

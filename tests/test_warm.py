@@ -16,7 +16,7 @@ from tests.workflow import cli
 
 pytestmark = pytest.mark.skipif(not warm.possible(), reason="no server of commands on this system")
 ENVIRONMENT = cli.environment(OVD_ANY="1")
-IMPORTS_SET = ("TORCH", "PYTORCH", "TRITON", "TILELANG", "VLLM")
+IMPORTS_SET = ("TORCH", "PYTORCH", "TRITON", "TILELANG", "VLLM", "AITER")
 Start = Callable[..., cli.Process]
 
 

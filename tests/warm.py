@@ -33,7 +33,7 @@ BEFORE = dict(os.environ)
 """The environment of the test session: engines that tests start in their own process set variables for vLLM."""
 LATE = ("PYTEST_", "WANDB_", "OVD_", "SLURM_", "STAND", "TMPDIR", "PATH", "OPENAI_API_KEY")
 """Variables that are read when they are needed: they may differ from the server's."""
-LOADED = ("ovd_lightning.cli", "wandb.sdk.launch", "vllm.entrypoints.llm")
+LOADED = ("ovd_lightning.cli", "wandb.sdk.launch", "vllm.entrypoints.llm", "peft", "pandas")
 WAIT_S = 120.0
 
 
@@ -174,6 +174,12 @@ def load() -> dict[str, str]:
     for module in LOADED:
         with contextlib.suppress(ImportError):  # vLLM is not everywhere
             importlib.import_module(module)
+    with contextlib.suppress(ImportError):
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu():
+            type(current_platform).simple_compile_backend = "eager"  # as the engine says before it imports the worker
+            importlib.import_module("vllm.v1.worker.cpu_worker")
     gc.collect()
     gc.freeze()  # what is here stays, and shared
     if threading.active_count() > 1:
