@@ -272,7 +272,9 @@ class OVDModule(L.LightningModule):
         settings = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
         kind: Any = torch.optim.AdamW
         if self.optimizer_name == "adamw_8bit":
-            from bitsandbytes.optim import AdamW8bit as kind
+            import bitsandbytes.optim
+
+            kind = bitsandbytes.optim.AdamW8bit
         optimizer = kind(trained, **settings)
         self._configured = [optimizer_settings(optimizer)]
         total = int(self.trainer.estimated_stepping_batches)
