@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_lightning.files import move, partial, remove
-from ovd_lightning.lora import Adapter
+from ovd_lightning.lora import ADAPTER, Adapter
 from ovd_lightning.weights import checkpoint_weights
 
 
@@ -48,7 +48,7 @@ def export(
     try:
         save_torch_state_dict(weights, scratch, max_shard_size="50GB", metadata={"format": "pt"})
         if adapter is not None:
-            adapter.save(scratch / "adapter", trained)
+            adapter.save(scratch / ADAPTER, trained)
     except BaseException:
         remove(scratch)
         raise

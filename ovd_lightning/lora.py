@@ -23,6 +23,8 @@ from ovd_lightning.settings.ranges import PositiveFloat, PositiveInt
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ADAPTER = "adapter"
+"""Of an exported student's folder, where the adapter alone is."""
 NAME = "default"
 """peft's name of the one adapter."""
 BASE = ".base_layer"

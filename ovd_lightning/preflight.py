@@ -16,6 +16,7 @@ from ovd_lightning.errors import ConfigError, collecting, located, raise_errors
 from ovd_lightning.evaluation.names import AVERAGE
 from ovd_lightning.pretrained import check_checkpoint, load_config
 from ovd_lightning.teachers.base import Teacher
+from ovd_lightning.teachers.demonstrator import Demonstrator
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem
 
@@ -209,6 +210,16 @@ def check_teacher(teacher: Teacher) -> None:
     teacher.check()
 
 
+def asking_errors(setting: str, task: Task, teacher: Teacher | None) -> Iterator[ConfigError]:
+    """An environment that asks the student, where a teacher takes turns in it."""
+    if task.environment is not None and task.environment.asks_student and isinstance(teacher, Demonstrator):
+        yield ConfigError(
+            setting,
+            "has an environment that asks the student, which cannot reply to the turns of a teacher.",
+            "Use a search engine that gives the documents themselves, or a method without a teacher that writes.",
+        )
+
+
 def check_environments(data: OVDDataModule) -> None:
     """Each once, by the setting that holds it: its own errors name the training task's. Raises: ConfigError."""
     benchmarks = [*data.benchmarks("validation").items(), *data.benchmarks("test").items()]
@@ -254,6 +265,7 @@ def check_run(
         )
     if training:
         found += [*training_errors(method, data, world_size, accumulate), *sleep_errors(engine, method)]
+        found += asking_errors("data.task", data.task, method.teacher)
     raise_errors(found)
 
     trained = data.train_problems() if training else []
@@ -327,6 +339,7 @@ def check_evaluation(
                 )
             found += wrong
             if asked is not None and not wrong:
+                found += asking_errors(setting, tasks[name], asked)
                 with collecting(found):
                     asked.check_problems(tasks[name], problems, decoding.max_tokens)
     raise_errors(found)

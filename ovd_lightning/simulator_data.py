@@ -83,6 +83,10 @@ class Form:
         settings = (environment or {}).get("init_args") or {}
         if "search" not in settings:
             raise ConfigError("runs", f"{run} had no search engine.", "Give a run whose task has a SearchEnvironment.")
+        classes = (environment or {}).get("class_path", ""), settings["search"]["class_path"]
+        if any(name.endswith((".AgenticSearchEnvironment", ".ReasonInDocuments")) for name in classes):
+            problem = f"{run} searched as RA-Agent or Search-o1 of Table 3, which is not read here."
+            raise ConfigError("runs", problem, "Give one whose task has a SearchEnvironment that shows the documents.")
         defaults = inspect.signature(SearchEnvironment.__init__).parameters
         texts = {name: settings.get(name, defaults[name].default) for name in TEXTS}
         return cls(simulated=settings["search"]["class_path"].endswith(".SimulatedSearch"), **texts)

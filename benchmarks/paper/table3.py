@@ -26,6 +26,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from benchmarks import ROOT
 from benchmarks.paper.grid import claim, evaluate, fit, result_of
 from benchmarks.paper.table3_render import STUDENTS as ALL
@@ -38,13 +40,20 @@ LABELS = {
     "direct": "Direct Answer",
     "cot": "CoT",
     "rag": "RAG",
+    "ra_agent": "RA-Agent",
+    "search_o1": "Search-o1",
     "r1": "R1",
     "search_r1": "Search-R1",
     "zerosearch": "ZeroSearch",
 }
-UNTRAINED = ("untrained", "direct", "cot", "rag")
-RETRIEVING = ("rag", "search_r1")
+UNTRAINED = ("untrained", "direct", "cot", "rag", "ra_agent", "search_o1")
+RETRIEVING = ("rag", "ra_agent", "search_o1", "search_r1")
 """Rows with a real search engine."""
+ENGINE = {
+    "ra_agent": "environment.init_args.search",
+    "search_o1": "environment.init_args.search.init_args.search",
+}
+"""Where a row whose environment is its own has its search engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +102,7 @@ ROWS = (
     ovd(5, 5, sampled=True),
     ovd(10, 5, sampled=True),
 )
-"""As in the paper, without RA-Agent and Search-o1, which are prompting methods of their own."""
+"""As in the paper."""
 FIGURE_4A = tuple(ovd(5, test, "prompted") for test in (0, 5, 10))
 
 
@@ -118,20 +127,29 @@ class Grid:
         flags = [f"--config=configs/web_qa_{student}.yaml", f"--config=configs/web/{overlay}.yaml"]
         if self.corpus is not None and name in RETRIEVING:
             for place in ("task", "data.benchmarks"):
-                setting = f"--{place}.init_args.environment"
-                flags.append(f"{setting}=configs/search/bm25.yaml")
-                flags.append(f"{setting}.init_args.search.init_args.corpus={self.corpus}")
+                flags.append(searched(place, name, "configs/search/bm25.yaml"))
+                engine = ENGINE.get(name, "environment.init_args.search")
+                flags.append(f"--{place}.init_args.{engine}.init_args.corpus={self.corpus}")
         return flags
 
     def test_flags(self, student: str, row: Row) -> list[str]:
         flags = self.flags(student, row.name)
         if self.measure_with is not None and row.method not in ("direct", "cot", "r1"):
-            flags.append(f"--data.benchmarks.init_args.environment={self.measure_with}")
+            flags.append(searched("data.benchmarks", row.name, self.measure_with))
         return flags
 
     def test_name(self, student: str, row: Row) -> str:
         by = f"-by-{Path(self.measure_with).stem}" if self.measure_with is not None else ""
         return f"test-{student}-{row.name}{by}"
+
+
+def searched(place: str, name: str, config: str) -> str:
+    """The flag by which the row of a name searches as in the config of an environment: a row with an environment of its
+    own takes the search engine alone."""
+    if name not in ENGINE:
+        return f"--{place}.init_args.environment={config}"
+    engine = yaml.safe_load((ROOT / config).read_text())["init_args"]["search"]
+    return f"--{place}.init_args.{ENGINE[name]}={json.dumps(engine)}"
 
 
 REJECTION = "ovd_lightning.evaluation.rejection.TestingRejection"
@@ -149,6 +167,8 @@ class Quickstart(Grid):
             return "nobody can know the facts of an invented world without a search"
         if row.method == "zerosearch" or row.agent:
             return "no embedded model plays a search engine"
+        if row.method == "ra_agent":
+            return "the embedded student knows one protocol, in which it reasons and searches in turn: see Searching"
         return None
 
     def flags(self, student: str, name: str) -> list[str]:
@@ -160,6 +180,8 @@ class Quickstart(Grid):
         if name == "rag":  # the embedded student's way to be shown documents: a search with the question itself
             searched = "<search> {question}</search>\n<information>{documents}</information>\n"
             flags.append("--task.init_args.template=" + "Question: {question}\n" + searched)
+        if name == "search_o1":
+            flags.append("--config=benchmarks/paper/table3_search_o1.yaml")
         if name.startswith("ovd"):
             flags.append(f"--method.init_args.threshold={name.split('_')[1].removeprefix('train')}")
         return flags

@@ -43,10 +43,15 @@ def card(repo: str, record: Record, curves: bool) -> str:
     ]
     data = ModelCardData(
         base_model=record.base_id,
-        library_name="transformers",
+        library_name="peft" if record.adapter_of else "transformers",
         pipeline_tag="text-generation",
         datasets=record.datasets or None,
-        tags=["ovd-lightning", "distillation", *([record.run.method_name.lower()] if record.run is not None else [])],
+        tags=[
+            "ovd-lightning",
+            "distillation",
+            *([record.run.method_name.lower()] if record.run is not None else []),
+            *(["lora"] if record.adapter_of else []),
+        ],
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
         **record.license,  # type: ignore[arg-type]
@@ -80,6 +85,7 @@ def _settings(record: Record) -> list[tuple[str, str]]:
         return []
     config: dict[str, Any] = record.config
     method = record.run.method.get("init_args") or {}
+    lora = (config.get("model") or {}).get("lora") or {}
     found = {
         "method": record.run.method_name,
         "threshold θ": method.get("threshold"),
@@ -90,6 +96,9 @@ def _settings(record: Record) -> list[tuple[str, str]]:
         "problems a round": (config.get("data") or {}).get("problems_per_round"),
         "trajectories a problem": method.get("group_size"),
         "learning rate": (config.get("model") or {}).get("learning_rate"),
+        "adapter's rank": lora.get("r"),
+        "adapter's alpha": lora.get("alpha"),
+        "base while training": lora.get("quantize"),
         "seed": config.get("seed_everything"),
         **record.provenance.get("packages", {}),
     }

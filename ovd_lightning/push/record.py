@@ -29,6 +29,8 @@ class Record:
         base_folder: where the base is on this machine; None: it is not, by its path.
         license: the keys of a model card that name it; empty: not known.
         whose: in the card, behind the licence: where it is from.
+        adapter_of: id on the hub of the base of the adapter that is pushed; None: the student as a whole is.
+        adapter_rank: of that adapter.
         notes: what could not be found out.
     """
 
@@ -37,16 +39,13 @@ class Record:
     base_folder: Path | None = None
     license: dict[str, str] = field(default_factory=dict)
     whose: str = ""
+    adapter_of: str | None = None
+    adapter_rank: int = 0
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, student: Path, license: str | None = None, offline: bool = False) -> Record:
-        """Read them.
-
-        Args:
-            license: in place of the base model's.
-            offline: nothing is asked of the hub.
-        """
+    def of(cls, student: Path) -> Record:
+        """Read them, but for the licence."""
         folder = student.resolve().parent
         record = cls(run=read_run(folder) if (folder / "config.yaml").is_file() else None)
         if record.run is None:
@@ -55,13 +54,20 @@ class Record:
             record.base = str((record.run.config.get("model") or {}).get("student") or "") or None
         if record.base is not None and Path(packaged(record.base)).expanduser().is_dir():
             record.base_folder = Path(packaged(record.base)).expanduser()
-        if license:
-            record.license = {"license": license}
-        else:
-            record.license, record.whose = record._base_license(offline), ", as the initial student"
-        if not record.license:
-            record.notes.append("the card names no licence, as the base model's does not: give one with --license")
         return record
+
+    def find_license(self, given: str | None, offline: bool) -> None:
+        """``given``, or the base model's.
+
+        Args:
+            offline: nothing is asked of the hub.
+        """
+        if given:
+            self.license = {"license": given}
+        else:
+            self.license, self.whose = self._base_license(offline), ", as the initial student"
+        if not self.license:
+            self.notes.append("the card names no licence, as the base model's does not: give one with --license")
 
     @property
     def base_name(self) -> str | None:
@@ -71,20 +77,24 @@ class Record:
     @property
     def base_id(self) -> str | None:
         """The base on the hub."""
+        if self.adapter_of is not None:
+            return self.adapter_of
         return self.base if self.base and self.base_folder is None and is_hub_id(self.base) else None
 
     def _base_license(self, offline: bool) -> dict[str, str]:
         from huggingface_hub import ModelCard
 
         place: Path | str | None = None if self.base_folder is None else self.base_folder / "README.md"
-        if self.base_folder is None and not offline:
+        if isinstance(place, Path) and not place.is_file():
+            place = self.adapter_of
+        elif place is None:
             place = self.base_id
-        if place is None or (isinstance(place, Path) and not place.is_file()):
+        if place is None or (offline and not isinstance(place, Path)):
             return {}
         try:
             data = ModelCard.load(place, ignore_metadata_errors=True).data
         except (OSError, ValueError) as error:  # no network, no card, no such repository, broken YAML
-            self.notes.append(f"the card of {self.base} could not be read ({type(error).__name__})")
+            self.notes.append(f"the card of {self.base_id or self.base} could not be read ({type(error).__name__})")
             return {}
         return {name: str(data.get(name)) for name in LICENSE if data.get(name)}
 

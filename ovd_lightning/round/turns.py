@@ -167,7 +167,7 @@ def respond(
         with phase("generate"):
             return policy(unfinished, limits, stop)
 
-    with phase("environment"):
+    with phase("environment"), task.environment.asking(engine):
         rollout(trajectories, task.environment, tokenizer, timed, sampling.max_tokens, progress, engine.max_context)
     mark_thoughts(trajectories, tokenizer)
     for index, y in enumerate(trajectories):

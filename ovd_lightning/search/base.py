@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ovd_lightning.engines.base import Engine
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.types import Problem
 
@@ -26,6 +27,11 @@ class Document:
     score: float | None = None
     """The engine's own; comparable within one search only. None where it has none."""
 
+    def line(self, rank: int, titled: str, untitled: str) -> str:
+        """The document on one line, by the first format if it has a title, else by the second."""
+        fields = {name: " ".join(str(getattr(self, name)).split()) for name in ("title", "text", "id")}
+        return (titled if self.title else untitled).format(rank=rank, score=self.score, **fields)
+
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Query:
@@ -37,6 +43,8 @@ class Query:
     """For what is random in the answer: the same turn of the same trajectory gets the same documents again."""
     progress: float | None
     """Share of the training that is over, in [0, 1), for a curriculum; None: evaluation."""
+    history: str = ""
+    """The completion up to this query and with it, for an engine that reads what it finds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +92,8 @@ class SearchEngine(ABC):
     """Names of what :meth:`take_counts` may count."""
     most: int | None = None
     """Documents a query that the engine can give at most; None: any number."""
+    asks_student: bool = False
+    """It asks the student about what it finds: see :meth:`asking`."""
 
     def __init__(self, cache: str | None = None) -> None:
         self._cache_path = cache
@@ -116,6 +126,11 @@ class SearchEngine(ABC):
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Memory of an engine's own model is held inside this block only."""
+        yield
+
+    @contextmanager
+    def asking(self, student: Engine) -> Iterator[None]:
+        """Inside this block ``student`` writes the trajectories that search, and may be asked."""
         yield
 
     def close(self) -> None:

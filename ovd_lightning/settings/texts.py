@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     InstructionTemplate = str
     DocumentFormat = str
     SimulatorPrompt = str
+    ReaderPrompt = str
     ReasonFormat = str
     HintFormat = str
 else:
@@ -100,5 +101,6 @@ else:
     SimulatorPrompt = text_type(
         "SimulatorPrompt", Format(("query",), optional=("question", "answer", "count", "kind", "Kind"))
     )
+    ReaderPrompt = text_type("ReaderPrompt", Template(("documents",)))
     ReasonFormat = text_type("ReasonFormat", Format(optional=("reason",)))
     HintFormat = text_type("HintFormat", Format(("prompt", "reference")))

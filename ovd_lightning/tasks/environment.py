@@ -18,6 +18,8 @@ from ovd_lightning.types import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ovd_lightning.engines.base import Engine
+
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Turn:
@@ -75,6 +77,11 @@ class Environment(ABC):
         self.max_turn_tokens = max_turn_tokens
         self.max_observation_tokens = max_observation_tokens
 
+    @property
+    def asks_student(self) -> bool:
+        """It asks the student, whose turns it replies to; so it cannot reply to a teacher's."""
+        return False
+
     @abstractmethod
     def reply(self, turns: Sequence[Turn], progress: float | None = None) -> list[Reply]:
         """One reply a turn, in order; all live trajectories of a round come in one call.
@@ -98,6 +105,11 @@ class Environment(ABC):
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Memory of an environment's own engine is held inside this block only."""
+        yield
+
+    @contextmanager
+    def asking(self, student: Engine) -> Iterator[None]:
+        """Inside this block the turns are ``student``'s, which may be asked."""
         yield
 
     def close(self) -> None:  # noqa: B027

@@ -9,13 +9,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.errors import ConfigError, RunError
 from ovd_lightning.search.base import Document, Query, SearchEngine, SearchResult
 from ovd_lightning.settings.ranges import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from ovd_lightning.settings.texts import DocumentFormat
 from ovd_lightning.tasks.environment import Environment, Reply, Turn, defuse, tags
+
+if TYPE_CHECKING:
+    from ovd_lightning.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class SearchEnvironment(Environment):
             at from 8 searches on.
     """
 
-    stop = ("</search>", "</answer>", "</Search>", "</Answer>")
+    stop: tuple[str, ...] = ("</search>", "</answer>", "</Search>", "</Answer>")
 
     def __init__(
         self,
@@ -118,6 +121,15 @@ class SearchEnvironment(Environment):
                 f"{SETTINGS}.max_failed_share = {self.max_failed_share:g}. The last one: {self._last_error}"
             )
 
+    @property
+    def asks_student(self) -> bool:
+        return self.search.asks_student
+
+    @contextmanager
+    def asking(self, student: Engine) -> Iterator[None]:
+        with self.search.asking(student):
+            yield
+
     def close(self) -> None:
         self.search.close()
 
@@ -130,9 +142,7 @@ class SearchEnvironment(Environment):
     def reply(self, turns: Sequence[Turn], progress: float | None = None) -> list[Reply]:
         actions = [action_of(turn.text) for turn in turns]
         asking = [i for i, (kind, text) in enumerate(actions) if kind == "search" and text]
-        queries = [
-            Query(text=actions[i][1], problem=turns[i].problem, seed=turns[i].seed, progress=progress) for i in asking
-        ]
+        queries = [self._query(turns[i], actions[i][1], progress) for i in asking]
         found = dict(zip(asking, self._search(queries), strict=True))
         return [
             self._observation(found[i]) if i in found
@@ -140,6 +150,12 @@ class SearchEnvironment(Environment):
             else Reply(body=self.invalid_message, valid=False)
             for i, (kind, _) in enumerate(actions)
         ]  # fmt: skip
+
+    @staticmethod
+    def _query(turn: Turn, text: str, progress: float | None) -> Query:
+        return Query(
+            text=text, problem=turn.problem, seed=turn.seed, progress=progress, history=turn.history + turn.text
+        )
 
     def _search(self, queries: Sequence[Query]) -> list[SearchResult]:
         if not queries:
@@ -173,9 +189,7 @@ class SearchEnvironment(Environment):
         )
 
     def _line(self, rank: int, document: Document) -> str:
-        template = self.document_format if document.title else self.untitled_format
-        fields = {name: " ".join(str(getattr(document, name)).split()) for name in ("title", "text", "id")}
-        line = template.format(rank=rank, score=document.score, **fields)
+        line = document.line(rank, self.document_format, self.untitled_format)
         defused = defuse(line, TAG)
         self._counts["defused_documents"] += defused != line
         return defused

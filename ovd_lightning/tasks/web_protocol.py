@@ -1,18 +1,26 @@
-"""The protocol of Search-R1 that Web Q&A is written in: its prompts, where its answer is, where its steps begin.
+r"""The two protocols of Web Q&A: their prompts, where the answer is, where steps begin. Search-R1's, the usual one:
 
 <think> ... </think> <search> a query </search>
 <information> documents </information>
 <think> ... </think> <answer> the answer </answer>
+
+and that of Search-o1's code, for its own row of Table 3 and RA-Agent's:
+
+... <|begin_search_query|> a query <|end_search_query|>
+<|begin_search_result|> documents, or a summary of them <|end_search_result|>
+... \boxed{the answer}
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from ovd_lightning.grading.extract import last_box
 from ovd_lightning.thoughts import spoken
 from ovd_lightning.tokens import decode
 
@@ -48,9 +56,42 @@ RAG = (
 )
 """Retrieval-augmented generation of Table 3: one search, with the question itself as the query."""
 
-TEMPLATES: Mapping[str, str] = {"search": SEARCH, "direct": DIRECT, "cot": COT, "rag": RAG}
+_AGENT = (
+    "Find the answer to the question at the end by reasoning step by step. A search engine is at hand: whenever a fact "
+    "is missing, write the query between <|begin_search_query|> and <|end_search_query|>. {comes} between "
+    "<|begin_search_result|> and <|end_search_result|>. Then go on reasoning with it, and search again if something "
+    "is still missing, at most {searches} times in all. Once you know the answer, write it as "
+    "\\boxed{{answer}}: only the answer, in as few words as possible.\n\n"
+    "Example:\n"
+    "Question: In which town was the founder of the Nimbus circus born?\n"
+    "I first need to know who founded the Nimbus circus.\n"
+    "<|begin_search_query|>founder of the Nimbus circus<|end_search_query|>\n"
+    "<|begin_search_result|>...<|end_search_result|>\n"
+    "It was Ada Holm. Now I need her place of birth.\n"
+    "<|begin_search_query|>Ada Holm place of birth<|end_search_query|>\n"
+    "<|begin_search_result|>...<|end_search_result|>\n"
+    "She was born in Lund. The answer is \\boxed{{Lund}}\n\n"
+    "Question: {{question}}\n"
+)
 
-QUESTION, DOCUMENTS = "{question}", "{documents}"
+RA_AGENT = _AGENT.format(comes="The documents that it finds come back", searches="{searches}")
+"""RA-Agent of Table 3: reasoning and searches in turn, in the manner of ReAct (arXiv 2210.03629)."""
+
+SEARCH_O1 = _AGENT.format(
+    comes="The documents that it finds are read for you, and what helps in them comes back", searches="{searches}"
+)
+"""Search-o1 of Table 3."""
+
+TEMPLATES: Mapping[str, str] = {
+    "search": SEARCH,
+    "direct": DIRECT,
+    "cot": COT,
+    "rag": RAG,
+    "ra_agent": RA_AGENT,
+    "search_o1": SEARCH_O1,
+}
+
+QUESTION, DOCUMENTS, SEARCHES = "{question}", "{documents}", "{searches}"
 
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 """Of an opening tag that is written twice, the second counts."""
@@ -58,6 +99,11 @@ _HIDDEN = "\0"
 """In place of observations, so that no tag extends over one."""
 _SEARCH = re.compile(r"<search>((?:(?!</?search>)[^\0])*)</search>", re.IGNORECASE)
 _INFORMATION = re.compile(r"<information>.*?(?:</information>|\Z)", re.DOTALL | re.IGNORECASE)
+_QUERY = re.compile(
+    r"<\|begin_search_query\|>((?:(?!<\|(?:begin|end)_search_query\|>)[^\0])*)<\|end_search_query\|>", re.IGNORECASE
+)
+_RESULT = re.compile(r"<\|begin_search_result\|>.*?(?:<\|end_search_result\|>|\Z)", re.DOTALL | re.IGNORECASE)
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm)\s*\{(.*)\}", re.DOTALL)
 
 
 def extract_answer(text: str) -> str | None:
@@ -73,13 +119,45 @@ def extract_answer(text: str) -> str | None:
     return (blocks[-1].strip() or None) if blocks else None
 
 
+def boxed_answer(text: str) -> str | None:
+    r"""What the last ``\boxed{...}`` holds, without a ``\text{...}`` around it; None if there is none. As
+    :func:`extract_answer` otherwise."""
+    visible, thinking = spoken(text)
+    box = last_box(text if thinking else visible)
+    inner = _TEXT.fullmatch(box) if box else None
+    return ((inner[1] if inner else box).strip() or None) if box else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How a trajectory is written."""
+
+    query: re.Pattern[str]
+    """A complete search; its group is the query."""
+    result: re.Pattern[str]
+    """What comes back for one."""
+    answer: Callable[[str], str | None]
+    """The answer in what was written."""
+    how: str
+    """What the answer is found by."""
+
+
+TAGS = Protocol(query=_SEARCH, result=_INFORMATION, answer=extract_answer, how="tag")
+"""Search-R1's."""
+MARKS = Protocol(query=_QUERY, result=_RESULT, answer=boxed_answer, how="boxed")
+"""Search-o1's."""
+
+
 def step_spans(
-    token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+    token_ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    mask: Sequence[bool] | None = None,
+    protocol: Protocol = TAGS,
 ) -> list[tuple[int, int]]:
     """Half-open token spans of the triples (query, documents, reasoning), A.5; they cover all tokens without gap.
 
     Step k has the k-th search, the documents it brought and the reasoning up to the next search. What precedes the
-    first search belongs to step 1, the answer to the last. A search is a complete ``<search>...</search>`` with a
+    first search belongs to step 1, the answer to the last. A search is complete, as ``<search>...</search>`` with a
     query in it; of one turn only the first counts, which is what the environment looks at. Without any, all is one
     step. A token that ends the reasoning and begins the tag belongs to the step that it begins.
 
@@ -95,11 +173,11 @@ def step_spans(
         pieces = [piece if written else _HIDDEN for piece, written in zip(pieces, mask, strict=True)]
     text = "".join(pieces)
     if not turns:
-        text = _INFORMATION.sub(lambda block: _HIDDEN * len(block[0]), text)
+        text = protocol.result.sub(lambda block: _HIDDEN * len(block[0]), text)
     offsets = [0, *accumulate(map(len, pieces))][:-1]
     starts: list[int] = []
     end = 0
-    for search in _SEARCH.finditer(text):
+    for search in protocol.query.finditer(text):
         same_turn = turns and starts and _HIDDEN not in text[end : search.start()]
         if same_turn or not search[1].strip():
             continue
@@ -121,7 +199,10 @@ def _pieces(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> lis
     return [known[token] for token in token_ids]
 
 
-def fill(template: str, question: str, documents: str = "") -> str:
-    """The prompt; braces within question and documents mean nothing."""
+def fill(template: str, question: str, documents: str = "", searches: int | None = None) -> str:
+    """The prompt; braces within question and documents mean nothing. ``searches``: how many the environment allows."""
     values = {QUESTION: question, DOCUMENTS: documents}
-    return re.sub(r"\{(?:question|documents)\}", lambda place: values[place[0]], template)
+    if searches is not None:
+        values[SEARCHES] = str(searches)
+    places = "|".join(re.escape(place) for place in values)
+    return re.sub(places, lambda place: values[place[0]], template)

@@ -20,7 +20,17 @@ from ovd_lightning.tasks.rewards import RewardFunction
 from ovd_lightning.tasks.sources import Row, Source, Splits, field, load_rows, make_problems, meta_of, text
 from ovd_lightning.tasks.web_benchmarks import SAMPLE, TABLE_3, aliases, find_entry, load_problems
 from ovd_lightning.tasks.web_documents import AnswerOnly, Retrieval
-from ovd_lightning.tasks.web_protocol import DOCUMENTS, QUESTION, TEMPLATES, extract_answer, fill, step_spans
+from ovd_lightning.tasks.web_protocol import (
+    DOCUMENTS,
+    MARKS,
+    QUESTION,
+    TAGS,
+    TEMPLATES,
+    Protocol,
+    extract_answer,
+    fill,
+    step_spans,
+)
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ __all__ = ["WebQA", "WebQABenchmark", "WebQASuite", "WebQATask", "extract_answer
 logger = logging.getLogger(__name__)
 
 Reward = Literal["f1", "em"]
+AGENTS = ("ra_agent", "search_o1")
+"""Templates in Search-o1's protocol."""
 CorrectWhen = Literal["em", "sub_em", "f1"]
 
 ANSWER_FIELDS = ("answers", "golden_answers", "reward_model.ground_truth.target")
@@ -45,7 +57,8 @@ class WebQA(Task):
             the answer.
         template: "search" (the protocol of Search-R1), or one of Table 3's baselines: "direct" and "cot", which take
             no environment, and "rag", whose environment is searched once, with the question, for documents that go
-            into the prompt. Or a text with {question}, and with {documents} for such documents.
+            into the prompt; "ra_agent" and "search_o1" are for an AgenticSearchEnvironment. Or a text with {question},
+            and with {documents} for such documents.
         reward: "f1" (eq. 2) or "em", or module.function that gives it for a response to a problem.
         correct_when: what "incorrect" means in Algorithm 1, which the paper leaves open where the reward is soft:
             a response is correct when its "em" or "sub_em" is 1, or when its "f1" is at least f1_minimum. It is also
@@ -71,6 +84,7 @@ class WebQA(Task):
     ) -> None:
         kind = type(self).__name__
         self.template = TEMPLATES.get(template, template)
+        self.protocol: Protocol = getattr(environment, "protocol", TAGS)
         raise_errors(self._template_errors(template, environment))
         super().__init__(None if reward in self.own_rewards else reward)
         self.reward: Reward = reward if reward in self.own_rewards else "f1"  # type: ignore[assignment]
@@ -92,23 +106,33 @@ class WebQA(Task):
             yield ConfigError(f"{kind}.template", f"is {template!r}.", f"Use {known}, or a text with {QUESTION}.")
         if DOCUMENTS in self.template and environment is None:
             yield ConfigError(f"{kind}.template", "needs documents.", f"Give {kind}.environment, which finds them.")
+        if template in AGENTS and self.protocol is not MARKS:
+            hint = f"Give {kind}.environment one, as in configs/search/{template}.yaml."
+            yield ConfigError(f"{kind}.template", f"{template!r} needs an AgenticSearchEnvironment.", hint)
+        elif self.protocol is MARKS and (DOCUMENTS in self.template or template in {*TEMPLATES} - {*AGENTS}):
+            name = type(environment).__name__
+            hint = f"Use {' or '.join(AGENTS)}, or give {kind}.environment a SearchEnvironment."
+            yield ConfigError(f"{kind}.template", f"asks for other searches than {name} reads.", hint)
+        if DOCUMENTS in self.template and environment is not None and environment.asks_student:
+            hint = "Use a search engine that gives the documents themselves."
+            yield ConfigError(f"{kind}.environment", "asks the student, and these documents come before it.", hint)
         if template in ("direct", "cot") and environment is not None:
             hint = f'Set {kind}.environment to null, or use "search".'
             yield ConfigError(f"{kind}.template", f"{template!r} does not search.", hint)
 
     def prompt(self, problem: Problem) -> str:
         documents = "" if self._retrieval is None else self._retrieval.documents(problem)
-        return fill(self.template, problem.question, documents)
+        return fill(self.template, problem.question, documents, getattr(self.environment, "max_searches", None))
 
     def split_steps(
         self, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
     ) -> list[tuple[int, int]]:
         """Triples (query, documents, reasoning): see `step_spans`."""
-        return step_spans(token_ids, tokenizer, mask)
+        return step_spans(token_ids, tokenizer, mask, self.protocol)
 
     def grade(self, response: str, problem: Problem) -> Grade:
-        """Of the last ``<answer>``; without one, all scores are 0."""
-        answer = extract_answer(response)
+        """Of the last ``<answer>``, or ``\\boxed``; without one, all scores are 0."""
+        answer = self.protocol.answer(response)
         scores = {
             "em": exact_match(answer, problem.answers),
             "sub_em": sub_exact_match(answer, problem.answers),
@@ -119,7 +143,7 @@ class WebQA(Task):
             reward=scores[self.reward],
             correct=scores[self.correct_when] >= least,
             answer=answer,
-            how=None if answer is None else "tag",
+            how=None if answer is None else self.protocol.how,
             metrics=scores,
         )
 

@@ -38,14 +38,13 @@ def test_every_row_and_every_training_has_its_overlay_and_no_overlay_is_left() -
     assert needed | {"search_r1_bm25"} == OVERLAYS
 
 
-def test_the_rows_are_the_papers_but_for_two_methods_of_prompting() -> None:
+def test_the_rows_are_the_papers() -> None:
     paper = read_paper()
     for student, count in (("qwen", 19), ("llama", 16)):
         theirs = [key for key in paper if key[0] == student]
         assert len(theirs) == count
         ours = [key_of(student, row) for row in ROWS if Grid().skipped(row, student) is None]
-        missing = {key[1] for key in theirs if key not in ours}
-        assert missing == {"ra_agent", "search_o1"}
+        assert not [key for key in theirs if key not in ours]
         assert {key[1] for key in ours if key not in paper} == {"untrained"}
     assert not [row for row in FIGURE_4A if key_of("qwen", row) in paper], "the figure alone has them"
 
@@ -56,15 +55,20 @@ def test_a_row_parses_and_is_what_its_name_says(row: Row, monkeypatch: pytest.Mo
     train, test = "task.init_args", "data.benchmarks.init_args"
     assert found["model.student"] == "Qwen/Qwen2.5-3B"
     assert found["method.init_args.group_size"] == 5
-    template = {"direct": "direct", "cot": "cot", "r1": "cot", "rag": "rag"}.get(row.method, "search")
+    templates = {name: name for name in ("direct", "cot", "rag", "ra_agent", "search_o1")} | {"r1": "cot"}
+    template = templates.get(row.method, "search")
     assert found[f"{train}.template"] == found[f"{test}.template"] == template
     if row.method in ("direct", "cot", "r1"):
         assert found[f"{train}.environment"] is found[f"{test}.environment"] is None
     else:
         engine = "http.HTTPSearch" if row.method in table3.RETRIEVING else "simulated.SimulatedSearch"
+        documents = {"search_o1": 10}.get(row.method, 3 if row.method in table3.RETRIEVING else 5)
         for place in (train, test):
-            assert found[f"{place}.{SEARCH}.class_path"] == f"ovd_lightning.search.{engine}"
-            assert found[f"{place}.environment.init_args.top_k"] == (3 if row.method in table3.RETRIEVING else 5)
+            where = table3.ENGINE.get(row.method, SEARCH)
+            assert found[f"{place}.{where}.class_path"] == f"ovd_lightning.search.{engine}"
+            assert found[f"{place}.environment.init_args.top_k"] == documents
+            agent = row.method in ("ra_agent", "search_o1")
+            assert found[f"{place}.environment.class_path"].endswith("AgenticSearchEnvironment") is agent
     assert found[f"{train}.reward"] == ("em" if row.method == "search_r1" else "f1")
     if row.method != "ovd":
         assert found["method.class_path"].endswith("GRPO")
@@ -142,11 +146,12 @@ def test_the_hyperparameters_are_those_of_the_paper(monkeypatch: pytest.MonkeyPa
 
 def test_a_corpus_takes_the_place_of_a_server_where_there_is_a_real_search(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid(corpus="wiki.jsonl")
-    for row in (Row(method="search_r1"), Row(method="rag")):
+    for row in (Row(method=name) for name in table3.RETRIEVING):
         found = settings(monkeypatch, grid.test_flags("qwen", row))
+        where = table3.ENGINE.get(row.method, SEARCH)
         for place in ("task", "data.benchmarks"):
-            assert found[f"{place}.init_args.{SEARCH}.class_path"].endswith("BM25Search")
-            assert found[f"{place}.init_args.{SEARCH}.init_args.corpus"] == "wiki.jsonl"
+            assert found[f"{place}.init_args.{where}.class_path"].endswith("BM25Search")
+            assert found[f"{place}.init_args.{where}.init_args.corpus"] == "wiki.jsonl"
     assert grid.flags("qwen", "zerosearch") == Grid().flags("qwen", "zerosearch")
 
 
@@ -155,13 +160,18 @@ def test_searching_rows_can_be_measured_by_another_engine(monkeypatch: pytest.Mo
     found = settings(monkeypatch, grid.test_flags("qwen", ovd(5, 5)))
     assert found[f"data.benchmarks.init_args.{SEARCH}.class_path"].endswith("HTTPSearch")
     assert found[f"task.init_args.{SEARCH}.class_path"].endswith("SimulatedSearch"), "as trained"
+    other = Grid(measure_with="configs/search/api.yaml")
+    for name, where in table3.ENGINE.items():
+        found = settings(monkeypatch, other.test_flags("qwen", Row(method=name)))
+        assert found[f"data.benchmarks.init_args.{where}.class_path"].endswith("BraveSearch")
+        assert found["data.benchmarks.init_args.environment.class_path"].endswith("AgenticSearchEnvironment")
     assert grid.test_flags("qwen", Row(method="direct")) == Grid().test_flags("qwen", Row(method="direct"))
     assert grid.test_name("qwen", ovd(5, 5)) != Grid().test_name("qwen", ovd(5, 5)), "both can be kept"
 
 
 @pytest.mark.parametrize(
     "row",
-    [*(Row(method=m) for m in ("direct", "rag", "search_r1")), ovd(10, 5, sampled=True)],
+    [*(Row(method=m) for m in ("direct", "rag", "search_o1", "search_r1")), ovd(10, 5, sampled=True)],
     ids=lambda row: row.name,
 )
 def test_a_row_of_the_quickstart_parses(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +185,18 @@ def test_a_row_of_the_quickstart_parses(row: Row, monkeypatch: pytest.MonkeyPatc
         assert found["benchmark.rejection"] is None
     assert (found.get("task.init_args.environment", 1) is None) is (row.method == "direct")
     assert ("{documents}" in found["task.init_args.template"]) is (row.method == "rag")
+    search = "" if row.method == "direct" else found["task.init_args.environment.init_args.search.class_path"]
+    assert search.endswith("ReasonInDocuments") is (row.method == "search_o1")
+    if row.method == "search_o1":
+        asked = yaml.safe_load((ROOT / "benchmarks/paper/table3_search_o1.yaml").read_text())
+        assert {**found, **flat(asked)} == found
+        assert found["task.init_args.environment.init_args.observation_prefix"] == "\n<information>", "as before"
 
 
 def test_trainings_are_shared_between_testing_thresholds() -> None:
     trained = {row.trained for row in ROWS}
     assert trained == {None, "r1", "search_r1", "zerosearch", "ovd_train5", "ovd_train10", "ovd_train10_14b"}
-    assert {row.method for row in ROWS if row.trained is None} == {"untrained", "direct", "cot", "rag"}
+    assert {row.method for row in ROWS if row.trained is None} == {*table3.UNTRAINED}
 
 
 def test_rows_are_chosen_by_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -216,3 +217,73 @@ def test_the_card_cites_who_is_to_be_cited(run: Path) -> None:
     authors = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in cited["authors"])
     assert f"author = {{{authors}}}" in text
     assert cited["title"] in text
+
+
+# ------------------------------------------------------------------ an adapter
+
+
+@pytest.fixture(scope="module")
+def adapted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder whose student has an adapter, as an export writes it."""
+    pytest.importorskip("peft")
+    from ovd_lightning.lora import ADAPTER, LoRA
+    from ovd_lightning.student import Student
+
+    folder = copied(run, tmp_path_factory.mktemp("adapted") / "run", model__lora={"r": 64, "quantize": "4bit"})
+    adapter = Student(str(BASE), lora=LoRA(r=64)).adapter
+    assert adapter is not None
+    adapter.save(folder / "student" / ADAPTER, adapter.state())
+    return folder
+
+
+def test_an_adapter_of_a_base_on_the_hub(adapted: Path, tmp_path: Path) -> None:
+    folder = copied(adapted, tmp_path / "run", model__student="Qwen/Qwen2.5-0.5B")
+    upload = prepare(folder, "me/x", offline=True, adapter=True)
+    settings = json.loads(bytes(upload.files["adapter_config.json"]))  # type: ignore[arg-type]
+    assert settings["base_model_name_or_path"] == "Qwen/Qwen2.5-0.5B"
+    assert str(tmp_path) not in upload.card + str(settings)
+    assert not {"model.safetensors", "config.json", "tokenizer.json"} & {*upload.files}
+    card = ModelCard(upload.card)
+    assert (card.data.library_name, card.data.base_model) == ("peft", "Qwen/Qwen2.5-0.5B")
+    assert "--enable-lora --max-lora-rank 64 --lora-modules student=me/x`" in upload.card
+    assert "| base while training | 4bit |" in upload.card
+    assert upload.what == "Adapter"
+    # the student as a whole goes as before
+    whole = prepare(folder, "me/x", offline=True)
+    assert "adapter_config.json" not in whole.files
+    assert ModelCard(whole.card).data.library_name == "transformers"
+    # without its run, what peft recorded is all there is
+    alone = shutil.copytree(folder / "student", tmp_path / "elsewhere/student")
+    with pytest.raises(ConfigError, match=r"a folder of this machine.*--base ENTITY/NAME"):
+        prepare(alone, "me/x", offline=True, adapter=True)
+    recorded = alone / "adapter/adapter_config.json"
+    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "base_model_name_or_path": "them/base"}))
+    assert ModelCard(prepare(alone, "me/x", offline=True, adapter=True).card).data.base_model == "them/base"
+
+
+def test_an_adapter_that_cannot_go(adapted: Path, run: Path, tmp_path: Path) -> None:
+    for folder, base, told in (
+        (adapted, None, r"trained over .*assets/student, a folder of this machine.*--base ENTITY/NAME"),
+        (adapted, "ovd_lightning/assets", "is no id of the hub"),
+        (adapted, "./student", "is no id of the hub"),
+        (run, "them/base", "holds no adapter.*model.lora"),
+    ):
+        with pytest.raises(ConfigError, match=told) as error:
+            prepare(folder, "me/x", offline=True, adapter=True, base=base)
+        assert "\n" not in str(error.value)
+    with pytest.raises(SystemExit):
+        main([str(adapted), "me/x", "--base", "them/base"])
+
+
+def test_another_model_than_the_base_is_noticed(adapted: Path, tmp_path: Path) -> None:
+    (tmp_path / "hub/them/other").mkdir(parents=True)
+    other = {**json.loads((BASE / "config.json").read_text()), "hidden_size": 8}
+    (tmp_path / "hub/them/other/config.json").write_text(json.dumps(other))
+    calls = [[str(adapted), "me/x", "--adapter", "--base", base] for base in ("them/other", "them/none")]
+    program = f"from ovd_lightning.push.command import main; print([main(call) for call in {calls}])"
+    done = on_hub(tmp_path / "hub", "-c", program)
+    assert done.stdout == "[2, 2]\n", done.stderr
+    assert "them/other has hidden_size 8, and the student 96" in done.stderr
+    assert "the hub has no them/none with a config.json" in done.stderr
+    assert done.stderr.count("\n") == 2
+    assert not (tmp_path / "hub/me").exists()

@@ -39,18 +39,21 @@ def test_a_config_makes_an_environment(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_task_takes_it_on_the_command_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = yaml.safe_load(path.read_text())["init_args"]["search"]
+    inside = "search" in file["init_args"]  # one engine around another
+    search = "--task.init_args.environment.init_args.search.init_args" + (".search.init_args" if inside else "")
     config = parse(
         monkeypatch, "--config=configs/quickstart_web.yaml", f"--task.init_args.environment={path}",
-        "--task.init_args.environment.init_args.search.init_args.cache=found.sqlite" if path.stem != "bm25"
-        else "--task.init_args.environment.init_args.search.init_args.corpus=mine.jsonl",
+        f"{search}.corpus=mine.jsonl" if path.stem == "bm25" else f"{search}.cache=found.sqlite",
     )  # fmt: skip
     chosen = config.task.init_args.environment.init_args.search
-    assert chosen.class_path == yaml.safe_load(path.read_text())["init_args"]["search"]["class_path"]
+    assert chosen.class_path == file["class_path"]
+    chosen = chosen.init_args.search if inside else chosen
     assert {chosen.init_args.get("cache"), chosen.init_args.get("corpus")} & {"found.sqlite", "mine.jsonl"}
 
 
-def test_there_is_one_for_each_engine() -> None:
-    assert {path.stem for path in CONFIGS} == {"api", "bm25", "http", "simulated"}
+def test_there_is_one_for_each_engine_and_each_agent() -> None:
+    assert {path.stem for path in CONFIGS} == {"api", "bm25", "http", "simulated", "ra_agent", "search_o1"}
 
 
 def test_the_published_models_get_the_form_they_were_tuned_on(serve: Callable[..., Server]) -> None:

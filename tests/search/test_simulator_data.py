@@ -241,7 +241,7 @@ def test_the_command_writes_two_files_and_says_what_is_in_them(
     assert "0 useful (0% with the answer in the documents), 2 noisy" in said
 
 
-@pytest.mark.parametrize("what", ["no run", "no search", "no documents", "share"])
+@pytest.mark.parametrize("what", ["no run", "no search", "no documents", "summaries", "share"])
 def test_the_command_says_what_is_missing(
     what: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,12 +251,17 @@ def test_the_command_says_what_is_missing(
         (folder / "config.yaml").write_text("task:\n  init_args:\n    environment: null\n")
     elif what == "no documents":
         folder = make_run(TWO_HOPS, search=Failing())
+    elif what == "summaries":
+        folder = make_run(TWO_HOPS)
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(config.replace("bm25.BM25Search", "reader.ReasonInDocuments"))
     elif what == "share":
         folder, more = make_run(TWO_HOPS), ["--validation", "1"]
     with pytest.raises(SystemExit) as ended:
         main([str(folder), "--out", str(tmp_path / "data"), *more])
     assert ended.value.code == 2
-    reasons = {"no run": "config.yaml", "no search": "no search engine", "no documents": "no search with documents"}
+    reasons = {"no run": "config.yaml", "no search": "no search engine", "no documents": "no search with documents",
+               "summaries": "that shows the documents"}  # fmt: skip
     assert reasons.get(what, "--validation is 1") in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 

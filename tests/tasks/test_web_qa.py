@@ -16,7 +16,7 @@ from ovd_lightning.search.bm25 import BM25Search
 from ovd_lightning.tasks.environment import Environment, Reply, Turn
 from ovd_lightning.tasks.search import SearchEnvironment
 from ovd_lightning.tasks.web_protocol import TEMPLATES, fill
-from ovd_lightning.tasks.web_qa import WebQA, WebQATask, extract_answer
+from ovd_lightning.tasks.web_qa import AGENTS, WebQA, WebQATask, extract_answer
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine
 from tests.search.parts import RIVERS, save_byte_tokenizer, write_corpus
@@ -139,7 +139,7 @@ def test_what_counts_as_reward_and_as_correct(
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_prompt_asks_for_the_answer_in_its_tag_and_ends_with_the_question(name: str) -> None:
     prompt = fill(TEMPLATES[name], BRIDGE.question, "Doc 1: {question}")
-    assert "between <answer> and </answer>" in prompt
+    assert ("\\boxed{answer}" if name in AGENTS else "between <answer> and </answer>") in prompt
     assert prompt.endswith("Question: Who built the bridge of {documents} Ostrava?\n")  # its braces mean nothing
     assert prompt.count("Who built") == 1
     assert ("<search>" in prompt) == (name == "search")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
 
 from ovd_lightning.student import Student
 from tests.helpers import save_tiny_model
+from tests.push.test_push import on_hub, push
 from tests.workflow import cli
 from tests.workflow.test_resume import OVD_HF, assert_same_continuation
 
@@ -222,3 +227,49 @@ def test_with_vllm(tmp_path: Path) -> None:
         f"--trainer.default_root_dir={tmp_path / 'test'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+LOADED = """
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM
+def plain(place):
+    return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.tensor([[5, 9, 14, 7]])).logits
+expected = logits(PeftModel.from_pretrained(plain({base!r}), {run!r} + "/student/adapter"))
+there = PeftModel.from_pretrained(plain("them/base"), "me/lora")
+named = AutoPeftModelForCausalLM.from_pretrained("me/lora", dtype=torch.float32)
+assert torch.equal(expected, logits(there)) and torch.equal(expected, logits(named))
+torch.testing.assert_close(expected, logits(plain({run!r} + "/student")), rtol=1e-4, atol=1e-4)
+assert (expected - logits(plain({base!r}))).abs().max() > 1e-2
+"""
+
+
+def test_the_adapter_goes_to_the_hub_and_loads_from_there(run: Path, tmp_path: Path) -> None:
+    hub, base = tmp_path / "hub", str(cli.ROOT / BASE)
+    shutil.copytree(base, hub / "them/base")
+    (hub / "me/lora").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "mine.txt"):  # a student was there
+        (hub / "me/lora" / name).write_text("{}")
+    done = push(hub, str(run), "me/lora", "--adapter", "--base", "them/base")
+    assert done.returncode == 0, done.stderr
+    assert "note: " not in done.stderr
+    there = {str(path.relative_to(hub / "me/lora")) for path in (hub / "me/lora").rglob("*") if path.is_file()}
+    assert there - {"curves.png"} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "mine.txt", "run/config.yaml",
+        "run/metrics.csv", "run/provenance.yaml",
+    }  # fmt: skip
+    settings = json.loads((hub / "me/lora/adapter_config.json").read_text())
+    kept = json.loads((run / "student/adapter/adapter_config.json").read_text())
+    assert settings == {**kept, "base_model_name_or_path": "them/base"}
+    card = ModelCard.load(hub / "me/lora/README.md")
+    assert (card.data.library_name, card.data.base_model, card.data.license) == ("peft", "them/base", "apache-2.0")
+    assert card.data.tags == ["ovd-lightning", "distillation", "grpo", "lora"]
+    assert "| adapter's rank | 16 |" in card.text
+    (program,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    program = program.replace('"..."', r'"12+34-5=?\n"')
+    loaded = on_hub(hub, "-c", LOADED.format(base=base, run=str(run)) + program)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "=" in loaded.stdout
