@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
@@ -11,8 +12,24 @@ _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
 def digest(*parts: Any) -> str:
     """SHA-256 of anything that JSON can hold, as 64 hexadecimal digits."""
-    text = _CANONICAL.encode(parts)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(_encoded(*parts)).hexdigest()
+
+
+def digests(*begin: Any) -> Callable[..., str]:
+    """``digests(a, b)(c)`` is ``digest(a, b, c)``: what many digests begin with is encoded once."""
+    begun = hashlib.sha256(_encoded(*begin)[:-1])
+
+    def of(*parts: Any) -> str:
+        whole = begun.copy()
+        whole.update(b", " + _encoded(*parts)[1:])
+        return whole.hexdigest()
+
+    return of
+
+
+def _encoded(*parts: Any) -> bytes:
+    """A list in JSON."""
+    return _CANONICAL.encode(parts).encode(errors="surrogatepass")
 
 
 def seed_of(*parts: Any) -> int:

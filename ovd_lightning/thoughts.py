@@ -128,9 +128,10 @@ def with_marks(
         written: the text without observations and special tokens: the result where no such mark is there.
     """
     runs: list[tuple[str, list[int]]] = []  # the mark before what the model wrote in one go, and its ids
-    before = prompt_ids
-    for own, run in groupby(zip(token_ids, mask, strict=True), key=lambda pair: pair[1]):
-        ids = [token for token, _ in run]
+    before, start = prompt_ids, 0
+    for own, run in groupby(mask):
+        end = start + len(list(run))
+        ids, start = list(token_ids[start:end]), end
         if own:
             runs.append((opened(tokenizer, before), ids))
         else:

@@ -158,7 +158,7 @@ class Trajectory:
 
     @property
     def trainable_tokens(self) -> int:
-        return sum(self.completion_mask)
+        return self.completion_mask.count(True)
 
     @property
     def observation_tokens(self) -> int:

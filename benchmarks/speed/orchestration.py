@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 MODELS = ("generate", "weights to the engine", "old log-probabilities", "forward", "backward", "optimiser")
-REST = "everything else"
+REST = "Lightning's loop"
 
 
 class Clock:
@@ -109,7 +109,7 @@ def divide(clock: Clock) -> None:
         (OVDModule, "training_step", "forward"),
         (torch.Tensor, "backward", "backward"),
         (OVDModule, "on_before_optimizer_step", "optimiser"),
-        (VLLMEngine, "generate", "engine: requests, texts"),
+        (VLLMEngine, "generate_as_ready", "engine: requests, texts"),
         (VLLMEngine, "next_token_logprobs", "engine: requests, texts"),
         (HFEngine, "generate", "engine: requests, texts"),
         (HFEngine, "next_token_logprobs", "engine: requests, texts"),
@@ -118,7 +118,9 @@ def divide(clock: Clock) -> None:
         (Round, "demonstrate", "trajectories, their metrics"),
         (Round, "finish", "steps"),
         (ArithmeticTask, "grade_many", "grading"),
+        (OVD, "consult", "acceptance, replacement, credit"),
         (OVD, "annotate", "acceptance, replacement, credit"),
+        (RolloutCallback, "collect", "the rest of a round"),
         (loop, "collate", "micro-batches"),
         (TranscriptWriter, "write", "transcripts"),
         (RolloutCallback, "on_train_batch_end", "logging"),

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MEASUREMENT = re.compile(r"^(?=`python -m )", re.MULTILINE)
+"""Where one begins in a document: see `Section.text`."""
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
@@ -51,6 +54,9 @@ def command(arguments: Sequence[str]) -> str:
 def write(document: Path, name: str, text: str) -> None:
     """Put ``text`` between the document's markers ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
 
+    Of the measurements that are there, those stay in which something stands (a row's first cell) that this one has not
+    measured: a table may be measured in parts.
+
     Raises: ValueError where the document has no such markers.
     """
     content = document.read_text()
@@ -58,4 +64,13 @@ def write(document: Path, name: str, text: str) -> None:
     if first not in content or last not in content:
         raise ValueError(f"{document} has no markers {first.strip()} and {last}")
     before, rest = content.split(first, 1)
-    document.write_text(f"{before}{first}\n{text}\n\n{last}{rest.split(last, 1)[1]}")
+    there, after = rest.split(last, 1)
+    parts = [part.strip() for part in _MEASUREMENT.split(there)]
+    kept = [part for part in parts if _measured(part) - _measured(text)]
+    document.write_text("\n\n".join([f"{before}{first.strip()}", *kept, text, f"{last}{after}"]))
+
+
+def _measured(text: str) -> set[str]:
+    """The first cells of a table's rows."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0] for line in lines[2:]}

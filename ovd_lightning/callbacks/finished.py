@@ -116,8 +116,8 @@ def _copied(value: Any, into: Any) -> Any:
     if isinstance(value, torch.Tensor):
         fits = isinstance(into, torch.Tensor) and into.shape == value.shape and into.dtype == value.dtype
         return into.copy_(value) if fits else value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        known = into if isinstance(into, Mapping) else {}
+    if isinstance(value, dict):
+        known = into if isinstance(into, dict) else {}
         return {key: _copied(item, known.get(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         earlier = into if isinstance(into, list | tuple) and len(into) == len(value) else [None] * len(value)

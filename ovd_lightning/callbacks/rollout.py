@@ -36,6 +36,8 @@ the end of the last one to its own, without evaluations. A checkpoint is written
 What is graded, scored and replaced while others are sampled (round/overlap.py) is in ``overlapped`` alone, which is
 part of no sum: the phases have what the round waits for.
 """
+COLLECTED_EVERY = 20_000
+"""New objects between two collections of garbage: of a round's, most are trajectories, which are no garbage yet."""
 
 
 class RolloutCallback(L.Callback):
@@ -86,6 +88,8 @@ class RolloutCallback(L.Callback):
         self._began = self._round_start = self._aside = self._checkpoints = 0.0
         self._learning_rate = 0.0
         self._synced: tuple[int, int] | None = None
+        self._collected = gc.get_threshold()
+        """Garbage, outside of training."""
         self._agrees = False
         """Whether the engine has been compared with the student since this stage began."""
         self._used: dict[str, TokensUsed] = {}
@@ -135,6 +139,7 @@ class RolloutCallback(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Engines stay until the process ends: freeing one in-process engine breaks the others and the trainer."""
         gc.unfreeze()
+        gc.set_threshold(*self._collected)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._synced = None  # a checkpoint may have been restored since the last sync
@@ -143,6 +148,7 @@ class RolloutCallback(L.Callback):
         self._began = time.perf_counter()
         self._round_start = 0.0  # the first round begins when it is asked for, after the evaluations before training
         gc.freeze()  # garbage collection need not pass over the libraries' objects, half a million of vLLM's alone
+        gc.set_threshold(COLLECTED_EVERY, *self._collected[1:])
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.wall = time.perf_counter() - self._began

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ovd_lightning.engines.base import Completion, Engine, Prompt, Request, Sampling
 from ovd_lightning.engines.cache import AnswerCache
+from ovd_lightning.seeds import digests
 
 KEPT = ("text", "token_ids", "truncated")
 """Fields of a completion that are kept; what it cost was paid once."""
@@ -24,16 +24,15 @@ class Asked:
         self.engine = engine
         self.cache = cache
 
-    def key(self, *parts: Any) -> str:
-        return AnswerCache.key(self.engine.identity(), *parts)
-
     def rows(
         self, prompts: Sequence[Prompt], texts: Sequence[str], useful: Callable[[list[float]], bool]
     ) -> tuple[list[list[float] | None], int]:
         """([C] log-probability of each of ``texts`` as next token, None for a failure; a prompt each), how many were
         really asked. Equal prompts are asked once."""
-        identity = self.engine.identity()
-        keys = [AnswerCache.key(identity, "next", list(texts), prompt) for prompt in prompts]
+        if not prompts:
+            return [], 0
+        key = digests(self.engine.identity(), "next", list(texts))
+        keys = [key(prompt) for prompt in prompts]
         known: dict[str, list[float] | None] = {
             key: [-math.inf if v is None else v for v in row] for key, row in self.cache.get(keys).items()
         }
@@ -60,8 +59,8 @@ class Asked:
         """
         if self.cache.path is None and not once:  # a round's own seeds: in memory, nothing would be asked for again
             return self.engine.generate(requests, sampling), len(requests)
-        identity = self.engine.identity()
-        keys = [AnswerCache.key(identity, "write", asdict(request), asdict(sampling)) for request in requests]
+        key, drawn = digests(self.engine.identity(), "write"), asdict(sampling)
+        keys = [key(asdict(request), drawn) for request in requests]
         if not once:
             keys = _numbered(keys)
         known = {

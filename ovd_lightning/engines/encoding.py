@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ovd_lightning.engines.base import Prompt
-from ovd_lightning.engines.render import encode, rendered
+from ovd_lightning.engines.render import encode, is_ids, rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +61,8 @@ def encode_many(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             texts[index] = prompt
+        elif is_ids(prompt):
+            encoded[index] = list(prompt)
         elif (text := rendered(tokenizer, prompt)) is not None:
             conversations[index] = text
         else:

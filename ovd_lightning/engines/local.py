@@ -123,14 +123,20 @@ class LocalEngine(Engine):
 
     def identity(self) -> dict[str, Any]:
         """With size and time of a local checkpoint's files, so that a checkpoint that replaces it is another model."""
-        files = sorted(Path(self.model).expanduser().glob("*")) if Path(self.model).expanduser().is_dir() else []
         return {
             "name": self.name,
-            "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()],
+            "files": self._checkpoint_files,
             "tokenizer": self._tokenizer_path,
             "template": self.tokenizer.chat_template,
             "dtype": getattr(self, "dtype", None),
         }
+
+    @cached_property
+    def _checkpoint_files(self) -> list[list[Any]]:
+        """[name, bytes, time] of each file of a local checkpoint, as it was when it was first asked for."""
+        folder = Path(self.model).expanduser()
+        files = sorted(f for f in folder.glob("*") if f.is_file()) if folder.is_dir() else []
+        return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
     @property
     def config(self) -> PretrainedConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ovd_lightning import thoughts
 from ovd_lightning.engines.base import Message, Prompt
@@ -37,13 +37,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """
     if isinstance(prompt, str):
         return list(tokenizer(prompt, split_special_tokens=True)["input_ids"])
+    if is_ids(prompt):
+        return list(prompt)
     messages = [item for item in prompt if isinstance(item, dict)]
-    if not messages:
-        return [item for item in prompt if isinstance(item, int)]
     text = rendered(tokenizer, prompt)
     if text is not None:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return _in_pieces(tokenizer, *_split_begun(messages))
+
+
+def is_ids(prompt: Prompt) -> TypeGuard[list[int]]:
+    """Whether a prompt is given as token ids; one that is empty is."""
+    return not isinstance(prompt, str) and not (prompt and isinstance(prompt[0], dict))
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str | None:

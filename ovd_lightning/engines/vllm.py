@@ -316,21 +316,30 @@ class VLLMEngine(VLLMSampling):
             found[index] = _read(output)
             arrived(index, found[index])
 
-        # skip_clone: vLLM need not copy what is inside
-        self._run(prompts, [SamplingParams(**each, skip_clone=True) for each in parameters], ready, poll)
+        # skip_clone: vLLM need not copy what is inside; flat_logprobs: nor make objects for every token
+        asked = [SamplingParams(**each, skip_clone=True, flat_logprobs=True) for each in parameters]
+        self._run(prompts, asked, ready, poll)
         return [found[index] for index in range(len(prompts))]
 
 
 def _read(output: Any) -> Sampled:
     """From vLLM's ``RequestOutput``."""
 
-    def rows(entries: Any) -> list[dict[int, float]]:
-        return [{token: entry.logprob for token, entry in (row or {}).items()} for row in entries or ()]
-
     (result,) = output.outputs
     return Sampled(
         token_ids=list(result.token_ids),
-        logprobs=rows(result.logprobs),
-        prompt_logprobs=rows(output.prompt_logprobs),
+        logprobs=_rows(result.logprobs),
+        prompt_logprobs=_rows(output.prompt_logprobs),
         truncated=result.finish_reason == "length",
     )
+
+
+def _rows(flat: Any) -> list[dict[int, float]]:
+    """From vLLM's ``FlatLogprobs``, of which position i has the entries from ``start_indices[i]`` to
+    ``end_indices[i]``; None: nobody asked."""
+    if flat is None:
+        return []
+    if flat.end_indices == list(range(1, len(flat.token_ids) + 1)):  # one a position
+        return [{token: value} for token, value in zip(flat.token_ids, flat.logprobs, strict=True)]
+    spans = zip(flat.start_indices, flat.end_indices, strict=True)
+    return [dict(zip(flat.token_ids[a:b], flat.logprobs[a:b], strict=True)) for a, b in spans]

@@ -223,7 +223,12 @@ class VerbalJudge(Judge):
     def judge(
         self, requests: Sequence[JudgeRequest], seed: int = 0, unparsed: UnparsedScores | None = None
     ) -> list[Judgement]:
-        return self.score([self.prompt(request) for request in requests], seed, unparsed)
+        prompts: dict[Any, str] = {}  # trajectories of a group often begin alike
+        keys = [(id(r.problem), r.previous, r.step, r.response) for r in requests]
+        for key, request in zip(keys, requests, strict=True):
+            if key not in prompts:
+                prompts[key] = self.prompt(request)
+        return self.score([prompts[key] for key in keys], seed, unparsed)
 
     def score(self, prompts: Sequence[str], seed: int = 0, unparsed: UnparsedScores | None = None) -> list[Judgement]:
         """As :meth:`judge`, of prompts that are rendered already."""

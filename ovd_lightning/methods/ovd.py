@@ -101,7 +101,7 @@ class OVD(Method):
     def rejects(self, group: Group, round: Round) -> Sequence[Trajectory]:
         """Those of a group that the teacher is to replace; a(y) of each, and the verdict."""
         for y in group.sampled:
-            y.accepted, y.rejected = self.rejection.accepts(y, round), self.rejection.rejects(y, round)
+            y.accepted, y.rejected = self.rejection.decide(y, round)
         return self.replacement.choose([y for y in group.sampled if y.rejected])
 
     def replace(self, rejected: Sequence[Trajectory], round: Round) -> list[Trajectory]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ovd_lightning.round.context import Round
 
 ReplaceWhen = Literal["score", "incorrect", "score_or_incorrect"]
+UNUSED = random.Random()
+"""For a rule that draws nothing: to seed a generator takes longer than to compare a score."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,23 @@ class Rejection:
             return True
         if low != high and not rules.is_lazy(self.acceptance):
             return None
-        draw = round.seed("accept", *y.key)
-        verdicts = {self.acceptance.accepts(y, score, self.threshold, random.Random(draw)) for score in {low, high}}
+        seed = round.seed("accept", *y.key) if rules.is_drawn(self.acceptance) else None
+        verdicts = {
+            self.acceptance.accepts(y, score, self.threshold, UNUSED if seed is None else random.Random(seed))
+            for score in {low, high}
+        }
         return verdicts.pop() if len(verdicts) == 1 else None
 
-    def rejects(self, y: Trajectory, round: Round) -> bool | None:
-        """Whether ``y`` is to be replaced; None where the judgements so far do not decide it."""
-        incorrect = not y.grade.correct  # type: ignore[union-attr]
+    def decide(self, y: Trajectory, round: Round) -> tuple[bool | None, bool | None]:
+        """(a(y), whether ``y`` is to be replaced); None where the judgements so far do not decide it."""
+        accepted, incorrect = self.accepts(y, round), not y.grade.correct  # type: ignore[union-attr]
         if self.when == "incorrect" or (incorrect and self.when == "score_or_incorrect"):
-            return incorrect
-        accepted = self.accepts(y, round)
-        return None if accepted is None else not accepted
+            return accepted, incorrect
+        return accepted, None if accepted is None else not accepted
 
     def settled(self, y: Trajectory, round: Round) -> bool:
         """Whether no further score of a student's trajectory can change the mixture."""
-        rejected = self.rejects(y, round)
+        _, rejected = self.decide(y, round)
         if rejected:
             return self.replacement.settled(y, self.threshold, self.scale)
         return rejected is False

@@ -29,6 +29,8 @@ class Acceptance(ABC):
     """
 
     lazy = False
+    drawn = True
+    """a(y) is drawn from ``rng``. False: that is never used, and may be any."""
 
     @abstractmethod
     def accepts(self, y: Trajectory, score: float, threshold: float, rng: random.Random) -> bool:
@@ -38,7 +40,7 @@ class Acceptance(ABC):
 class Threshold(Acceptance):
     """Eq. 5: a(y) = 1 where S(y) >= theta."""
 
-    lazy = True
+    lazy, drawn = True, False
 
     def accepts(self, y: Trajectory, score: float, threshold: float, rng: random.Random) -> bool:
         return score >= threshold
@@ -348,6 +350,11 @@ def is_lazy(rule: Acceptance | Replacement | Credit) -> bool:
     something may need more; as may a rule inside."""
     inside = getattr(rule, "replacement", None)
     return bool(vars(type(rule)).get("lazy", False)) and (inside is None or is_lazy(inside))
+
+
+def is_drawn(rule: Acceptance) -> bool:
+    """Whether a rule may draw: unless its class itself says that it does not."""
+    return bool(vars(type(rule)).get("drawn", True))
 
 
 def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[ConfigError]:

@@ -84,9 +84,10 @@ class Scoring:
         the judge gave no score."""
         items: Sequence[Step | Trajectory] = y.steps if self.level == "step" else [y]
         low, high = (
-            [item.score if item.judged else float(limit) for item in items] for limit in (scale.low, scale.high)
+            self.aggregate([item.score if item.judged else float(limit) for item in items])
+            for limit in (scale.low, scale.high)
         )
-        return self.aggregate(low), self.aggregate(high)
+        return low, high
 
     def read(self, judgement: Judgement, scale: Scale, rng: random.Random) -> float | None:
         """One score, on the scale; None where the judge gave none."""
@@ -98,7 +99,9 @@ class Scoring:
         scores = [score for score in of_steps if score is not None]
         if not scores:
             return None
-        return {"min": min(scores), "mean": sum(scores) / len(scores), "last": scores[-1]}[self.aggregation]
+        if self.aggregation == "mean":
+            return sum(scores) / len(scores)
+        return min(scores) if self.aggregation == "min" else scores[-1]
 
 
 PAPER = Scoring()

@@ -19,7 +19,7 @@ from ovd_lightning.round.overlap import Overlap, Work
 from ovd_lightning.round.turns import respond, rollout, teacher_policy
 from ovd_lightning.seeds import seed_of
 from ovd_lightning.teachers.pool import Draw
-from ovd_lightning.tokens import decode, encode_prompt
+from ovd_lightning.tokens import decode, encode_prompt, encode_prompts
 from ovd_lightning.types import Grade, Group, Problem, Step, Trajectory
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Round:
         indices = [self.first_group + slot for slot in (range(len(problems)) if slots is None else slots)]
         again = (attempt,) if attempt else ()
         system = self.task.system
-        prompts = [encode_prompt(self.task.prompt(p), self.tokenizer, self.chat, system) for p in problems]
+        prompts = encode_prompts([self.task.prompt(p) for p in problems], self.tokenizer, self.chat, system)
         wanted = [(g, j) for g in range(len(problems)) for j in range(group_size)]
         groups = [Group(problem=p, index=i, sampled=[]) for p, i in zip(problems, indices, strict=True)]
         overlap = None if self.consult is None else Overlap(self._consulting(self.consult), self.metrics)

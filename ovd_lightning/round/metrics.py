@@ -106,12 +106,14 @@ class RoundMetrics:
 def log_sampled(sampled: Sequence[Trajectory], task: Task, metrics: RoundMetrics) -> None:
     """What the student sampled, before anything is replaced."""
     metrics.log_mean("reward/student", [y.reward for y in sampled])
-    metrics.log_mean("completion/length_mean", [float(y.trainable_tokens) for y in sampled])
+    lengths = [y.trainable_tokens for y in sampled]
+    metrics.log_mean("completion/length_mean", lengths)
     metrics.log_mean("completion/truncated_fraction", [float(y.truncated) for y in sampled])
+    stopped = Counter(y.stop_reason for y in sampled)
     for reason in get_args(StopReason):
-        metrics.log_mean(f"completion/stop/{reason}", [float(y.stop_reason == reason) for y in sampled])
+        metrics.add_mean(f"completion/stop/{reason}", float(stopped[reason]), len(sampled))
     metrics.log_mean("completion/steps_mean", [float(len(y.steps)) for y in sampled])
-    metrics.add_sum("throughput/generated_tokens", sum(y.trainable_tokens for y in sampled))
+    metrics.add_sum("throughput/generated_tokens", sum(lengths))
     metrics.log_mean("reward/student_unanswered", [float(y.grade.answer is None) for y in sampled if y.grade])
     for name in task.parts:
         metrics.log_mean(f"reward/student/{name}", [y.reward for y in sampled if y.problem.meta.get(PART) == name])
@@ -136,7 +138,7 @@ def log_mixture(groups: Sequence[Group], metrics: RoundMetrics, credited: bool) 
         metrics.log_mean("ovd/zero_advantage_groups", idle)
     metrics.log_mean("reward/mixture", [y.reward for y in mixture])
     metrics.log_mean("ovd/teacher_token_fraction", [
-        sum(y.completion_mask[y.student_tokens:]) / y.trainable_tokens for y in mixture if y.trainable_tokens
+        y.completion_mask[y.student_tokens:].count(True) / y.trainable_tokens for y in mixture if y.trainable_tokens
     ])  # fmt: skip
     right = [sum(y.grade.correct for y in g.sampled if y.grade) / len(g.sampled) for g in groups if g.sampled]
     metrics.log_mean("reward/groups_all_correct", [float(share == 1) for share in right])

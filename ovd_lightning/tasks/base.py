@@ -11,7 +11,7 @@ from ovd_lightning.errors import ConfigError
 from ovd_lightning.progress import expect, finished
 from ovd_lightning.tasks import rewards
 from ovd_lightning.tasks.order import shuffled
-from ovd_lightning.tokens import decode, decode_one, from_first_word
+from ovd_lightning.tokens import decode, decoded, from_first_word
 from ovd_lightning.types import Grade, Problem
 
 if TYPE_CHECKING:
@@ -150,9 +150,9 @@ class Task(ABC):
         sequence, a ``\\]``) belongs to the last. Empty input gives no step.
         """
         spans: list[tuple[int, int]] = []
-        start = 0
+        start, alone, last = 0, decoded(tokenizer), self.step_separator[-1]
         for i, token in enumerate(token_ids):
-            if self.step_separator[-1] not in decode_one(tokenizer, token):
+            if last not in alone[token]:
                 continue  # cannot complete the separator: spares a decoding for each token
             if self.step_separator in from_first_word(decode(tokenizer, token_ids[start : i + 1])):
                 spans.append((start, i + 1))

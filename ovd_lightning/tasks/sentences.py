@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ovd_lightning.tokens import decode, decode_one
+from ovd_lightning.tokens import decode, decoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,9 @@ def sentence_spans(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase)
     and with a line. Trailing tokens without any visible text belong to the last one. Empty input gives no span.
     """
     spans: list[tuple[int, int]] = []
-    start = 0
+    start, alone = 0, decoded(tokenizer)
     for i, token in enumerate(token_ids):
-        if decode_one(tokenizer, token).strip().isalnum():
+        if alone[token].strip().isalnum():
             continue  # ends nothing: spares a decoding for each token
         said = decode(tokenizer, token_ids[start : i + 1])
         text = said.rstrip()

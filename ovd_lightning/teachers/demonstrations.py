@@ -82,6 +82,11 @@ def longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(map(len, tokenizer.get_vocab()), default=1)
 
 
+@lru_cache(maxsize=32)
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    return frozenset(tokenizer.all_special_ids)
+
+
 def student_tokens(
     completion: Completion,
     tokenizer: PreTrainedTokenizerBase,
@@ -101,7 +106,7 @@ def student_tokens(
     if same and completion.token_ids is not None:
         ids = list(completion.token_ids)
         # A chat model ends its turn with a token of its own, at which the student's engine would not stop.
-        if ended and ids and ids[-1] in tokenizer.all_special_ids:
+        if ended and ids and ids[-1] in special_ids(tokenizer):
             ids[-1] = end
         return ids
     text = completion.text if limit is None else completion.text[: (limit + 1) * longest_token(tokenizer)]

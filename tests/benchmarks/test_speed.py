@@ -105,6 +105,20 @@ def test_a_table_takes_the_place_between_its_markers_and_nothing_else(tmp_path: 
         report.write(page, "head", "new")
 
 
+def test_what_was_measured_in_parts_stays_until_it_is_measured_again(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- compare -->\nnothing yet\n<!-- end of compare -->\n")
+
+    def measured(command: str, *rows: list[str]) -> str:
+        return report.Section(["round of", "side"], rows, ["A note."]).text(["compare", command])
+
+    first, second = measured("grpo", ["41M, grpo", "TRL"]), measured("gkd", ["41M, gkd", "TRL"], ["41M, gkd", "ours"])
+    again, both = measured("grpo again", ["41M, grpo", "TRL"]), measured("", ["41M, grpo", "a"], ["41M, gkd", "b"])
+    for text, stands in ((first, [first]), (second, [first, second]), (again, [second, again]), (both, [both])):
+        report.write(page, "compare", text)
+        assert page.read_text() == "\n\n".join(["<!-- compare -->", *stands, "<!-- end of compare -->\n"])
+
+
 def test_the_command_is_named_without_where_files_are() -> None:
     given = ["--write", "a.md", "head", "--tokens", "64", "--environment", "b"]
     assert report.command(given) == "python -m benchmarks.speed head --tokens 64"

@@ -11,6 +11,7 @@ import pytest
 
 from ovd_lightning.engines.cache import AnswerCache
 from ovd_lightning.errors import ConfigError, RunError
+from ovd_lightning.seeds import digest, digests
 
 
 def test_what_was_put_is_found(tmp_path: Path) -> None:
@@ -23,11 +24,22 @@ def test_what_was_put_is_found(tmp_path: Path) -> None:
         assert cache.get([]) == {}
 
 
-def test_more_keys_than_a_query_takes() -> None:
-    cache = AnswerCache()
+def test_more_keys_than_a_query_takes(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path / "answers.sqlite")
     answers = {str(i): i for i in range(2000)}
     cache.put(answers)
     assert cache.get([*answers, "unknown"]) == answers
+
+
+def test_in_memory_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AnswerCache, "memory_limit", 3)
+    cache = AnswerCache()
+    for i in range(5):
+        cache.put({str(i): [i]})
+    assert cache.get(["0", "1", "2", "3", "4"]) == {"2": [2], "3": [3], "4": [4]}
+    assert cache.add("4", [9]) == [4]
+    cache.get(["4"])["4"].append(5)  # nobody changes what is kept
+    assert cache.get(["4"]) == {"4": [4]}
 
 
 def test_answers_survive_a_process_that_never_closed(tmp_path: Path) -> None:
@@ -56,6 +68,7 @@ def test_keys_tell_apart() -> None:
     keys = {AnswerCache.key(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", 0), ("b", "a"), ("é",), (0.7,), (1,)]}
     assert len(keys) == 7
     assert AnswerCache.key("a", 1) == AnswerCache.key("a", 1)
+    assert digests({"b": 1, "a": ["é", None]}, "next")("x", 2) == digest({"a": ["é", None], "b": 1}, "next", "x", 2)
 
 
 def cut(path: Path) -> None:

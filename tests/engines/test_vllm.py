@@ -22,6 +22,7 @@ def test_vllm_decodes_only_where_a_stop_text_needs_it(
 
     def recorded(prompts: Any, parameters: Any, *more: Any) -> Any:
         asked.extend(one.detokenize for one in parameters)
+        assert all(one.flat_logprobs for one in parameters)  # no objects for every token
         for one in parameters:
             one.detokenize = one.detokenize or decode
         return run(prompts, parameters, *more)

@@ -225,6 +225,23 @@ class Gentle(Threshold):
         return sum(s.score or 0.0 for s in y.steps) >= 20
 
 
+class Coin(Threshold):
+    """Draws, and says nothing about it."""
+
+    def accepts(self, y: Trajectory, score: float, threshold: float, rng: random.Random) -> bool:
+        return rng.random() < 0.5
+
+
+def test_a_rule_that_draws_without_saying_so_draws_the_same_again(tokenizer: Any) -> None:
+    texts = [[some(i, j) for j in range(8)] for i in range(3)]
+    drawn = []
+    for _ in range(2):
+        groups, _, _ = play(tokenizer, texts, judge_of(0, False), acceptance=Coin(), replace_when="score")
+        drawn.append([y.accepted for group in groups for y in group.sampled])
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {True, False}
+
+
 class Best(Whole):
     """Replaces the one with the worst score, and says nothing about it."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ovd_lightning.callbacks.rollout import COLLECTED_EVERY, RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.engines.base import Request
 from ovd_lightning.methods.grpo import GRPO
@@ -89,3 +91,16 @@ def test_further_problems_are_others_and_no_later_rounds(tokenizer: Any) -> None
     assert ids() != ids(attempt=1) != ids(attempt=2)
     assert ids(attempt=1) == ids(rank=0, world_size=2, attempt=1) + ids(rank=1, world_size=2, attempt=1)
     assert ids(attempt=1) == ids(attempt=1)
+
+
+def test_garbage_is_collected_more_rarely_while_training_only() -> None:
+    before, callback = gc.get_threshold(), RolloutCallback(ScriptedEngine())
+    nothing: Any = None
+    try:
+        callback.on_train_start(nothing, nothing)
+        assert gc.get_threshold() == (COLLECTED_EVERY, *before[1:])
+        assert gc.isenabled()
+        callback.teardown(nothing, nothing, "fit")
+        assert gc.get_threshold() == before
+    finally:
+        gc.set_threshold(*before)
