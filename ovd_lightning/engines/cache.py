@@ -84,7 +84,7 @@ class AnswerCache:
     def _texts(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The known ones of ``keys``, each with its value in JSON."""
         if self.path is None:
-            yield from ((key, self._memory[key]) for key in keys if key in self._memory)
+            yield from ((key, value) for key in keys if (value := self._memory.get(key)) is not None)
             return
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
