@@ -263,9 +263,10 @@ def test_a_run_takes_what_the_plan_says(args: list[str], tmp_path: Path) -> None
     assert measured * 0.99 <= own <= measured * 1.1, f"measured {measured:,}, planned {own:,}"
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_micro_batch_is_larger_than_the_plan_says(seed: int) -> None:
-    """Padded tokens of the costliest one, by the splitter that a run uses, on rounds of every kind of lengths."""
+def test_no_micro_batch_is_larger_than_the_plan_says(seed: int, packed: bool) -> None:
+    """Computed tokens of the costliest one, by the splitter that a run uses, on rounds of every kind of lengths."""
     draw = random.Random(seed)
     problems, mini_batches = draw.choice([(4, 1), (8, 3), (12, 2), (5, 2)])
     group, most = draw.choice([2, 3, 8]), draw.choice([30, 200])
@@ -295,9 +296,10 @@ def test_no_micro_batch_is_larger_than_the_plan_says(seed: int) -> None:
             groups.append(Group(problem=problem, index=number, sampled=members, mixture=members))
         steps = collate(
             groups, mini_batches=mini_batches, accumulate=accumulate, aggregation="token_mean", max_tokens=most,
-            pad_id=0, temperature=1.0, round=0, policy_version=0,
+            pad_id=0, temperature=1.0, round=0, policy_version=0, packed=packed,
         )  # fmt: skip
-        assert max(b.input_ids.numel() for step in steps for b in step) <= rows * most
+        computed = [int(b.attention_mask.sum()) if packed else b.input_ids.numel() for step in steps for b in step]
+        assert max(computed) <= rows * most
 
 
 # ------------------------------------------------------------------ phases and ranks
