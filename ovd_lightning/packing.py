@@ -68,12 +68,17 @@ def _by_sequence(
     value: Tensor,
     attention_mask: Tensor | None,
     cu_seq_lens_q: Tensor | None = None,
+    position_ids: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """[B, heads, T, d] each -> [B, T, heads, d]. Soft caps, windows and sinks are left out: they are the kernel's."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    bounds = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    bounds = [0, query.shape[2]]
+    if cu_seq_lens_q is not None:
+        bounds = cu_seq_lens_q.tolist()
+    elif position_ids is not None and len(query) == 1:  # from which transformers finds it where it was not told
+        bounds = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), query.shape[2]]
     known: dict[str, Any] = {name: kwargs[name] for name in ("scaling", "is_causal") if name in kwargs}
 
     def within(start: int, stop: int) -> Tensor:

@@ -118,7 +118,7 @@ class Student(nn.Module):
             self._head.check_packing(self.hf, flash)
         except MixedSequences as error:
             problem = f"is true, but {type(self.hf).__name__} ({path}) {error}."
-            raise ConfigError("model.packing", problem, "Set it to false.") from error
+            raise ConfigError("model.packing", problem, "Set it to false, or use another attention.") from error
 
     def unround_logits(self) -> None:
         """Logits are sums in float32, whatever the products are computed in: see `Head.unrounded`.
