@@ -173,7 +173,7 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     T (26 h + 8 q + 8 f) bytes under automatic precision, an adapter T (10 h + 2 q + 2 f) more, and without automatic
     precision T e/4 (24 h + 16 q + 16 f); attention has no padding mask to keep. With checkpointing it keeps its input,
     T e h, and the rest is recomputed. The last norm and the loss's rows add 20 T h, a block's backward pass three
-    tensors of T f, or one and a matrix's gradient.
+    tensors of T f, or one and a matrix's gradient. The mask of packed rows is T^2 bytes, and in each block e T^2 more.
     """
     tokens = setup.tokens
     q, f, h = shape.heads * shape.head_dim, shape.intermediate, shape.hidden
@@ -184,7 +184,9 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     else:
         value = setup.parameter_bytes
         block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
-    end = 20 * tokens * h
+    mask = tokens**2 if setup.masked else 0
+    block += value * mask
+    end = 20 * tokens * h + mask
     matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
     # When the last block's gradient is made, what the norm and the loss kept is gone, but for a gradient of T h.
     transient = max(max(3 * tokens * value * f, tokens * value * f + matrix) - 16 * tokens * h, 0)
