@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
 
 from benchmarks import ROOT
 from benchmarks.gpu_bench import GIB, PEAK, SIZES, Bench, Row, machine, number, prepare, skip
@@ -36,7 +37,7 @@ from benchmarks.speed.before import split_balanced
 from ovd_lightning.dry_run.memory import Setup, account
 from ovd_lightning.dry_run.plan import CONTEXT, GRAPHS
 from ovd_lightning.engines.base import Engine, Request, Sampling
-from ovd_lightning.lengths import split_by_length
+from ovd_lightning.lengths import split_by_length, split_by_tokens
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.module import OVDModule
 from ovd_lightning.round.sync import distances, send_weights
@@ -85,6 +86,31 @@ def speed(bench: Bench) -> Iterator[Row]:
         yield skip("MFU", f"the peak of {torch.cuda.get_device_name()} is not known here")
     else:
         yield Row("MFU", reached * 6 / 8 / peak, "", 0.15, 1.0)
+
+
+def packing(bench: Bench) -> Iterator[Row]:
+    """A step on packed rows against padded ones: on a GPU by flash attention's kernels, elsewhere by a mask."""
+    if bench.cuda and not is_flash_attn_2_available():
+        yield skip("packed against padded", "flash-attn is not installed")
+        return
+    attention = "flash_attention_2" if bench.cuda else "sdpa"
+    values: list[Tensor] = []
+    seconds, peaks = [], []
+    for packed, split in ((False, split_by_length), (True, split_by_tokens)):
+        student = bench.student(attn_implementation=attention, gradient_checkpointing=True, packing=packed)
+        same, batches = bench.batches(4, split_by_length), bench.batches(4, split)
+        with torch.no_grad(), bench.autocast():
+            found = [student(b.input_ids, b.attention_mask, b.completion_mask)[0][b.completion_mask] for b in same]
+        values.append(torch.cat(found))
+        run = partial(step, bench, student, batches)
+        seconds.append(bench.seconds(run))
+        peaks.append(peak_bytes(run, bench.device))
+        del student
+    gap = (values[1] - values[0]).abs()
+    yield Row(f"log-probabilities, packed against padded, {attention}", float(gap.mean()), "nats", 0, 0.03)
+    most = 1.05 if bench.cuda else math.inf
+    yield Row("a step, packed against by length", seconds[1] / seconds[0], "", 0, most)
+    yield Row("peak, packed against by length", peaks[1] / peaks[0], "", 0, most)
 
 
 def heads(bench: Bench) -> Iterator[Row]:
@@ -243,7 +269,7 @@ def runs(bench: Bench) -> Iterator[Row]:
 
 
 CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "speed": speed, "heads": heads, "memory": memory, "runs": runs, "parity": parity,
+    "speed": speed, "packing": packing, "heads": heads, "memory": memory, "runs": runs, "parity": parity,
 }  # fmt: skip
 """``parity`` is last: an engine in this process is not freed before its end."""
 

@@ -7,11 +7,14 @@ names is known here: the model's own ``forward`` runs, with hidden states put in
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ovd_lightning.packing import by_sequence, layout
 
 PROBE_TOKENS = 12
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -20,6 +23,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 class UnknownHead(ValueError):
     """A model whose logits are no function of what its transformer returns."""
+
+
+class MixedSequences(ValueError):
+    """A model in which the sequences of one row see one another, or are not where they would be alone."""
 
 
 class _Answered:
@@ -63,6 +70,8 @@ class Head:
     """The model must be told where rows are padded on the right: what it computes before depends on it."""
     linear: bool
     """The logits are rows W^T + b and nothing else."""
+    flash = False
+    """Packed rows are told to flash attention's kernels: see `check_packing`."""
     unrounded = False
     """Logits are float32 sums of products in the dtype of the computation, as vLLM's with ``head_dtype: float32``. Set
     where the head is linear; otherwise they are rounded to that dtype (bfloat16: by up to 0.4 % of each logit)."""
@@ -99,6 +108,40 @@ class Head:
         """
         mask = attention_mask if self.needs_mask else None
         return self._transformer(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def packed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[T, d] from [B, L]: of the T tokens that are no padding, row by row, which are computed as a single row."""
+        ids = input_ids[attention_mask.bool()][None]
+        where = layout(attention_mask.sum(dim=-1).tolist(), ids.device, self.flash)
+        return self._transformer(input_ids=ids, attention_mask=None, use_cache=False, **where).last_hidden_state[0]
+
+    @torch.no_grad()
+    def check_packing(self, model: PreTrainedModel, flash: bool) -> None:
+        """That hidden states of packed sequences are those of each alone, and do not change with their neighbours'
+        tokens. With flash attention a stand-in for its kernels is told what these will be told, on any device.
+
+        Args:
+            model: whose halves these are.
+        Raises: MixedSequences.
+        """
+        self.flash = flash
+        lengths = [5, 1, PROBE_TOKENS - 6]
+        draw = torch.Generator().manual_seed(2)
+        size = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        ids, others = torch.randint(size, (2, len(lengths), max(lengths)), generator=draw).to(model.device)
+        real = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(model.device, torch.long)
+        others[-1] = ids[-1]
+        try:
+            with by_sequence(model) if flash else nullcontext():
+                rows = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]
+                alone = torch.cat([self.hidden(row, torch.ones_like(row))[0] for row in rows]).float()
+                packed, other = (self.packed(tokens, real).float() for tokens in (ids, others))
+        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise MixedSequences(f"cannot be given several sequences in a row ({error})") from error
+        largest = alone.abs().max() * TOLERANCE.get(model.dtype, 0.1)
+        last = slice(-lengths[-1], None)
+        if (packed - alone).abs().max() > largest or (packed[last] - other[last]).abs().max() > largest / 5:
+            raise MixedSequences("computes something else for several sequences in a row than for each alone")
 
     def logits(self, rows: Tensor) -> Tensor:
         """[M, d] -> [M, V] in the model's own dtype, or float32 where ``unrounded``: its answer at these positions."""

@@ -17,7 +17,7 @@ from ovd_lightning.lora import LoRA, base_name, empty_model, lora_errors, packag
 from ovd_lightning.methods.base import Method
 from ovd_lightning.parallel import computed_in, data_parallel, reduce_gradients, shard, share_buckets
 from ovd_lightning.pieces import summed
-from ovd_lightning.pretrained import attention_errors, loading
+from ovd_lightning.pretrained import attention_errors, loading, packing_errors
 from ovd_lightning.resume.record import KEY, base_errors, class_path, compare, make
 from ovd_lightning.resume.restore import apply_settings, optimizer_settings, place_loops
 from ovd_lightning.round.metrics import RoundMetrics
@@ -45,14 +45,16 @@ class OVDModule(L.LightningModule):
         dtype: of the parameters. float32 with Trainer precision bf16-mixed keeps float32 master weights.
         chunk_size: trained tokens whose logits exist at a time.
         gradient_checkpointing: recompute activations in the backward pass.
-        micro_batch_tokens: most tokens, rows times the longest of them, of which activations exist at a time. A larger
-            micro-batch is computed in pieces; a single row may have more. null: no limit. The pieces' gradients are
-            added up in a copy of their own. Neither with FSDP2 nor in float16.
-        reduce_every_micro_batch: under FSDP2, reduce gradients after every micro-batch. Otherwise once an update, which
+        micro_batch_tokens: most tokens, rows times the longest of them, of which activations exist at a time; with
+            packing, most real ones. A larger micro-batch is computed in pieces; a single row may have more. null: no
+            limit. The pieces' gradients are added up in a copy of their own. Neither with FSDP2 nor in float16.
+        reduce_every_micro_batch: under FSDP2, reduce gradients after every micro-batch. False: once an update, which
             sends less, while every rank holds the whole gradient in float32. Nothing else changes.
         head_dtype: float32: logits are not rounded to the dtype of the computation. Of use together with the engine's
             ``head_dtype``, where both compute in half precision; null: they are rounded like everything else.
         attn_implementation: as transformers names them: eager, sdpa, flash_attention_2 ...; null: its choice.
+        packing: compute a micro-batch's sequences as one row, without padding. Made for flash_attention_2; sdpa and
+            eager give the same by a mask of all tokens against all, which is slow. Checked when the model is loaded.
         compile: torch.compile of each block of the transformer; the first rounds take longer.
         lora: train a low-rank adapter over frozen weights, which are the KL reference as well; null: train everything.
     """
@@ -70,9 +72,10 @@ class OVDModule(L.LightningModule):
         chunk_size: PositiveInt = 1024,
         gradient_checkpointing: bool = False,
         micro_batch_tokens: PositiveInt | None = None,
-        reduce_every_micro_batch: bool = False,
+        reduce_every_micro_batch: bool = True,
         head_dtype: Literal["float32"] | None = None,
         attn_implementation: str | None = None,
+        packing: bool = False,
         compile: bool = False,
         lora: LoRA | None = None,
         optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
@@ -92,6 +95,7 @@ class OVDModule(L.LightningModule):
         self.reduce_every_micro_batch = reduce_every_micro_batch
         self.head_dtype = head_dtype
         self.attn_implementation = attn_implementation
+        self.packing = packing
         self.compile_blocks = compile
         self.optimizer_name = optimizer
         self.lora = lora
@@ -116,6 +120,8 @@ class OVDModule(L.LightningModule):
                 problem = "is adamw_8bit, which bitsandbytes does not have for the shards of FSDP2."
                 yield ConfigError("model.optimizer", problem, "Use adamw, whose moments FSDP2 shards, or ddp.")
         yield from attention_errors(self.student_path, self.attn_implementation, self.computes_in(trainer))
+        if self.packing:
+            yield from packing_errors(self.attn_implementation)
         if self.lora is not None:
             yield from lora_errors(self.lora, empty_model(self.student_path), sharded)
 
@@ -145,6 +151,7 @@ class OVDModule(L.LightningModule):
                 self.attn_implementation,
                 self.compile_blocks,
                 self.lora,
+                self.packing,
             )
             if self.head_dtype is not None:
                 self.student.unround_logits()
@@ -172,6 +179,7 @@ class OVDModule(L.LightningModule):
                 self.chunk_size,
                 attn_implementation=self.attn_implementation,
                 compile=self.compile_blocks,
+                packing=self.packing,
             )
             self._reference.append(model.requires_grad_(False).eval())
             if self.head_dtype is not None:
@@ -202,7 +210,8 @@ class OVDModule(L.LightningModule):
         """A micro-batch as views of at most ``micro_batch_tokens`` each."""
         if self.micro_batch_tokens is None:
             return [batch]
-        spans = spans_within(batch.attention_mask.sum(dim=-1).tolist(), self.micro_batch_tokens)
+        lengths = batch.attention_mask.sum(dim=-1).tolist()
+        spans = spans_within(lengths, self.micro_batch_tokens, padded=not self.packing)
         return [batch] if len(spans) == 1 else [batch.some(slice(span.start, span.stop)) for span in spans]
 
     def _reference_logprobs(self, *inputs: Any) -> Tensor:
@@ -248,9 +257,8 @@ class OVDModule(L.LightningModule):
         for name, values in output.maxima.items():
             metrics.add_maximum(name, values.max().item() if values.numel() else float("-inf"))
         metrics.add_sum("throughput/trained_tokens", int(batch.completion_mask.sum()))
-        slices = self.student.slices(batch.attention_mask)
-        computed = sum((rows.stop - rows.start) * longest for rows, longest in slices)
-        metrics.add_mean("throughput/padding", computed, int(batch.attention_mask.sum()))
+        real = int(batch.attention_mask.sum())
+        metrics.add_mean("throughput/padding", self.student.computed(batch.attention_mask), real)
         if batch.update == 0:
             metrics.add_sum("loss", output.loss.item())
         return output.loss
@@ -272,9 +280,9 @@ class OVDModule(L.LightningModule):
         settings = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
         kind: Any = torch.optim.AdamW
         if self.optimizer_name == "adamw_8bit":
-            import bitsandbytes.optim
+            from bitsandbytes.optim import AdamW8bit
 
-            kind = bitsandbytes.optim.AdamW8bit
+            kind = AdamW8bit
         optimizer = kind(trained, **settings)
         self._configured = [optimizer_settings(optimizer)]
         total = int(self.trainer.estimated_stepping_batches)

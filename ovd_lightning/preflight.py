@@ -156,6 +156,22 @@ def sleep_errors(engine: Engine, method: Method) -> Iterator[ConfigError]:
         )
 
 
+def shared_errors(engine: Engine, method: Method, world_size: int) -> Iterator[ConfigError]:
+    """An engine other than the student's that several ranks would have to share, or that is beside a shared one in a
+    process: vLLM has one division into ranks a process."""
+    teacher = method.teacher
+    others = [] if teacher is None else [*engine_settings(teacher, "method.init_args.teacher")]
+    parts = engine.tensor_parallel_size if isinstance(engine, VLLMEngine) else 1
+    for setting, other in others if world_size > 1 else ():
+        if isinstance(other, VLLMEngine) and max(parts, other.tensor_parallel_size) > 1:
+            why = f"is {other.tensor_parallel_size}" if other.tensor_parallel_size > 1 else "is 1 beside the student's"
+            yield ConfigError(
+                f"{setting}.init_args.tensor_parallel_size",
+                f"{why} on {world_size} ranks, which can share the student's engine only.",
+                "Put the teacher behind a server: vllm serve MODEL --tensor-parallel-size N (docs/eight_gpus.md).",
+            )
+
+
 def training_errors(method: Method, data: OVDDataModule, world_size: int, accumulate: int) -> Iterator[ConfigError]:
     """Sizes of a round that do not divide among ranks and updates; a reward without references."""
     if data.problems_per_round % world_size:
@@ -264,7 +280,8 @@ def check_run(
             ConfigError("engine", f"{engine.name} cannot be given new weights.", "Use the vllm or the hf engine.")
         )
     if training:
-        found += [*training_errors(method, data, world_size, accumulate), *sleep_errors(engine, method)]
+        found += training_errors(method, data, world_size, accumulate)
+        found += [*sleep_errors(engine, method), *shared_errors(engine, method, world_size)]
         found += asking_errors("data.task", data.task, method.teacher)
     raise_errors(found)
 

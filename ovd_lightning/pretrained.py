@@ -12,6 +12,7 @@ from typing import Any
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.lora import empty_model
+from ovd_lightning.packing import MASKED, is_flash
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HINT = "Give the folder of a Hugging Face checkpoint, or a hub id like Qwen/Qwen2.5-0.5B."
@@ -119,3 +120,11 @@ def attention_errors(student: str, name: str | None, computes_in: set[str]) -> I
             f"is {name}, whose kernels compute in half precision, and the run computes in float32.",
             "Set trainer.precision to bf16-mixed, or use sdpa.",
         )
+
+
+def packing_errors(attention: str | None) -> Iterator[ConfigError]:
+    """That an attention is not known to keep the sequences of a row apart. Of the model, `Student` says so."""
+    if attention is not None and attention not in MASKED and not is_flash(attention):
+        problem = f"is true, but the attention {attention} is not known to keep the sequences of a row apart."
+        hint = "Set model.attn_implementation to flash_attention_2, sdpa or eager, or packing to false."
+        yield ConfigError("model.packing", problem, hint)

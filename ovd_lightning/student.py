@@ -24,10 +24,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.export import export
-from ovd_lightning.head import Head, UnknownHead
+from ovd_lightning.head import Head, MixedSequences, UnknownHead
 from ovd_lightning.lengths import slices_by_length
 from ovd_lightning.lora import Adapter, LoRA, base_name
 from ovd_lightning.loss_head import Divergence, Expected, TokenLogprobs, quantities
+from ovd_lightning.packing import is_flash
 from ovd_lightning.weights import checkpoint_weights, fingerprint, named_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,6 +59,8 @@ class Student(nn.Module):
         attn_implementation: as transformers names them; None: its choice.
         compile: each block of the transformer, by torch.compile, for any length at once.
         lora: train an adapter; the checkpoint's own weights are frozen.
+        packing: rows are computed as one, without their padding.
+    Raises: ConfigError for a model that lacks what one of these takes.
     """
 
     pass_cost: float | None = None
@@ -77,9 +80,11 @@ class Student(nn.Module):
         attn_implementation: str | None = None,
         compile: bool = False,
         lora: LoRA | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
+        self.packing = packing
         settings = {} if lora is None else lora.loading(DTYPES[dtype])
         self.hf: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **settings).eval()
         if lora is not None:
@@ -98,11 +103,22 @@ class Student(nn.Module):
                 )
             for block in self.blocks():
                 _recompute(block)
-        if attn_implementation is not None:  # now: the head was tried on the CPU, where flash attention has no kernel
+        if attn_implementation is not None and not is_flash(attn_implementation):
+            self.hf.set_attn_implementation(attn_implementation)
+        if packing:
+            self._check_packing(path, is_flash(attn_implementation))
+        if is_flash(attn_implementation):  # now: all that was tried on the CPU, where it has no kernel
             self.hf.set_attn_implementation(attn_implementation)
         if compile:
             for block in self.blocks():
                 block.compile(dynamic=True)
+
+    def _check_packing(self, path: str, flash: bool) -> None:
+        try:
+            self._head.check_packing(self.hf, flash)
+        except MixedSequences as error:
+            problem = f"is true, but {type(self.hf).__name__} ({path}) {error}."
+            raise ConfigError("model.packing", problem, "Set it to false, or use another attention.") from error
 
     def unround_logits(self) -> None:
         """Logits are sums in float32, whatever the products are computed in: see `Head.unrounded`.
@@ -211,6 +227,9 @@ class Student(nn.Module):
         """[M, d]: the hidden state that predicts each of the M trained tokens, row by row."""
         if any(module.training for module in self.hf.modules()):
             raise RuntimeError("the student's model is in training mode: its dropout would train another policy")
+        if self.packing:
+            trained = torch.nn.functional.pad(mask, (0, 1))[attention_mask.bool()]  # [T]
+            return self._head.packed(input_ids, attention_mask)[trained]
         found = []
         for rows, longest in self.slices(attention_mask):
             hidden = self._head.hidden(input_ids[rows, :longest], attention_mask[rows, :longest])
@@ -218,14 +237,20 @@ class Student(nn.Module):
         return torch.cat(found)
 
     def slices(self, attention_mask: Tensor) -> list[tuple[slice, int]]:
-        """Rows of [B, L] that the transformer computes together, and how many tokens of each: less padding, at the
-        price of more passes."""
+        """Rows of [B, L] that the transformer computes together where they are not packed, and how many tokens of each:
+        less padding, at the price of more passes."""
         lengths = attention_mask.sum(dim=-1).tolist()
         cost = self.pass_cost
         if cost is None:
             work = PASS_COST if self.hf.device.type == "cpu" else PASS_COST_ACCELERATOR
             cost = WEIGHTS_COST + work / sum(p.numel() for p in self.hf.parameters())
         return [(rows, max(lengths[rows])) for rows in _known_slices(tuple(lengths), cost)]
+
+    def computed(self, attention_mask: Tensor) -> int:
+        """Tokens that the transformer computes of rows [B, L], padding included."""
+        if self.packing:
+            return int(attention_mask.sum())
+        return sum((rows.stop - rows.start) * longest for rows, longest in self.slices(attention_mask))
 
     def initial(self) -> AbstractContextManager[None]:
         """In it, the student with an adapter is what it was before training: the adapter is switched off.

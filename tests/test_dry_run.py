@@ -208,6 +208,24 @@ def test_the_step_takes_what_the_account_says(
     assert estimate <= measured * within, f"measured {measured:,}, estimated {estimate:,}"
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["all activations", "checkpointing"])
+def test_the_mask_of_packed_rows_is_counted(checkpointing: bool, tmp_path: Path) -> None:
+    config = qwen(**BLOCKS, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    student = Student(str(tmp_path), "float32", 256, checkpointing, packing=True)
+    data = batch(2, 512, config.vocab_size)
+    for p in student.parameters():
+        p.grad = torch.zeros_like(p)
+    gc.collect()
+    measured = peak_bytes(lambda: GRPO(group_size=2).loss(student, data).loss.backward())
+    how = setup(gradient_checkpointing=checkpointing, chunk=256, rows=2, length=512, masked=True)
+    estimate = account(shape_of("m", config), how, [], []).step_peak
+    assert measured <= estimate * 1.01
+    assert estimate <= measured * 1.3, f"measured {measured:,}, estimated {estimate:,}"
+    told = setup(gradient_checkpointing=checkpointing, chunk=256, rows=2, length=512)
+    assert account(shape_of("m", config), told, [], []).step_peak < measured, "flash attention has none"
+
+
 def test_the_loss_buffer_is_one_float_tensor_of_a_chunk(tmp_path: Path) -> None:
     """A longer chunk costs 4 bytes an entry, whatever else is alive."""
     config = qwen(**LOSS, tie_word_embeddings=False)
@@ -263,9 +281,10 @@ def test_a_run_takes_what_the_plan_says(args: list[str], tmp_path: Path) -> None
     assert measured * 0.99 <= own <= measured * 1.1, f"measured {measured:,}, planned {own:,}"
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_micro_batch_is_larger_than_the_plan_says(seed: int) -> None:
-    """Padded tokens of the costliest one, by the splitter that a run uses, on rounds of every kind of lengths."""
+def test_no_micro_batch_is_larger_than_the_plan_says(seed: int, packed: bool) -> None:
+    """Computed tokens of the costliest one, by the splitter that a run uses, on rounds of every kind of lengths."""
     draw = random.Random(seed)
     problems, mini_batches = draw.choice([(4, 1), (8, 3), (12, 2), (5, 2)])
     group, most = draw.choice([2, 3, 8]), draw.choice([30, 200])
@@ -295,9 +314,16 @@ def test_no_micro_batch_is_larger_than_the_plan_says(seed: int) -> None:
             groups.append(Group(problem=problem, index=number, sampled=members, mixture=members))
         steps = collate(
             groups, mini_batches=mini_batches, accumulate=accumulate, aggregation="token_mean", max_tokens=most,
-            pad_id=0, temperature=1.0, round=0, policy_version=0,
+            pad_id=0, temperature=1.0, round=0, policy_version=0, packed=packed,
         )  # fmt: skip
-        assert max(b.input_ids.numel() for step in steps for b in step) <= rows * most
+        computed = [int(b.attention_mask.sum()) if packed else b.input_ids.numel() for step in steps for b in step]
+        assert max(computed) <= rows * most
+
+
+def test_pieces_of_a_budget_have_as_many_tokens() -> None:
+    assert setup(rows=2, length=100).tokens == 200
+    assert setup(rows=2, length=100, budget=250).tokens == 250, "of shorter rows"
+    assert setup(rows=1, length=100, budget=80).tokens == 100, "a single row"
 
 
 # ------------------------------------------------------------------ phases and ranks

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from ovd_lightning.lengths import slices_by_length, spans_within, split_by_length
+from ovd_lightning.lengths import slices_by_length, spans_within, split_by_length, split_by_tokens
 
 
 def contiguous(count: int, parts: int) -> Iterator[list[range]]:
@@ -84,3 +84,29 @@ def test_spans_within_a_budget() -> None:
     assert spans_within([1, 1, 9, 1], 10) == [range(2), range(2, 3), range(3, 4)], "by the longest so far"
     assert spans_within([50], 10) == [range(1)], "a single row may cost more"
     assert spans_within([3, 3], 6) == [range(2)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bins_of_equally_many_tokens(seed: int) -> None:
+    rng = random.Random(seed)
+    count = rng.randint(1, 60)
+    parts = rng.randint(1, count)
+    lengths = [rng.randint(1, 60) for _ in range(count)]
+    bins = split_by_tokens(lengths, parts)
+    assert len(bins) == parts
+    assert all(bins)
+    assert sorted(i for b in bins for i in b) == list(range(count))
+    tokens = [sum(lengths[i] for i in b) for b in bins]
+    assert max(tokens) <= -(-count // parts) * max(lengths), "dry_run's bound"
+    for b, total in zip(bins, tokens, strict=True):  # what came last went where the fewest were
+        assert total - lengths[b[-1]] <= min(tokens)
+
+
+def test_split_by_tokens_by_hand() -> None:
+    assert split_by_tokens([2, 9, 7, 5, 4, 3], 2) == [[1, 4, 0], [2, 3, 5]], "15 and 15"
+    assert split_by_tokens([0, 0, 0], 3) == [[0], [1], [2]]
+    with pytest.raises(ValueError, match="2 trajectories cannot fill 3 micro-batches"):
+        split_by_tokens([1, 1], 3)
+    assert spans_within([9, 5, 4, 4, 1, 1, 1, 1], 10, padded=False) == [range(1), range(1, 3), range(3, 8)]
+    assert spans_within([1, 1, 9, 1], 10, padded=False) == [range(2), range(2, 4)]
+    assert spans_within([50, 1], 10, padded=False) == [range(1), range(1, 2)], "a single row may have more"

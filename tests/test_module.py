@@ -250,9 +250,9 @@ def test_the_first_updates_log_probabilities_are_the_old_ones_of_later_passes(
         assert torch.equal(made.old_logprobs, old)
 
 
-@pytest.mark.parametrize("budget", [1, 24])
-def test_a_budget_of_tokens_changes_neither_gradients_nor_metrics(budget: int, tiny_model: str) -> None:
-    """Two micro-batches an update, of ragged rows, in two passes."""
+@pytest.mark.parametrize(("budget", "packing"), [(1, False), (24, False), (24, True)])
+def test_a_budget_of_tokens_changes_neither_gradients_nor_metrics(budget: int, packing: bool, tiny_model: str) -> None:
+    """Two micro-batches an update, of ragged rows, in two passes. Of packed rows, real tokens count."""
     rows = [trajectory(2 + j, 9 - 2 * (j % 3), 0, j, advantages=[1.0 - j / 3] * (9 - 2 * (j % 3))) for j in range(6)]
     longest = max(len(y.prompt_ids) + len(y.completion_ids) for y in rows)
 
@@ -262,12 +262,12 @@ def test_a_budget_of_tokens_changes_neither_gradients_nor_metrics(budget: int, t
 
         class Counted(GRPO):
             def loss(self, student: Student, batch: Batch) -> LossOutput:
-                sizes.append(batch.input_ids.numel())
+                sizes.append(student.computed(batch.attention_mask))
                 return super().loss(student, batch)
 
         module, watcher = fit(
             tiny_model, rounds=1, epochs_per_round=2, accumulate=2, method=Counted(kl_coefficient=0.0),
-            round=in_order([step], epochs=2), micro_batch_tokens=budget,
+            round=in_order([step], epochs=2), micro_batch_tokens=budget, packing=packing and budget is not None,
         )  # fmt: skip
         return module, watcher.gradients, sizes
 
@@ -280,6 +280,8 @@ def test_a_budget_of_tokens_changes_neither_gradients_nor_metrics(budget: int, t
         for name, gradient in a.items():
             assert float((b[name] - gradient).abs().max()) < 1e-5 * largest, (update, name)
     before, after = whole.train_metrics, cut.train_metrics
+    total, real = after.means["throughput/padding"]
+    assert total == real if packing or budget == 1 else total > real
     assert after.sums == pytest.approx(before.sums, abs=1e-6)
     assert after.maxima == pytest.approx(before.maxima, rel=1e-4)
     for name, (total, count) in before.means.items():

@@ -16,7 +16,14 @@ from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, ConfigErrors, raise_errors
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.ovd import OVD
-from ovd_lightning.preflight import LONGEST, check_run, problem_errors, prompt_errors, sleep_errors
+from ovd_lightning.preflight import (
+    LONGEST,
+    check_run,
+    problem_errors,
+    prompt_errors,
+    shared_errors,
+    sleep_errors,
+)
 from ovd_lightning.pretrained import check_path
 from ovd_lightning.tasks.arithmetic import ArithmeticTask
 from ovd_lightning.tasks.base import Split
@@ -209,6 +216,20 @@ def test_one_engine_of_a_process_may_sleep(tiny_model: str, monkeypatch: pytest.
         raise_errors(sleep_errors(student, two))
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # each engine in a process of its own
     raise_errors(sleep_errors(student, two))
+
+
+def test_ranks_share_the_students_engine_only(tiny_model: str) -> None:
+    def said(student: int, teacher: int, ranks: int) -> list[str]:
+        engines = [VLLMEngine(tiny_model, tensor_parallel_size=parts) for parts in (student, teacher)]
+        return [str(error) for error in shared_errors(engines[0], OVD(VerbalTeacher(engines[1])), ranks)]
+
+    assert not said(1, 1, 4)
+    assert not said(2, 2, 1)
+    assert not list(shared_errors(VLLMEngine(tiny_model, tensor_parallel_size=2), GRPO(group_size=2), 2))
+    for student, teacher, why in ((2, 1, "is 1 beside the student's"), (1, 2, "is 2"), (2, 2, "is 2")):
+        (error,) = said(student, teacher, 2)
+        assert error.startswith("method.init_args.teacher.init_args.engine.init_args.tensor_parallel_size: " + why)
+        assert "vllm serve" in error
 
 
 @pytest.mark.parametrize("concerned", ["engine", "demonstrator"])

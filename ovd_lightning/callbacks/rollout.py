@@ -237,6 +237,7 @@ class RolloutCallback(L.Callback):
             mini_batches=data.mini_batches,
             epochs=data.epochs_per_round,
             accumulate=trainer.accumulate_grad_batches,
+            packed=module.packing,
             world_size=world_size,
             all_reduce_sum=lambda value: float(
                 trainer.strategy.reduce(torch.tensor(value, device=module.device), reduce_op="sum")

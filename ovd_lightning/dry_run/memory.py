@@ -92,6 +92,15 @@ class Setup:
     """Of a student whose own weights are frozen; None: everything is trained."""
     moment_bytes: int | None = None
     """Of each of AdamW's two moments; None: as a trained parameter."""
+    budget: int | None = None
+    """Tokens of a piece of a micro-batch, where that cuts the largest; None: it is computed as a whole."""
+    masked: bool = False
+    """Packed rows of an attention that takes a mask of all tokens against all."""
+
+    @property
+    def tokens(self) -> int:
+        """That are computed together at most. Full rows have no padding: packing changes nothing about them."""
+        return self.rows * self.length if self.budget is None else max(self.budget, self.length)
 
     @property
     def casts(self) -> bool:
@@ -164,9 +173,9 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     T (26 h + 8 q + 8 f) bytes under automatic precision, an adapter T (10 h + 2 q + 2 f) more, and without automatic
     precision T e/4 (24 h + 16 q + 16 f); attention has no padding mask to keep. With checkpointing it keeps its input,
     T e h, and the rest is recomputed. The last norm and the loss's rows add 20 T h, a block's backward pass three
-    tensors of T f, or one and a matrix's gradient.
+    tensors of T f, or one and a matrix's gradient. The mask of packed rows is T^2 bytes, and in each block e T^2 more.
     """
-    tokens = setup.rows * setup.length
+    tokens = setup.tokens
     q, f, h = shape.heads * shape.head_dim, shape.intermediate, shape.hidden
     if setup.autocast:
         value, block = HALF, tokens * (26 * h + 8 * q + 8 * f)
@@ -175,7 +184,9 @@ def activations(shape: ModelShape, setup: Setup) -> tuple[int, int, int]:
     else:
         value = setup.parameter_bytes
         block = tokens * value // SINGLE * (24 * h + 16 * q + 16 * f)
-    end = 20 * tokens * h
+    mask = tokens**2 if setup.masked else 0
+    block += value * mask
+    end = 20 * tokens * h + mask
     matrix = (setup.parameter_bytes + (HALF if setup.autocast else 0)) * f * h
     # When the last block's gradient is made, what the norm and the loss kept is gone, but for a gradient of T h.
     transient = max(max(3 * tokens * value * f, tokens * value * f + matrix) - 16 * tokens * h, 0)
@@ -199,7 +210,7 @@ def loss_buffer(shape: ModelShape, setup: Setup) -> tuple[int, int]:
     matrix and a chunk's part of its gradient are there in half precision, and that part then in single precision as
     well, when the copy of the logits is gone.
     """
-    rows = min(setup.chunk, setup.rows * setup.length)
+    rows = min(setup.chunk, setup.tokens)
     entries, matrix = rows * shape.vocabulary, shape.vocabulary * shape.hidden
     chunk = setup.loss_copies * SINGLE * (entries + BLOCKS * max(min(BLOCK, entries), shape.vocabulary))
     half = HALF * entries if setup.autocast or setup.parameter_bytes == HALF else 0
@@ -244,12 +255,12 @@ def account(
 
     kept, backward, block = activations(shape, setup)
     chunk, head = loss_buffer(shape, setup)
-    rows = min(setup.chunk, setup.rows * setup.length)
+    rows = min(setup.chunk, setup.tokens)
     step = [
         Part(
             name="activations kept",
             bytes=kept,
-            how=f"estimate: {setup.rows} rows of {setup.length} tokens, "
+            how=f"estimate: {_computed(setup)}, "
             + ("the input of each block" if setup.gradient_checkpointing else f"{gib(block)} a block"),
         ),
         Part(
@@ -278,7 +289,7 @@ def account(
         unsharded = (shape.outer_parameters + 2 * shape.block_parameters) * setup.gathered_bytes
         step.append(Part(name="FSDP2: unsharded", bytes=unsharded, how="embeddings and head, and two blocks"))
         if setup.accumulates:
-            whole = SINGLE * shape.parameters
+            whole = SINGLE * count
             how = "of the micro-batches before the last; none with model.reduce_every_micro_batch"
             step.append(Part(name="FSDP2: whole gradient", bytes=whole, how=how))
             unsharded += whole
@@ -316,6 +327,12 @@ def account(
         engines=everyone,
         phases=phases,
     )
+
+
+def _computed(setup: Setup) -> str:
+    if setup.budget is not None:
+        return f"{setup.tokens:,} tokens of model.micro_batch_tokens"
+    return f"{setup.rows} rows of {setup.length} tokens"
 
 
 def optimizer_state(shape: ModelShape, setup: Setup) -> int:

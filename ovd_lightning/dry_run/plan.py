@@ -33,6 +33,7 @@ from ovd_lightning.engines.vllm import VLLMEngine
 from ovd_lightning.errors import ConfigError, raise_errors
 from ovd_lightning.lora import empty_model, lora_errors
 from ovd_lightning.module import OVDModule
+from ovd_lightning.packing import is_flash
 from ovd_lightning.preflight import engine_settings, length_errors
 from ovd_lightning.pretrained import check_path, is_hub_id
 from ovd_lightning.teachers.token import TokenTeacher
@@ -268,14 +269,17 @@ def _setup(
         gradient_copies=(2 if accumulate > 1 else 1) if cut else 0,
         adapter=_adapted(module),
         moment_bytes=1 if module.optimizer_name == "adamw_8bit" else None,
+        budget=budget if cut else None,
+        masked=module.packing and not is_flash(module.attn_implementation),
     )
 
 
 def largest_rows(problems: int, mixture: int, ranks: int, mini_batches: int, accumulate: int) -> int:
-    """Rows of full length that the costliest micro-batch of a rank comes to at most, in padded tokens.
+    """Rows of full length that the costliest micro-batch of a rank comes to at most, in tokens that are computed.
 
     An optimiser step has whole groups. Cut into ``accumulate`` parts of equally many rows, longest first, no part costs
-    more than its rows at full length; `split_by_length` finds a cut whose costliest part costs no more.
+    more than its rows at full length; `split_by_length` finds a cut whose costliest part costs no more. Nor does one of
+    `split_by_tokens`: when a row is added to the emptiest part, that has at most its share of the rows before.
 
     Args:
         problems: of a round; ``mixture``: trajectories that they train on at most.

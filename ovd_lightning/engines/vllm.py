@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ovd_lightning.engines.base import Poll, ignore
 from ovd_lightning.engines.local import CheckedWeights, untouched
 from ovd_lightning.engines.vllm_device import alive, cpu_cache_bytes, own_device, use_own_cache
+from ovd_lightning.engines.vllm_group import SharedBy, launched, ranks
 from ovd_lightning.engines.vllm_installed import check_installed, installed
 from ovd_lightning.engines.vllm_sampling import Arrived, Sampled, VLLMSampling
 from ovd_lightning.engines.vllm_weights import WEIGHT_RECEIVER, send_weights
@@ -31,8 +32,9 @@ POOLS = ("weights", "kv_cache")
 class VLLMEngine(VLLMSampling):
     """Samples and scores with vLLM, and takes the student's weights after every update.
 
-    Runs in this process unless ``VLLM_ENABLE_V1_MULTIPROCESSING=1`` is set or ``tensor_parallel_size`` exceeds 1.
-    Under Lightning's DDP an engine in this process must start after the process group, in a callback's ``setup``.
+    Runs in this process unless ``VLLM_ENABLE_V1_MULTIPROCESSING=1`` is set, or ``tensor_parallel_size`` exceeds 1 in a
+    run of one rank. Under Lightning's DDP an engine in this process must start after the process group, in a callback's
+    ``setup``.
 
     Args:
         model: Directory of a checkpoint, or a hub id ``org/name``.
@@ -42,7 +44,8 @@ class VLLMEngine(VLLMSampling):
         gpu_memory_utilization: Share of the device's memory to use, when ``kv_cache_memory_bytes`` is None.
         kv_cache_memory_bytes: Memory for keys and values. None: by ``gpu_memory_utilization``, and on the CPU
             room for 32 sequences of full length between 64 MiB and 4 GiB.
-        tensor_parallel_size: GPUs to split the model over.
+        tensor_parallel_size: GPUs to split the model over. With several ranks, so many of them share one engine in
+            their processes: whatever one asks, all compute; all enter and leave :meth:`awake` equally often.
         enforce_eager: No CUDA graphs and no compilation. None: on the CPU only, where it starts in a second.
         block_size: Tokens of one prefix-cache block. None: 32 on the CPU, vLLM's choice elsewhere.
         seed: Of requests without one.
@@ -88,6 +91,7 @@ class VLLMEngine(VLLMSampling):
         self._asleep: list[str] = []
         self._depth = 0
         self._empty = False
+        self._shared: SharedBy | None = None
 
     @property
     def kind(self) -> str:
@@ -113,8 +117,15 @@ class VLLMEngine(VLLMSampling):
 
     def misfits(self) -> Iterator[ConfigError]:
         yield from super().misfits()
-        if self.on_cpu and self.tensor_parallel_size > 1:
+        parts, together = self.tensor_parallel_size, ranks()
+        if self.on_cpu and parts > 1 and together == 1:
             yield ConfigError("tensor_parallel_size", "only one process runs the model on the CPU.", "Set 1.")
+        if together % parts and together > 1:
+            yield ConfigError(
+                "tensor_parallel_size",
+                f"is {parts}, and {together} ranks cannot share engines by {parts}.",
+                "Set it to a divisor of their number.",
+            )
         if self.on_cpu and Path(self.model).exists() and self.head_dim not in CPU_HEAD_DIMS:
             yield ConfigError(
                 "model",
@@ -165,24 +176,31 @@ class VLLMEngine(VLLMSampling):
         if self._llm is not None:
             return
         self.check()
-        if self.tensor_parallel_size == 1:
+        shared = self.tensor_parallel_size > 1 and ranks() > 1
+        single = self.tensor_parallel_size == 1
+        if single:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        self._in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0" and self.tensor_parallel_size == 1
+        self._in_process = shared or (single and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         with untouched():
             from vllm.platforms import current_platform
 
             arguments = self._arguments()
-            if not self.on_cpu and self.tensor_parallel_size == 1:
+            if not self.on_cpu and single:
                 arguments = {"device_ids": own_device(), **arguments}
+            if not self.on_cpu and (single or shared):
                 use_own_cache()
+            if shared:
+                arguments["distributed_executor_backend"] = "external_launcher"
+                os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             if self.on_cpu and arguments["enforce_eager"]:
                 # otherwise the first batch compiles a small function with a C++ compiler for 2 to 9 seconds
                 type(current_platform).simple_compile_backend = "eager"
             from vllm import LLM
 
             try:
-                self._llm = LLM(**arguments)
+                with launched() if shared else nullcontext():
+                    self._llm = LLM(**arguments)
             except (ValueError, AssertionError, NotImplementedError, KeyError) as error:
                 names = ", ".join(getattr(self.config, "architectures", None) or [self.config.model_type])
                 raise ConfigError(
@@ -195,6 +213,7 @@ class VLLMEngine(VLLMSampling):
         if self.on_cpu and self._in_process:
             # at exit vLLM would collect garbage for seconds, to free what the system frees
             self._llm.llm_engine.engine_core._finalizer.atexit = False
+        self._shared = SharedBy(self.tensor_parallel_size) if shared else None
         self._rest()
 
     def start_empty(self) -> None:
@@ -225,8 +244,17 @@ class VLLMEngine(VLLMSampling):
             with suppress(Exception):  # of an engine that is gone
                 self._rest()
             raise
+        if self._shared is not None and self._depth == 1:
+            self._serve(self._shared)
         self._depth -= 1
         self._rest()
+
+    def _serve(self, shared: SharedBy) -> None:
+        """Compute what other ranks still ask, until all are through."""
+        with untouched(), alive(self.name, self.llm):
+            while any(found := shared.exchange(None)):
+                self._wake(*POOLS)
+                self._compute(*shared.together(found)[:2])
 
     def _wake(self, *tags: str) -> None:
         """Each of vLLM's pools ``weights`` and ``kv_cache`` that still sleeps."""
@@ -282,24 +310,37 @@ class VLLMEngine(VLLMSampling):
         if not prompts:
             return []
         with self.awake(), untouched(), alive(self.name, self.llm):
-            self._wake(*POOLS)
-            engine = self.llm.llm_engine
             expect(len(prompts))
-            running = self.llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
-            first = int(running[0].partition("-")[0])  # inside the engine 17 is "17-5d0a3b2c"
-            outputs: dict[int, Any] = {}
-            try:
-                while engine.has_unfinished_requests():
-                    poll()
-                    for output in engine.step():  # of requests that are finished, as `LLM` asks for them
-                        outputs[int(output.request_id) - first] = output
-                        finished()
-                        ready(int(output.request_id) - first, output)
-            except BaseException:
-                with suppress(Exception):  # of an engine that is gone
-                    engine.abort_request(running, internal=True)
-                raise
-            return [outputs[index] for index in range(len(prompts))]
+            own = range(len(prompts))
+            if self._shared is not None:
+                prompts, parameters, own = self._shared.together(self._shared.exchange((prompts, parameters)))
+            self._wake(*POOLS)
+
+            def done(index: int, output: Any) -> None:
+                if index in own:
+                    finished()
+                    ready(index - own.start, output)
+
+            return self._compute(prompts, parameters, done, poll)[own.start : own.stop]
+
+    def _compute(
+        self, prompts: list[list[int]], parameters: list[Any], done: Callable[..., None] = ignore, poll: Poll = ignore
+    ) -> list[Any]:
+        engine = self.llm.llm_engine
+        running = self.llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False)
+        first = int(running[0].partition("-")[0])  # inside the engine 17 is "17-5d0a3b2c"
+        outputs: dict[int, Any] = {}
+        try:
+            while engine.has_unfinished_requests():
+                poll()
+                for output in engine.step():  # of requests that are finished, as `LLM` asks for them
+                    outputs[int(output.request_id) - first] = output
+                    done(int(output.request_id) - first, output)
+        except BaseException:
+            with suppress(Exception):  # of an engine that is gone
+                engine.abort_request(running, internal=True)
+            raise
+        return [outputs[index] for index in range(len(prompts))]
 
     def _sample(
         self,

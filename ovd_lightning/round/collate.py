@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ovd_lightning.lengths import split_by_length
+from ovd_lightning.lengths import split_by_length, split_by_tokens
 from ovd_lightning.types import Batch, Group, TeacherInputs, Trajectory
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def collate(
     temperature: float,
     round: int,
     policy_version: int,
+    packed: bool = False,
     world_size: int = 1,
     all_reduce_sum: Callable[[float], float] = lambda value: value,
 ) -> list[list[Batch]]:
@@ -140,14 +141,17 @@ def collate(
     Lightning divides a micro-batch's loss by ``accumulate`` and averages gradients over ``world_size`` ranks; the
     weights undo both, so that each step's loss is sum_tokens(loss) / denominator over all its tokens wherever they
     are. Whole groups go to one optimiser step, equally many to each (the paper's mini-batch counts problems). Within a
-    step, micro-batches hold rows of similar length: long ones few, short ones many.
+    step, micro-batches hold rows of similar length: long ones few, short ones many. Where rows are packed, they hold
+    about equally many tokens.
 
     Imitated trajectories are averaged among themselves, by the same rule, and weighted by their ``imitation``. A method
     may leave trajectories out of its mixtures: micro-batches that get none are filled with a row that trains nothing.
 
     Args:
+        packed: a micro-batch's rows are computed without padding.
         all_reduce_sum: sums a number over ranks; entered twice per mini-batch by every rank.
     """
+    split = split_by_tokens if packed else split_by_length
     order = split_even([sum(len(y.completion_ids) for y in g.mixture) for g in groups], mini_batches)
     steps: list[list[Batch]] = []
     for indices in order:
@@ -169,7 +173,7 @@ def collate(
                     round,
                     policy_version,
                 )
-                for part in split_by_length(lengths, accumulate)
+                for part in split(lengths, accumulate)
             ]
         )
     return steps

@@ -37,6 +37,8 @@ class Training:
     world_size: int
     all_reduce_sum: Callable[[float], float]
     """Sums a number over ranks."""
+    packed: bool = False
+    """A micro-batch's trajectories are computed without padding."""
 
 
 def run_round(
@@ -91,6 +93,7 @@ def run_round(
             temperature=round.sampling.temperature,
             round=round.index,
             policy_version=round.policy_version,
+            packed=training.packed,
             world_size=training.world_size,
             all_reduce_sum=training.all_reduce_sum,
         )

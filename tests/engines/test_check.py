@@ -83,6 +83,13 @@ def test_tensor_parallel_on_the_cpu(vllm_version: object, tied_path: str) -> Non
         VLLMEngine(tied_path, tensor_parallel_size=2).check()
 
 
+def test_ranks_that_cannot_share_engines(vllm_version: object, tied_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovd_lightning.engines.vllm.ranks", lambda: 3)
+    with pytest.raises(ConfigError, match="tensor_parallel_size: is 2, and 3 ranks cannot share engines by 2"):
+        VLLMEngine(tied_path, tensor_parallel_size=2).check()
+    VLLMEngine(tied_path, tensor_parallel_size=3).check()
+
+
 def test_device(tied_path: str) -> None:
     import torch
 

@@ -86,13 +86,14 @@ class Worker:
         from vllm.platforms.interface import set_assigned_physical_gpu_ids
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.executor.abstract import Executor
-        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+        from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher, UniProcExecutor
 
         config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-        assert Executor.get_class(config) is UniProcExecutor
-        executor = object.__new__(UniProcExecutor)
+        kind = UniProcExecutor if config.parallel_config.tensor_parallel_size == 1 else ExecutorWithExternalLauncher
+        assert Executor.get_class(config) is kind
+        executor = object.__new__(kind)
         executor.vllm_config = config
-        _, _, local_rank = executor._distributed_args()
+        _, rank, local_rank = executor._distributed_args()
         assigned = config.parallel_config.assigned_physical_gpu_ids
         if assigned is not None:
             set_assigned_physical_gpu_ids(assigned)
@@ -100,6 +101,8 @@ class Worker:
         self.found = {
             "assigned": assigned,
             "visible": visible,
+            "rank": rank,
+            "parts": config.parallel_config.tensor_parallel_size,
             "sleep": config.model_config.enable_sleep_mode,
             "head_dtype": str(config.model_config.head_dtype),
             "dtype": str(config.model_config.dtype),

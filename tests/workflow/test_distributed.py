@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.architectures import save_architecture
 from tests.workflow import cli
 
 
@@ -48,7 +49,7 @@ def test_two_ranks_train_as_one(method: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fsdp2_trains_as_one(tmp_path: Path) -> None:
     """Sharded over two ranks: the exported student is the one that a single rank trains, of a KL term to a sharded
-    reference, whether gradients are reduced once an update or after every micro-batch."""
+    reference, whether gradients are reduced after every micro-batch or once an update."""
     from safetensors.torch import load_file
 
     one, two = tmp_path / "one", tmp_path / "two"
@@ -68,9 +69,9 @@ def test_fsdp2_trains_as_one(tmp_path: Path) -> None:
     x, y = (load_file(f / "student/model.safetensors") for f in (one, two))
     assert x.keys() == y.keys()
     assert max(float((x[n] - y[n]).abs().max()) for n in x) < 5e-5
-    often = tmp_path / "often"
-    cli.fit(often, *args, *sharded, "--model.reduce_every_micro_batch=true")
-    z = load_file(often / "student/model.safetensors")
+    once = tmp_path / "once"
+    cli.fit(once, *args, *sharded, "--model.reduce_every_micro_batch=false")
+    z = load_file(once / "student/model.safetensors")
     assert max(float((y[n] - z[n]).abs().max()) for n in y) < 5e-5
     resumed = tmp_path / "resumed"
     cli.fit(resumed, *args, *sharded, "--data.rounds=2", f"--ckpt_path={two}/checkpoints/last.ckpt")
@@ -91,3 +92,30 @@ def test_in_half_precision_a_sharded_student_starts_at_its_reference(tmp_path: P
     assert first["policy/kl"] == 0
     assert second["policy/kl"] > 0
     assert first["policy/grad_norm"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_ranks_that_share_an_engine_train_as_one(tmp_path: Path) -> None:
+    """Sharded for training by FSDP2 and for sampling by vLLM's tensor parallelism. 7 and 6 problems of an evaluation in
+    batches of 2 are 4 and 3 calls of the engine."""
+    from safetensors.torch import load_file
+
+    student = save_architecture("qwen2", tmp_path / "student")
+    one, two = tmp_path / "one", tmp_path / "two"
+    args = [
+        *cli.GRPO, f"--model.student={student}", "--data.rounds=2", "--rollout.max_tokens=24",
+        "--benchmark.max_tokens=24", "--data.eval_batch_size=2", "--data.test_limit=13",
+    ]  # fmt: skip
+    cli.fit(one, *args)
+    cli.fit(
+        two, *args, "--engine.init_args.tensor_parallel_size=2", "--config=configs/strategy/fsdp2.yaml",
+        "--trainer.devices=2", "--trainer.strategy.init_args.data_parallel_size=2",
+    )  # fmt: skip
+    a, b = ({(t["round"], t["group"], t["sample"]): t["text"] for t in cli.transcripts(f)} for f in (one, two))
+    assert len(a) == 64
+    assert a == b
+    x, y = (load_file(f / "student/model.safetensors") for f in (one, two))
+    assert max(float((x[n] - y[n]).abs().max()) for n in x) < 2e-4
+    assert cli.metrics(one)[-1]["test/arithmetic/accuracy"] == cli.metrics(two)[-1]["test/arithmetic/accuracy"]
+    assert all(row["mismatch/logprob_abs_max"] < 1e-3 for row in cli.rounds(two))

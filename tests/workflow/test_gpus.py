@@ -60,6 +60,17 @@ def test_four_ranks_have_four_engines_on_four_gpus(local: list[str], tmp_path: P
     assert folders == [f"{tmp_path}/cache", *(f"{tmp_path}/cache/rank-{rank}" for rank in (1, 2, 3))]
 
 
+def test_ranks_that_share_an_engine_are_each_on_their_own_gpu(local: list[str], tmp_path: Path) -> None:
+    found = ranks(
+        tmp_path, *local, "--trainer.devices=4", "--trainer.accumulate_grad_batches=64",
+        "--engine.init_args.tensor_parallel_size=2",
+    )  # fmt: skip
+    assert sorted(found) == [0, 1, 2, 3]
+    for rank, of in found.items():
+        assert (of["rank"], of["visible"], of["current"], of["parts"]) == (rank, rank, rank, 2)
+        assert of["sleep"] is True
+
+
 def test_one_rank_on_the_fourth_of_the_visible_gpus(local: list[str], tmp_path: Path) -> None:
     (found,) = ranks(tmp_path, *local, "--trainer.devices=[3]", CUDA_VISIBLE_DEVICES="4,6,5,7").values()
     assert (found["assigned"], found["visible"], found["current"]) == ([7], 3, 3)
