@@ -10,8 +10,12 @@ update pi_S by the clipped policy gradient                         Method.loss, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
 
 from ovd_lightning.errors import raise_errors
 from ovd_lightning.methods import rules
@@ -19,6 +23,7 @@ from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
 from ovd_lightning.methods.logging import log_judgements
 from ovd_lightning.methods.rejection import Rejection, ReplaceWhen
+from ovd_lightning.methods.rule_errors import rule_errors
 from ovd_lightning.methods.scoring import PAPER, Scoring
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem, Trajectory
@@ -38,7 +43,8 @@ class OVD(Method):
 
     Args:
         teacher: judges and demonstrates; its judge's `scale` is the one that `threshold` refers to.
-        threshold: theta of eq. 5. The smallest score accepts all; one above the largest (10 on 0-9) rejects all.
+        threshold: theta of eq. 5. The smallest score accepts all; one above the largest (10 on 0-9) rejects all. With
+            an `acceptance` that moves it, where it begins.
         replace_when: "score" (eq. 5: S < theta), "incorrect", or "score_or_incorrect" (Algorithm 1).
         judged: "needed": only what can change what trains, and not what is replaced anyway; "all": everything, for
             curves of the scores. What trains is the same (docs/judges.md).
@@ -68,8 +74,11 @@ class OVD(Method):
         self.replacement, self.credit = replacement or rules.Whole(), credit or rules.Reward()
         deciding = (acceptance or rules.Threshold(), self.replacement)
         self.rejection = Rejection(threshold, replace_when, teacher.scale, scoring, *deciding)
+        self._accepted: list[bool] = []
+        """Of the round that trains, where it is known."""
+        self._device = torch.device("cpu")
         self.judges_all = judged == "all" or not (rules.is_lazy(self.replacement) and rules.is_lazy(self.credit))
-        raise_errors(rules.errors(threshold, teacher, scoring, self.replacement, self.credit, self.group_size))
+        raise_errors(rule_errors(threshold, teacher, scoring, self.replacement, self.credit, self.group_size))
 
     @property
     def needs_references(self) -> bool:
@@ -93,10 +102,14 @@ class OVD(Method):
             group.demonstrations = [y for y in written if y.group == group.index]
 
     def annotate(self, groups: list[Group], round: Round) -> None:
+        self.replacement.prepare(groups, round)
         for group in groups:
             group.mixture = self.replacement.mixture(group, {y.key: y for y in group.demonstrations})
             self.credit.assign(group, self.teacher.scale)
         log_judgements(groups, self.teacher, self.scoring.level, round, self.judges_all)
+        self._accepted = [y.accepted for group in groups for y in group.sampled if y.accepted is not None]
+        if self.rejection.acceptance.moves_threshold:
+            round.log_mean("ovd/threshold", [self.threshold])
 
     def rejects(self, group: Group, round: Round) -> Sequence[Trajectory]:
         """Those of a group that the teacher is to replace; a(y) of each, and the verdict."""
@@ -108,6 +121,30 @@ class OVD(Method):
         """Teacher trajectories ~ pi_T(. | x), graded, under the key of what they replace."""
         kept = [self.replacement.kept_tokens(y, self.threshold) for y in rejected]
         return [y for y in round.demonstrate(self.teacher, rejected, kept) if y is not None]
+
+    # --------------------------------------------------- a threshold that moves
+
+    def start(self, student: str, device: torch.device) -> None:
+        self._device = device
+
+    def end_round(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        rule = self.rejection.acceptance
+        if rule.moves_threshold:
+            counts = torch.tensor([sum(self._accepted), len(self._accepted)], dtype=torch.float32, device=self._device)
+            accepted, known = sum_over_ranks(counts).tolist()
+            if known:
+                self._move(rule.next_threshold(self.threshold, accepted / known, self.teacher.scale))
+
+    def _move(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.rejection = replace(self.rejection, threshold=threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"threshold": self.threshold} if self.rejection.acceptance.moves_threshold else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.rejection.acceptance.moves_threshold:
+            self._move(state["threshold"])
 
     def teacher_calls(self, expected: ExpectedRound) -> TeacherCalls:
         sampled = float(expected.problems * self.group_size)
