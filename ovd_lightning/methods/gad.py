@@ -140,7 +140,8 @@ class GAD(GRPO):
             round.log_mean("gad/student_value", values.tolist())
             round.log_mean("gad/teacher_value", taught.tolist())
             round.log_mean("gad/discriminator_loss", F.bradley_terry(taught, values).flatten().tolist())
-            round.log_mean("gad/pairwise_accuracy", (taught[:, None] > values).float().flatten().tolist())
+            right = ((taught[:, None] - values).sign() + 1) / 2  # of equal answers, a half
+            round.log_mean("gad/pairwise_accuracy", right.flatten().tolist())
         round.log_sum("gad/groups_without_teacher", sum(not group.demonstrations for group in groups))
         round.log_mean("gad/teacher_reward", [y.reward for group in groups for y in group.demonstrations])
 
