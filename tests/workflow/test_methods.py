@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.chat_model import save_chat_model, teach
@@ -206,17 +207,28 @@ def test_two_ranks_train_as_one(method: str, strategy: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_discriminator_learns_on_two_ranks_as_on_one(tmp_path: Path) -> None:
-    """A round of imitation, and one whose rewards are of the discriminator that learnt from the first."""
+    """Its second update, the first that changes more than the head: equal gradients but for the order of float sums."""
     engine = "--method.init_args.teacher.init_args.engine"
     args = [
         "--method=configs/method/gad.yaml", *cli.HF, f"{engine}=configs/engine/hf.yaml",
-        f"{engine}.init_args.model=ovd_lightning/assets/teacher", "--method.init_args.warmup=0.5", "--data.rounds=2",
+        f"{engine}.init_args.model=ovd_lightning/assets/teacher", "--method.init_args.discriminator_updates=2",
+        "--data.rounds=1",
     ]  # fmt: skip
     cli.fit(tmp_path / "one", *args)
     cli.fit(tmp_path / "two", *args, "--trainer.devices=2", "--trainer.strategy=ddp")
-    one, two = trained(tmp_path / "one"), trained(tmp_path / "two")
-    assert one[1]["gad/discriminator_loss"] < one[0]["gad/discriminator_loss"] == pytest.approx(math.log(2))
-    for a, b in zip(one, two, strict=True):
-        for name in ("loss", "policy/grad_norm", "gad/discriminator_loss", "gad/student_value", "gad/teacher_value"):
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
-        assert a["gad/pairwise_accuracy"] == b["gad/pairwise_accuracy"]
+    (a,), (b,) = trained(tmp_path / "one"), trained(tmp_path / "two")
+    for name in ("loss", "policy/grad_norm", "gad/discriminator_loss", "gad/pairwise_accuracy", "gad/teacher_reward"):
+        assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    x, y = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["ovd_lightning_method"]["state"]
+        for name in ("one", "two")
+    )
+    for part in ("head.", "trunk."):  # gradients of very different sizes
+        one, two = (
+            [m["exp_avg"] for name, m in zip(state["weights"], state["optimizer"]["state"].values(), strict=True)
+             if name.startswith(part)]
+            for state in (x, y)
+        )  # fmt: skip
+        largest = max(float(m.abs().max()) for m in one)
+        assert largest > 0
+        assert max(float((m - n).abs().max()) for m, n in zip(one, two, strict=True)) < 1e-3 * largest, part
