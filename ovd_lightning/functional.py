@@ -85,6 +85,11 @@ def shaped_probability(logprobs: Tensor, gamma: float) -> Tensor:
     return torch.sigmoid(logprobs - math.log(gamma))
 
 
+def bradley_terry(preferred: Tensor, other: Tensor) -> Tensor:
+    """-log sigma(a_i - b_j) of every pair, the Bradley-Terry loss of "a is preferred to b": [n], [m] -> [n, m]."""
+    return torch.nn.functional.softplus(other[None, :] - preferred[:, None])
+
+
 def trajectory_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """log of eq. 4's rho = pi(y|x) / pi_old(y|x), one value a row, spread over its tokens: [B, L] -> [B, L].
 

@@ -29,6 +29,8 @@ Schedule = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
 ]
 """Those of transformers that need neither further settings nor a metric."""
+METHOD = "ovd_lightning_method"
+"""Under which a Lightning checkpoint has what the method has learnt, and the method's class."""
 
 
 class OVDModule(L.LightningModule):
@@ -105,6 +107,10 @@ class OVDModule(L.LightningModule):
         """What the training steps of the current round measured; the rollout callback takes and logs it."""
         self._configured: list[list[dict[str, Any]]] = []
         """The settings of every optimiser's parameter groups, as this run has them."""
+        self._restored: dict[str, Any] | None = None
+        """A checkpoint's state of the method, until that has started."""
+        self._ends_round = False
+        """The present batch is the last of its round."""
         self._reference: list[Any] = []  # in a list, so that it is no submodule: never sharded, never saved
 
     # ----------------------------------------------------------------- model
@@ -266,12 +272,15 @@ class OVDModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         last = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         reduce_gradients(self.student, now=last or self.reduce_every_micro_batch)
+        self._ends_round = batch.last_in_round
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         value = norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item()
         self.train_metrics.add_maximum("policy/grad_norm", value)
+        if self._ends_round:  # here, so that a failure leaves the round unfinished
+            self.method.end_round(lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def configure_optimizers(self) -> Any:
         from transformers import get_scheduler
@@ -291,7 +300,12 @@ class OVDModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """The settings of optimiser and schedule are this run's, also after a checkpoint's state was restored."""
+        """The settings of optimiser and schedule are this run's, also after a checkpoint's state was restored. The
+        method begins here: by now every strategy has restored what it restores."""
+        self.method.start(self.student_path, self.device)
+        if self._restored is not None:
+            self.method.load_state_dict(self._restored)
+            self._restored = None
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         for optimizer, configured in zip(self.trainer.optimizers, self._configured, strict=True):
             apply_settings(optimizer, configured, schedulers)
@@ -323,6 +337,8 @@ class OVDModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         settings = {**data.resume_settings(), **self.resume_settings()}
         checkpoint[KEY] = make(settings, int(checkpoint["global_step"]), data.resumed, self.student.base_digest)
+        if state := self.method.state_dict() if self._restored is None else self._restored:
+            checkpoint[METHOD] = {"class": class_path(self.method), "state": state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises: ConfigError for an adapter of another base, and for a checkpoint that training cannot go on from with
@@ -332,6 +348,8 @@ class OVDModule(L.LightningModule):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         data.resumed, _ = compare(checkpoint, {**data.resume_settings(), **self.resume_settings()})
+        saved = checkpoint.get(METHOD, {})
+        self._restored = saved["state"] if saved.get("class") == class_path(self.method) else None
         batches = data.resumed.rounds * data.updates_per_round * self.trainer.accumulate_grad_batches
         place_loops(checkpoint, data.resumed.updates, batches)
 

@@ -42,7 +42,7 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, half:
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for name in ("divergence", "representations"):
+    for name in ("divergence", "representations", "last_states"):
         register_fsdp_forward_method(model, name)
 
 

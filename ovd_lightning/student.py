@@ -48,8 +48,9 @@ def _spread(mask: Tensor, values: Sequence[Tensor]) -> Any:
 
 
 class Student(nn.Module):
-    """Wraps a Hugging Face causal LM. ``forward``, ``divergence`` and ``representations`` are the only ways in, so that
-    sharding strategies that gather parameters around them (FSDP2, to which the module names all) see every use.
+    """Wraps a Hugging Face causal LM. ``forward``, ``divergence``, ``representations`` and ``last_states`` are the only
+    ways in, so that sharding strategies that gather parameters around them (FSDP2, to which the module names all) see
+    every use.
 
     Args:
         path: checkpoint folder or hub id.
@@ -208,6 +209,15 @@ class Student(nn.Module):
     def representations(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor) -> Tensor:
         """As :meth:`rows`, for whoever needs no more of the model than its last hidden states: [M, d]."""
         return self.rows(input_ids, attention_mask, mask)
+
+    def last_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B, d]: the last hidden state of each row's last token."""
+        ends = attention_mask.sum(dim=-1) - 1
+        found = []
+        for rows, longest in self.slices(attention_mask):
+            hidden = self._head.hidden(input_ids[rows, :longest], attention_mask[rows, :longest])
+            found.append(hidden[torch.arange(len(hidden), device=hidden.device), ends[rows]])
+        return torch.cat(found)
 
     @torch.no_grad()
     def score(self, prompts: list[list[int]], completions: list[list[int]], temperature: float = 1.0) -> list[Tensor]:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from benchmarks.speed.allocator import peak_bytes
 from ovd_lightning.dry_run import memory
 from ovd_lightning.dry_run.assumptions import Assumptions
+from ovd_lightning.dry_run.beside import beside_student
 from ovd_lightning.dry_run.calls import calls_of_round, token_level
 from ovd_lightning.dry_run.command import arguments, main, plan_of
 from ovd_lightning.dry_run.memory import EngineMemory, Setup, account, optimizer_state
@@ -33,6 +34,8 @@ from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.loss_head import BLOCK
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
+from ovd_lightning.methods.discriminator import Discriminator
+from ovd_lightning.methods.gad import GAD
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.methods.judge_reward import JudgeReward
@@ -243,6 +246,34 @@ def test_the_loss_buffer_is_one_float_tensor_of_a_chunk(tmp_path: Path) -> None:
     assert parts["loss: chunk x V"] == 4 * (128 * 16384 + memory.BLOCKS * BLOCK)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_discriminator_takes_what_the_account_says(tied: bool, checkpointing: bool, tmp_path: Path) -> None:
+    """Made and trained on a group of full length twice, every allocation counted."""
+    config = qwen(**{**BLOCKS, "vocab_size": 2048, "tie_word_embeddings": tied})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    method = GAD(Demonstrator(ScriptedEngine()), group_size=3, discriminator_checkpointing=checkpointing)
+    shape = shape_of("m", config)
+    found = beside_student(method, shape, setup(autocast=True, rows=9), 256)
+    assert found is not None
+    rows, kept = [[1] * 256 for _ in range(4)], []
+
+    def run() -> None:
+        made = Discriminator(str(tmp_path), torch.device("cpu"), 1e-3, checkpointing)
+        kept.append(made)
+        for _ in range(2):
+            made.update([(rows[:1], rows[1:])], lambda tensor: tensor)
+
+    gc.collect()
+    measured = peak_bytes(run)
+    counted = found.held.bytes + found.update.bytes
+    assert measured * 0.99 <= counted <= measured * 1.35, f"measured {measured:,}, counted {counted:,}"
+    state = kept[0].state_dict()
+    tensors = [*state["weights"].values(), *(t for p in state["optimizer"]["state"].values() for t in p.values())]
+    assert sum(t.nbytes for t in tensors) == found.saved + 4 * len(state["weights"]), "and a step count a tensor"
+    assert beside_student(GRPO(), shape, setup(), 256) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
@@ -442,6 +473,8 @@ def test_tokens_of_a_round_by_setting(tmp_path: Path) -> None:
     assert calls_of_round(JudgeReward(rubric, group_size=2), 3, 300, assumed, False).tokens_out == 6 * 2
     mixed = calls_of_round(LUFFY(Demonstrator(ScriptedEngine()), 2, group_size=2), 3, 300, assumed, False)
     assert (mixed.demonstrations, mixed.added, mixed.tokens_out) == (6, 6, 6 * 100)
+    gad = calls_of_round(GAD(Demonstrator(ScriptedEngine()), 3, group_size=2), 3, 300, assumed, False)
+    assert (gad.demonstrations, gad.added, gad.tokens_out) == (9, 3, 9 * 100), "three a group of two in the warm-up"
     contrast = VerbalTeacher(ScriptedEngine(), ContrastJudge(rubric_tokens=512))
     ropd = calls_of_round(ROPD(contrast, group_size=2), 3, 300, assumed, False)
     assert (ropd.scores, ropd.demonstrations, ropd.added) == (6, 3, 0)
@@ -670,6 +703,20 @@ def test_a_token_level_teacher_is_on_the_training_device(student: str) -> None:
     assert "token-level teacher" not in parts["ovd"]
     assert parts["gkd"]["loss: chunk x V"] == 2 * parts["ovd"]["loss: chunk x V"]
     assert gkd["calls"]["demonstrations"] == gkd["calls"]["read"] / 2
+
+
+def test_a_discriminator_is_counted_on_the_device_and_on_the_disk(student: str) -> None:
+    quickstart = ("--config=configs/quickstart.yaml", "--trainer.accelerator=cpu", f"--model.student={student}")
+    gad = plan(*quickstart, "--method=configs/method/gad.yaml")
+    size = 1_543_714_304
+    assert {p["name"]: p["bytes"] for p in gad["memory"]["static"]}["discriminator"] == 16 * (size + 1536 + 1)
+    assert gad["disk"]["checkpoint"] == 3 * 4 * size + 3 * 4 * (size + 1536 + 1)
+    phases = gad["memory"]["phases"]
+    assert phases["discriminator's update"] > phases["update"] - 4 * size, "what is always there, and its activations"
+    assert gad["calls"]["demonstrations"] == 16
+    other = plan(*quickstart, "--method=configs/method/gad.yaml",
+                 "--method.init_args.discriminator=ovd_lightning/assets/student")  # fmt: skip
+    assert other["shapes"]["method.init_args.discriminator"]["parameters"] == 336_384
 
 
 def test_a_price_and_other_assumptions(student: str) -> None:

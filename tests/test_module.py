@@ -311,3 +311,33 @@ def test_a_budget_that_the_trainer_does_not_allow_is_an_error(tiny_model: str) -
     assert [error.setting for error in module.errors(sharded)] == ["model.micro_batch_tokens"] * 2
     module.micro_batch_tokens = None
     assert not list(module.errors(sharded))
+
+
+# ------------------------------------------------------------- the method's own
+
+
+class Learning(GRPO):
+    """Notes when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__(kl_coefficient=0.0)
+        self.events: list[str] = []
+
+    def start(self, student: str, device: torch.device) -> None:
+        self.events.append(f"start {device.type}")
+
+    def loss(self, student: Student, batch: Batch) -> LossOutput:
+        self.events.append("loss")
+        return super().loss(student, batch)
+
+    def end_round(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        self.events.append(f"end {sum_over_ranks(torch.tensor(2.0)).item():g}")
+
+
+def test_a_method_learns_once_a_round_after_its_last_gradient(tiny_model: str) -> None:
+    method = Learning()
+    fit(
+        tiny_model, rounds=2, epochs_per_round=2, accumulate=2, method=method,
+        change=lambda batch: replace(batch, last_in_round=batch.update == 1),
+    )  # fmt: skip
+    assert method.events == ["start cpu", *[*["loss"] * 4, "end 2"] * 2]

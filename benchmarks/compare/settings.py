@@ -17,6 +17,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "dapo": ("DAPO", [OVERLAY.format("dapo")]),
     "judge_reward": ("Judge as reward", [OVERLAY.format("judge_reward")]),
     "luffy": ("LUFFY", [OVERLAY.format("luffy")]),
+    "gad": ("GAD", [OVERLAY.format("gad")]),
     "seqkd": ("SeqKD, verified", [OVERLAY.format("seqkd")]),
     "seqkd_pool1": ("SeqKD, verified, M = 1", [OVERLAY.format("seqkd"), *ONE_DEMONSTRATION]),
     "gkd": ("GKD, β .5, λ .5", [OVERLAY.format("gkd")]),
@@ -33,6 +34,8 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "decoupled": ("Decoupled", [OVERLAY.format("ovd_decoupled")]),
     "decoupled_half": ("Decoupled, weight ½", [OVERLAY.format("ovd_decoupled"), INIT + "credit.init_args.weight=0.5"]),
     "decoupled_pool1": ("Decoupled, M = 1", [OVERLAY.format("ovd_decoupled"), *ONE_DEMONSTRATION]),
+    "held_share": ("OVD, half accepted by score", [OVERLAY.format("ovd_held_share")]),
+    "likeliest": ("OVD, likeliest of 4 demonstrations", [OVERLAY.format("ovd_likeliest")]),
     "rejected_step": ("OVD, rejected step negative", [OVERLAY.format("ovd_rejected_step")]),
     "theta0": ("OVD, θ 0", [INIT + "threshold=0"]),
     "theta5": ("OVD, θ 5", [INIT + "threshold=5"]),
@@ -67,7 +70,7 @@ class Setting:
 
 def teachers(verbal: str, token: str) -> dict[str, list[str]]:
     """The flags that give each method whose overlay names a teacher the one of another task."""
-    of_text = {name: [INIT + f"teacher={verbal}"] for name in ("seqkd", "luffy", "judge_reward")}
+    of_text = {name: [INIT + f"teacher={verbal}"] for name in ("seqkd", "luffy", "gad", "judge_reward")}
     of_tokens = {name: [INIT + f"teacher.init_args.model={token}"] for name in ("opd", "oprd", "sod")}
     return of_text | of_tokens
 

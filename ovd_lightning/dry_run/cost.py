@@ -19,7 +19,7 @@ class Disk:
     """Bytes in the run's folder at its fullest."""
 
     checkpoint: int
-    """Parameters and AdamW's moments."""
+    """Parameters and AdamW's moments; of the method's own model, too."""
     files: int
     """Checkpoints that are kept, and the one that is being written."""
     student: int
@@ -31,14 +31,23 @@ class Disk:
 
 
 def disk_of(
-    shape: ModelShape, setup: Setup, rounds: int, checkpoint: RoundCheckpoint, trainer: Mapping[str, Any]
+    shape: ModelShape,
+    setup: Setup,
+    rounds: int,
+    checkpoint: RoundCheckpoint,
+    trainer: Mapping[str, Any],
+    beside: int = 0,
 ) -> Disk:
-    """Transcripts, metrics and evaluations are left out: they are text."""
+    """Transcripts, metrics and evaluations are left out: they are text.
+
+    Args:
+        beside: bytes of what the method saves in a checkpoint beside the student.
+    """
     size = shape.parameters * setup.parameter_bytes
     written = -(-rounds // checkpoint.every_n_rounds)
     kept = written if checkpoint.save_top_k == -1 else min(written, max(1, checkpoint.save_top_k))
     files = 0 if trainer.get("enable_checkpointing") is False else kept + (1 if kept < written else 0)
-    return Disk(checkpoint=(1 + MOMENTS) * size, files=files, student=size)
+    return Disk(checkpoint=(1 + MOMENTS) * size + beside, files=files, student=size)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

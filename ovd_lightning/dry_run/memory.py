@@ -227,9 +227,15 @@ def account(
     setup: Setup,
     engines: list[EngineMemory],
     teachers: list[EngineMemory],
-    frozen: Sequence[Part] = (),
+    others: Sequence[Part] = (),
+    passes: Sequence[Part] = (),
 ) -> Account:
-    """Everything on the device of one rank; ``frozen``: other models that stay on it."""
+    """Everything on the device of one rank.
+
+    Args:
+        others: other models that stay on it.
+        passes: phases of theirs, by what these add.
+    """
     shards = setup.ranks if setup.sharding == "fsdp2" else 1
     over = f" / {shards} ranks" if shards > 1 else ""
     size, how = weights(shape, setup)
@@ -251,7 +257,7 @@ def account(
     if setup.context:
         static.append(Part(name="CUDA context", bytes=setup.context, how="assumed: kernels, and what libraries hold"))
 
-    static += frozen
+    static += others
 
     kept, backward, block = activations(shape, setup)
     chunk, head = loss_buffer(shape, setup)
@@ -318,6 +324,7 @@ def account(
     }
     if teachers:
         phases["score and demonstrate"] = resident + sum(e.total - e.graphs for e in teachers if e.sleeps)
+    phases |= {part.name: resident + part.bytes for part in passes}
     return Account(
         static=static,
         step=step,

@@ -12,6 +12,7 @@ from ovd_lightning.callbacks.checkpoint import RoundCheckpoint
 from ovd_lightning.callbacks.rollout import RolloutCallback
 from ovd_lightning.data import OVDDataModule
 from ovd_lightning.dry_run.assumptions import Assumptions
+from ovd_lightning.dry_run.beside import beside_student
 from ovd_lightning.dry_run.calls import Calls, TokenLevel, calls_of_round, token_level
 from ovd_lightning.dry_run.cost import Disk, Times, disk_of, times_of
 from ovd_lightning.dry_run.memory import (
@@ -149,6 +150,13 @@ def make_plan(
             )
         )
         notes.append("The activations of the token-level teacher's forward pass are not counted.")
+    beside = beside_student(method, student, setup, length)
+    others: tuple[list[Part], list[Part]] = (frozen, [])
+    if beside is not None:
+        shapes[beside.setting] = beside.shape
+        others = ([*frozen, beside.held], [beside.update])
+        size, how = gib(beside.update.bytes), beside.update.how
+        notes.append(f"The {beside.update.name} takes {size} ({how}); its time is not counted.")
     for one in (*engines, *teachers):
         if one.cache is None:
             notes.append(f"{one.role} takes a share of the GPU's memory, which is not known: give --gpu_memory.")
@@ -161,7 +169,7 @@ def make_plan(
         device_memory=memory,
         shapes=shapes,
         setup=setup,
-        memory=account(student, setup, [e for e in engines if e.weights], teachers, frozen),
+        memory=account(student, setup, [e for e in engines if e.weights], teachers, *others),
         rounds=data.rounds,
         trajectories=trajectories,
         assumed=assumed,
@@ -169,7 +177,7 @@ def make_plan(
         calls=calls,
         calls_at_most=calls_at_most,
         token_level=token_level(trajectories, length, student.vocabulary, assumed.steps),
-        disk=disk_of(student, setup, data.rounds, checkpoint, trainer),
+        disk=disk_of(student, setup, data.rounds, checkpoint, trainer, 0 if beside is None else beside.saved),
         times=times_of(student, setup, engines[0] if engines else None, trajectories, updates, response, assumed),
         notes=notes,
     )

@@ -210,7 +210,7 @@ class VLLMEngine(VLLMSampling):
                 ) from error
         # freeing one engine of a process breaks the others and the trainer's process group: keep it until exit
         atexit.register(id, self._llm)
-        if self.on_cpu and self._in_process:
+        if self.on_cpu and single and self._in_process:
             # at exit vLLM would collect garbage for seconds, to free what the system frees
             self._llm.llm_engine.engine_core._finalizer.atexit = False
         self._shared = SharedBy(self.tensor_parallel_size) if shared else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -169,6 +169,38 @@ class Method(ABC):
     def annotate(self, groups: list[Group], round: Round) -> None:
         """Fill ``group.mixture`` and every trajectory's ``advantages``; log through ``round.log``. All groups of the
         round at once, after :meth:`consult`."""
+
+    # ----------------------------------------------------- what it learns itself
+
+    def start(self, student: str, device: torch.device) -> None:
+        """Before the first round: load what trains beside the student.
+
+        Args:
+            student: the checkpoint that the student starts from.
+            device: the one that trains.
+        """
+        return
+
+    def end_round(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Once a round, after its last gradient and before the step that ends it: learn from the round.
+
+        Nothing of :meth:`state_dict` changes anywhere else, so that a checkpoint is of a finished round whenever it is
+        asked for.
+
+        Args:
+            sum_over_ranks: of a tensor, which it may overwrite. Collective: every rank enters equally often.
+        """
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of it: tensors and plain data. Nothing, where the settings say everything."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """After :meth:`start`: go on from a checkpoint of a method of the same class."""
+        return
+
+    # ---------------------------------------------------------------- the loss
 
     def annotate_batch(self, batch: Batch) -> None:
         """Once a micro-batch of a round, on the training device and without gradient: what the loss needs of frozen

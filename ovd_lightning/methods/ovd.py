@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ovd_lightning.errors import raise_errors
 from ovd_lightning.methods import rules
 from ovd_lightning.methods.base import Method
 from ovd_lightning.methods.calls import ExpectedRound, TeacherCalls, demonstrating, scoring
 from ovd_lightning.methods.logging import log_judgements
 from ovd_lightning.methods.rejection import Rejection, ReplaceWhen
+from ovd_lightning.methods.rule_errors import check_rules
 from ovd_lightning.methods.scoring import PAPER, Scoring
 from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Problem, Trajectory
@@ -40,8 +40,7 @@ class OVD(Method):
         teacher: judges and demonstrates; its judge's `scale` is the one that `threshold` refers to.
         threshold: theta of eq. 5. The smallest score accepts all; one above the largest (10 on 0-9) rejects all.
         replace_when: "score" (eq. 5: S < theta), "incorrect", or "score_or_incorrect" (Algorithm 1).
-        judged: "needed": only what can change what trains, and not what is replaced anyway; "all": everything, for
-            curves of the scores. What trains is the same (docs/judges.md).
+        judged: "needed": only what can change what trains; "all": everything, for curves of scores (docs/judges.md).
         scoring: how S(tau) comes about: by default from the steps' scores (A.4), drawn, the minimum.
         acceptance: a(y); null: `Threshold` (eq. 5).
         replacement: what takes a rejected trajectory's place; null: `Whole` (Algorithm 1).
@@ -69,7 +68,7 @@ class OVD(Method):
         deciding = (acceptance or rules.Threshold(), self.replacement)
         self.rejection = Rejection(threshold, replace_when, teacher.scale, scoring, *deciding)
         self.judges_all = judged == "all" or not (rules.is_lazy(self.replacement) and rules.is_lazy(self.credit))
-        raise_errors(rules.errors(threshold, teacher, scoring, self.replacement, self.credit, self.group_size))
+        check_rules(threshold, teacher, scoring, self.replacement, self.credit, self.group_size)
 
     @property
     def needs_references(self) -> bool:
@@ -93,6 +92,7 @@ class OVD(Method):
             group.demonstrations = [y for y in written if y.group == group.index]
 
     def annotate(self, groups: list[Group], round: Round) -> None:
+        self.replacement.prepare(groups, round)
         for group in groups:
             group.mixture = self.replacement.mixture(group, {y.key: y for y in group.demonstrations})
             self.credit.assign(group, self.teacher.scale)

@@ -9,14 +9,16 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from ovd_lightning import functional as F
 from ovd_lightning.errors import ConfigError
 from ovd_lightning.judges.scale import Scale
-from ovd_lightning.methods.scoring import Scoring
 from ovd_lightning.settings.ranges import NonNegativeFloat, NonNegativeInt, OneOrMore, PositiveFloat
-from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.types import Group, Step, Trajectory
+
+if TYPE_CHECKING:
+    from ovd_lightning.round.context import Round
 
 # --------------------------------------------------------------------------------------------------------- acceptance
 
@@ -78,6 +80,8 @@ class Replacement:
     """Whether teacher trajectories stand beside the rejected ones."""
     kept_share = 0.0
     """Share of a rejected trajectory that is likely to stay, in [0, 1]; for estimates of what a round asks."""
+    composes = True
+    """Whether it may stand inside another rule."""
 
     def expected(self, rejected: float, groups: int) -> int:
         """Replacements of a round with so many rejected trajectories in so many groups."""
@@ -94,6 +98,10 @@ class Replacement:
     def kept_tokens(self, y: Trajectory, threshold: float) -> int:
         """Leading completion tokens of a rejected trajectory that stay, the teacher going on from there."""
         return 0
+
+    def prepare(self, groups: Sequence[Group], round: Round) -> None:
+        """Once a round, with all its groups, before their mixtures: what these depend on beside the judgements."""
+        return
 
     def mixture(self, group: Group, written: Mapping[tuple[int, int], Trajectory]) -> list[Trajectory]:
         """p_train of eq. 6, from the student's trajectories and the teacher's by the key of what they replace."""
@@ -364,32 +372,4 @@ def threshold_errors(setting: str, threshold: float, scale: Scale) -> Iterator[C
             setting,
             f"is {threshold}, outside the teacher's score scale {scale.low}-{scale.high}.",
             f"Use {scale.low} (accept all) to {scale.reject_all} (reject all), or change the judge's scale.",
-        )
-
-
-def errors(
-    threshold: float,
-    teacher: VerbalTeacher,
-    scoring: Scoring,
-    replacement: Replacement,
-    credit: Credit,
-    group_size: int,
-) -> Iterator[ConfigError]:
-    """A threshold that is not on the teacher's scale, and rules that do not go together, or not with the teacher."""
-    yield from threshold_errors("method.init_args.threshold", threshold, teacher.scale)
-    if replacement.kept_share and not teacher.writes:
-        yield ConfigError(
-            "method.init_args.replacement",
-            f"is {type(replacement).__name__}, and the teacher has no engine to continue a trajectory.",
-            "Use ovd_lightning.methods.rules.Whole, or name an engine.",
-        )
-    for name, rule in (("replacement", replacement), ("credit", credit)):
-        if rule.needs_step_scores and scoring.level != "step":
-            problem = f"is {type(rule).__name__}, which needs scored steps."
-            yield ConfigError(f"method.init_args.{name}", problem, "Use scoring.level: step with it.")
-    if group_size < 2 and credit.needs_group and not replacement.adds:
-        yield ConfigError(
-            "method.init_args.group_size",
-            f"is 1, and credit: {type(credit).__name__} normalises within the group, which gives 0 for a group of one.",
-            "Use 2 or more, or credit: ovd_lightning.methods.rules.Reward.",
         )

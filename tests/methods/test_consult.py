@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from ovd_lightning.engines.base import Request
 from ovd_lightning.errors import RunError
 from ovd_lightning.judges.contrast import ContrastJudge
 from ovd_lightning.judges.verbal import VerbalJudge
 from ovd_lightning.methods.base import Method
+from ovd_lightning.methods.gad import GAD
 from ovd_lightning.methods.gkd import GKD
 from ovd_lightning.methods.judge_reward import JudgeReward
 from ovd_lightning.methods.luffy import LUFFY
@@ -64,6 +66,12 @@ def token(engine: ScriptedEngine, token: TokenTeacher) -> TokenTeacher:
     return token
 
 
+def gad(teacher: Demonstrator, path: str) -> GAD:
+    method = GAD(teacher, demonstrations=2, warmup=0.5)
+    method.start(path, torch.device("cpu"))
+    return method
+
+
 METHODS: dict[str, Callable[[ScriptedEngine, TokenTeacher], Method]] = {
     "ovd": lambda e, t: OVD(verbal(e, t), threshold=4),
     "ovd, all judged": lambda e, t: OVD(verbal(e, t), threshold=4, judged="all"),
@@ -72,6 +80,7 @@ METHODS: dict[str, Callable[[ScriptedEngine, TokenTeacher], Method]] = {
     "judge reward": lambda e, t: JudgeReward(verbal(e, t)),
     "ropd": lambda e, t: ROPD(contrast(e, t), references=2),
     "luffy": lambda e, t: LUFFY(Demonstrator(e), demonstrations=2),
+    "gad": lambda e, t: gad(Demonstrator(e), str(t.path)),
     "seqkd": lambda e, t: SeqKD(Demonstrator(e), group_size=3),
     "gkd": lambda e, t: GKD(token(e, t), student_share=0.5, group_size=3),
     "sg-opd": lambda e, t: SGOPD(token(e, t), imitation=0.7, demonstrations=2),

@@ -84,7 +84,8 @@ def test_every_method_trains_it(method: Path, tmp_path: Path) -> None:
     first = next(row for row in cli.metrics(tmp_path) if "mismatch/first_sync_abs_max" in row)
     assert first["mismatch/first_sync_abs_max"] < 1e-4
     if method.stem not in ("seqkd", "oprd"):  # all tokens are the teacher's; no log-probability is computed
-        assert max(row["mismatch/logprob_abs_max"] for row in rows) < 1e-4, "the engine has the adapter's weights too"
+        gaps = [row["mismatch/logprob_abs_max"] for row in rows if "mismatch/logprob_abs_max" in row]
+        assert max(gaps) < 1e-4, "the engine has the adapter's weights too"  # GAD's first round imitates
     if "policy/kl" in rows[0]:
         assert all(row["policy/kl"] > 0 for row in rows), "to the base, which the first update leaves"
     assert_trained_over_a_frozen_base(tmp_path)

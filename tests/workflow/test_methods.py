@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.chat_model import save_chat_model, teach
@@ -16,8 +17,17 @@ TWO = ["--data.rounds=2", "--checkpoint.every_n_rounds=2"]
 LOGGED = {
     "dapo": {"dapo/filtered_fraction", "dapo/further_groups", "dapo/unfilled_groups", "grpo/overlong_penalty"},
     "dr_grpo": {"mismatch/ratio_mean", "mismatch/ratio_max"},
+    "gad": {
+        "gad/discriminator_loss",
+        "gad/pairwise_accuracy",
+        "gad/student_value",
+        "gad/teacher_value",
+        "gad/groups_without_teacher",
+        "gad/teacher_reward",
+    },
     "luffy": {"luffy/teacher_reward", "teacher/demonstrations", "policy/teacher_token_logprob"},
     "ovd_decoupled": {"ovd/acceptance_rate", "ovd/replaced_fraction", "ovd/teacher_reward"},
+    "ovd_likeliest": {"ovd/candidate_logprob", "ovd/likeliest_logprob", "teacher/demonstrations_from_pool"},
     "ovd_suffix": {"ovd/acceptance_rate", "score/judged_fraction", "teacher/demonstrations"},
     "opd": {"opd/reverse_kl"},
     "oprd": {"oprd/distance", "oprd/cosine"},
@@ -31,8 +41,8 @@ LOGGED = {
 
 BOTH = {"student", "teacher"}
 SOURCES = {
-    "seqkd": {"teacher"}, "gkd": BOTH, "sg_opd": BOTH, "luffy": BOTH, "ovd_decoupled": BOTH,
-    "ovd_suffix": {"student", "mixed", "teacher"},
+    "seqkd": {"teacher"}, "gkd": BOTH, "sg_opd": BOTH, "luffy": BOTH, "gad": BOTH, "ovd_decoupled": BOTH,
+    "ovd_suffix": {"student", "mixed", "teacher"}, "ovd_likeliest": BOTH,
 }  # fmt: skip
 """Who wrote what trains; by default the student alone."""
 
@@ -193,3 +203,32 @@ def test_two_ranks_train_as_one(method: str, strategy: str, tmp_path: Path) -> N
     one, two = trained(tmp_path / "one")[0], trained(tmp_path / "two")[0]
     for name in ("loss", "policy/grad_norm", "policy/entropy"):
         assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_a_discriminator_learns_on_two_ranks_as_on_one(tmp_path: Path) -> None:
+    """Its second update, the first that changes more than the head: equal gradients but for the order of float sums."""
+    engine = "--method.init_args.teacher.init_args.engine"
+    args = [
+        "--method=configs/method/gad.yaml", *cli.HF, f"{engine}=configs/engine/hf.yaml",
+        f"{engine}.init_args.model=ovd_lightning/assets/teacher", "--method.init_args.discriminator_updates=2",
+        "--data.rounds=1",
+    ]  # fmt: skip
+    cli.fit(tmp_path / "one", *args)
+    cli.fit(tmp_path / "two", *args, "--trainer.devices=2", "--trainer.strategy=ddp")
+    (a,), (b,) = trained(tmp_path / "one"), trained(tmp_path / "two")
+    for name in ("loss", "policy/grad_norm", "gad/discriminator_loss", "gad/pairwise_accuracy", "gad/teacher_reward"):
+        assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    x, y = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["ovd_lightning_method"]["state"]
+        for name in ("one", "two")
+    )
+    for part in ("head.", "trunk."):  # gradients of very different sizes
+        one, two = (
+            [m["exp_avg"] for name, m in zip(state["weights"], state["optimizer"]["state"].values(), strict=True)
+             if name.startswith(part)]
+            for state in (x, y)
+        )  # fmt: skip
+        largest = max(float(m.abs().max()) for m in one)
+        assert largest > 0
+        assert max(float((m - n).abs().max()) for m, n in zip(one, two, strict=True)) < 1e-3 * largest, part

@@ -41,6 +41,24 @@ def test_resume_is_exact_bit_for_bit_with_the_hf_engine(tmp_path: Path) -> None:
     assert_same_continuation(whole, resumed)
 
 
+@pytest.mark.slow
+def test_resume_is_exact_with_what_a_method_learns(tmp_path: Path) -> None:
+    """GAD's discriminator and its optimiser, so that rewards are those of the run that was not stopped."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    args = ["--method=configs/method/gad.yaml", *OVD_HF, "--method.init_args.warmup=0.3"]
+    cli.fit(whole, *args)
+    cli.fit(resumed, *args, f"--ckpt_path={whole}/checkpoints/step-000002.ckpt")
+    assert_same_continuation(whole, resumed)
+    assert len({row["gad/student_value"] for row in cli.rounds(resumed)} - {0.0}) == 2
+    x, y = (
+        torch.load(f / "checkpoints/last.ckpt", weights_only=True)["ovd_lightning_method"]["state"]
+        for f in (whole, resumed)
+    )
+    assert all(torch.equal(x["weights"][name], y["weights"][name]) for name in x["weights"])
+    steps = [state["step"].item() for state in y["optimizer"]["state"].values()]
+    assert set(steps) == {3.0}, "one a round"
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_resume_is_exact_with_vllm(tmp_path: Path) -> None:
