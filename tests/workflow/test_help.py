@@ -29,7 +29,7 @@ def test_help_of_a_class(setting: str, name: str, argument: str) -> None:
 def test_help_of_no_class(name: str) -> None:
     done = cli.run("fit", "--method.help", name)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: method.help: there is no such class. Use one of DAPO, GKD, GRPO")
+    assert done.stderr.startswith("error: method.help: there is no such class. Use one of DAPO, GAD, GKD, GRPO")
     assert done.stderr.count("\n") == 1
 
 
