@@ -16,23 +16,28 @@ def contiguous(count: int, parts: int) -> Iterator[list[range]]:
         yield [range(a, b) for a, b in pairwise([0, *cuts, count])]
 
 
+def drawn(seed: int, most: int) -> tuple[list[int], int]:
+    """(lengths of at most so many rows, in how many bins)."""
+    rng = random.Random(seed)
+    count = rng.randint(1, most)
+    parts = rng.randint(1, count)
+    return [rng.randint(1, 60) for _ in range(count)], parts
+
+
 def cost(lengths: Sequence[int], rows: Sequence[int]) -> int:
     return len(rows) * max(lengths[i] for i in rows)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_other_cut_has_a_cheaper_micro_batch(seed: int) -> None:
-    rng = random.Random(seed)
-    count = rng.randint(1, 9)
-    parts = rng.randint(1, count)
-    lengths = [rng.randint(1, 60) for _ in range(count)]
+    lengths, parts = drawn(seed, most=9)
     bins = split_by_length(lengths, parts)
     assert len(bins) == parts
     assert all(bins), "no bin is empty"
-    assert sorted(i for b in bins for i in b) == list(range(count))
+    assert sorted(i for b in bins for i in b) == list(range(len(lengths)))
     assert [lengths[i] for b in bins for i in b] == sorted(lengths, reverse=True), "longest first over all bins"
     ordered = sorted(lengths, reverse=True)
-    least = min(max(cost(ordered, b) for b in cut) for cut in contiguous(count, parts))
+    least = min(max(cost(ordered, b) for b in cut) for cut in contiguous(len(lengths), parts))
     assert max(cost(lengths, b) for b in bins) == least
     assert split_by_length(lengths, parts) == bins
 
@@ -88,16 +93,13 @@ def test_spans_within_a_budget() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_bins_of_equally_many_tokens(seed: int) -> None:
-    rng = random.Random(seed)
-    count = rng.randint(1, 60)
-    parts = rng.randint(1, count)
-    lengths = [rng.randint(1, 60) for _ in range(count)]
+    lengths, parts = drawn(seed, most=60)
     bins = split_by_tokens(lengths, parts)
     assert len(bins) == parts
     assert all(bins)
-    assert sorted(i for b in bins for i in b) == list(range(count))
+    assert sorted(i for b in bins for i in b) == list(range(len(lengths)))
     tokens = [sum(lengths[i] for i in b) for b in bins]
-    assert max(tokens) <= -(-count // parts) * max(lengths), "dry_run's bound"
+    assert max(tokens) <= -(-len(lengths) // parts) * max(lengths), "dry_run's bound"
     for b, total in zip(bins, tokens, strict=True):  # what came last went where the fewest were
         assert total - lengths[b[-1]] <= min(tokens)
 

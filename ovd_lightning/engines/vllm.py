@@ -212,7 +212,8 @@ class VLLMEngine(VLLMSampling):
         atexit.register(id, self._llm)
         if self.on_cpu and single and self._in_process:
             # at exit vLLM would collect garbage for seconds, to free what the system frees
-            self._llm.llm_engine.engine_core._finalizer.atexit = False
+            with suppress(AttributeError):  # in another version
+                self._llm.llm_engine.engine_core._finalizer.atexit = False
         self._shared = SharedBy(self.tensor_parallel_size) if shared else None
         self._rest()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import string
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -104,8 +105,9 @@ class _AnswerMetric(Metric):
         self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def score(self, prediction: str | None, answers: Sequence[str]) -> float:
-        raise NotImplementedError
+        """Of one prediction, in [0, 1]."""
 
     def update(self, predictions: Sequence[str | None], answers: Sequence[Sequence[str]]) -> None:
         """predictions, answers: [P], one prediction and all its aliases a problem; None counts 0."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoTokenizer
 
 from benchmarks.assets.web.evaluation import small_world
 from ovd_lightning.engines.base import Sampling
@@ -29,7 +28,7 @@ from ovd_lightning.teachers.verbal import VerbalTeacher
 from ovd_lightning.tokens import encode_prompt
 from ovd_lightning.types import Problem, Trajectory
 from tests.helpers import ScriptedEngine
-from tests.search.parts import problem, save_byte_tokenizer, write_corpus
+from tests.search.parts import problem, write_corpus
 from tests.tasks.test_web_qa_run import save_model
 from tests.workflow.cli import ROOT
 
@@ -40,16 +39,8 @@ BRIDGE = "Doc 1(Title: Ostrava bridge) The old bridge of Ostrava was built in 19
 
 
 @pytest.fixture
-def bm25(tmp_path: Path) -> BM25Search:
-    return BM25Search(str(write_corpus(tmp_path / "corpus.jsonl")), index=str(tmp_path / "index"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("bytes")
-    save_byte_tokenizer(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    return AutoTokenizer.from_pretrained(folder)
+def tokenizer(bytes_tokenizer: Any) -> Any:
+    return bytes_tokenizer
 
 
 def task_with(environment: Any, template: str) -> WebQATask:

@@ -19,7 +19,7 @@ from ovd_lightning.tasks.web_protocol import TEMPLATES, fill
 from ovd_lightning.tasks.web_qa import AGENTS, WebQA, WebQATask, extract_answer
 from ovd_lightning.types import Problem
 from tests.helpers import ScriptedEngine
-from tests.search.parts import RIVERS, save_byte_tokenizer, write_corpus
+from tests.search.parts import RIVERS, write_corpus
 from tests.tasks.web_rows import write_jsonl
 
 BRIDGE = Problem(id="p", question="Who built the bridge of {documents} Ostrava?", answers=("Karel Brunn", "K. Brunn"))
@@ -46,21 +46,6 @@ class Down(SearchEngine):
 
     def find(self, queries: Any, top_k: int) -> list[SearchResult]:
         return [SearchResult(error="no connection") for _ in queries]
-
-
-@pytest.fixture
-def bm25(tmp_path: Path) -> BM25Search:
-    return BM25Search(str(write_corpus(tmp_path / "corpus.jsonl")), index=str(tmp_path / "index"))
-
-
-@pytest.fixture(scope="module")
-def bytes_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("bytes")
-    save_byte_tokenizer(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    return AutoTokenizer.from_pretrained(folder)
 
 
 # -------------------------------------------------------------------- answers

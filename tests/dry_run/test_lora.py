@@ -18,7 +18,8 @@ from ovd_lightning.dry_run.shape import shape_of
 from ovd_lightning.lora import LoRA
 from ovd_lightning.methods.grpo import GRPO
 from ovd_lightning.student import Student
-from tests.test_dry_run import BLOCKS, LOSS, MATH_1_5B, WEIGHTS, batch, qwen, setup
+from tests.dry_run.parts import MATH_1_5B, qwen, setup
+from tests.dry_run.test_memory import BLOCKS, LOSS, WEIGHTS, batch
 from tests.workflow import cli
 
 pytest.importorskip("peft")
